@@ -1,0 +1,48 @@
+"""Checks of static facts (rank, shape, dtype): free under `jit`, with both sides named."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def check_rank(name: str, array: Array, rank: int) -> None:
+    """Raises ValueError unless `array` has exactly `rank` axes."""
+    if jnp.ndim(array) != rank:
+        raise ValueError(f"{name} must have {rank} axes; got shape {jnp.shape(array)}")
+
+
+def check_same_shape(name: str, array: Array, other_name: str, other: Array) -> None:
+    """Raises ValueError unless the two shapes are equal: nothing broadcasts here."""
+    if jnp.shape(array) != jnp.shape(other):
+        raise ValueError(
+            f"{name} must have shape {jnp.shape(other)} to match {other_name}; "
+            f"got {jnp.shape(array)}"
+        )
+
+
+def check_floating(name: str, array: Array) -> None:
+    """Raises TypeError unless `array` has a floating-point dtype."""
+    _check_dtype(name, array, jnp.floating, "floating-point")
+
+
+def check_boolean(name: str, array: Array) -> None:
+    """Raises TypeError unless `array` is boolean."""
+    _check_dtype(name, array, jnp.bool_, "boolean")
+
+
+def check_integer(name: str, array: Array) -> None:
+    """Raises TypeError unless `array` has an integer dtype."""
+    _check_dtype(name, array, jnp.integer, "integer")
+
+
+def check_at_least(name: str, value: float, minimum: float) -> None:
+    """Raises ValueError unless the Python number `value` reaches `minimum`."""
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}; got {value}")
+
+
+def _check_dtype(name: str, array: Array, kind: type, words: str) -> None:
+    dtype = getattr(array, "dtype", None)
+    if dtype is None:
+        raise TypeError(f"{name} must be a {words} array; got {type(array).__name__}")
+    if not jnp.issubdtype(dtype, kind):
+        raise TypeError(f"{name} must be a {words} array; got dtype {dtype}")

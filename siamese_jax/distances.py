@@ -1,0 +1,448 @@
+"""How far apart are two vectors? Row by row, and every row against every row.
+
+A `x_distance(a, b)` or `x_similarity(a, b)` compares two arrays `[..., dim]` row by row;
+the same name with `_matrix` compares each row of `a [n, dim]` with each of `b [m, dim]`.
+Distances: smaller is closer. Similarities: larger is closer.
+
+>>> import jax.numpy as jnp
+>>> a, b = jnp.array([[0.0, 0.0], [1.0, 1.0]]), jnp.array([[3.0, 4.0], [1.0, 1.0]])
+>>> print(euclidean_distance(a, b))
+[5. 0.]
+>>> print(euclidean_distance_matrix(a, b).shape)
+(2, 2)
+
+What holds for all of them:
+
+* Gradients are finite everywhere. Where two vectors coincide, a Euclidean distance has no
+  derivative, and the one used is 0 (a subgradient); the same at a zero vector for cosine.
+* Half precision is summed in float32; the result has the dtype of the inputs.
+* The Euclidean and cosine matrices use a matrix product, at the highest precision. Its
+  expansion |a|^2 + |b|^2 - 2ab cancels for near points, so the entries where it loses
+  more than some ten bits are computed again from the differences: values are as exact as
+  the row form, equal vectors are at distance 0, and the memory is that of the result.
+* Shapes are never broadcast: `[n, dim]` against `[n, 1, dim]` is an error.
+* A difference below about 1e-19 (float32) counts as zero, since its square underflows.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from siamese_jax._checks import (
+    check_at_least,
+    check_floating,
+    check_rank,
+    check_same_shape,
+)
+from siamese_jax._numerics import safe_sqrt, widen
+
+RowFn = Callable[[Float[Array, "*batch dim"], Float[Array, "*batch dim"]], Array]
+
+
+# Row by row ---------------------------------------------------------------------------
+
+
+def squared_euclidean_distance(
+    a: Float[Array, "*batch dim"], b: Float[Array, "*batch dim"]
+) -> Float[Array, "*batch"]:
+    """Squared length of the difference: sum_k (a_k - b_k)^2.
+
+    Raises:
+      ValueError: If the shapes differ.
+      TypeError: If an input is not floating-point.
+
+    >>> print(squared_euclidean_distance(jnp.array([0.0, 0.0]), jnp.array([3.0, 4.0])))
+    25.0
+    """
+    a, b, dtype = _rows(a, b)
+    return _sum_of_squares(a - b).astype(dtype)
+
+
+def euclidean_distance(
+    a: Float[Array, "*batch dim"], b: Float[Array, "*batch dim"]
+) -> Float[Array, "*batch"]:
+    """Length of the difference: sqrt(sum_k (a_k - b_k)^2), with gradient 0 at 0.
+
+    Raises:
+      ValueError: If the shapes differ.
+      TypeError: If an input is not floating-point.
+
+    >>> print(euclidean_distance(jnp.array([0.0, 0.0]), jnp.array([3.0, 4.0])))
+    5.0
+    """
+    a, b, dtype = _rows(a, b)
+    return safe_sqrt(_sum_of_squares(a - b)).astype(dtype)
+
+
+def manhattan_distance(
+    a: Float[Array, "*batch dim"], b: Float[Array, "*batch dim"]
+) -> Float[Array, "*batch"]:
+    """City-block distance: sum_k |a_k - b_k|, with gradient 0 where a_k = b_k.
+
+    Raises:
+      ValueError: If the shapes differ.
+      TypeError: If an input is not floating-point.
+
+    >>> print(manhattan_distance(jnp.array([0.0, 0.0]), jnp.array([3.0, -4.0])))
+    7.0
+    """
+    a, b, dtype = _rows(a, b)
+    return jnp.sum(jnp.abs(a - b), axis=-1).astype(dtype)
+
+
+def lp_distance(
+    a: Float[Array, "*batch dim"], b: Float[Array, "*batch dim"], *, order: float
+) -> Float[Array, "*batch"]:
+    """Minkowski distance: (sum_k |a_k - b_k|^order)^(1 / order).
+
+    The largest difference is divided out first, so no order overflows.
+
+    Args:
+      a: Vectors.
+      b: Vectors of the same shape.
+      order: At least 1; `inf` gives the largest |a_k - b_k|.
+
+    Raises:
+      ValueError: If the shapes differ, or `order` is below 1 (not a distance).
+      TypeError: If an input is not floating-point.
+
+    >>> print(lp_distance(jnp.array([0.0, 0.0]), jnp.array([3.0, -4.0]), order=1))
+    7.0
+    """
+    check_at_least("order", order, 1)
+    a, b, dtype = _rows(a, b)
+    difference = jnp.abs(a - b)
+    if order == jnp.inf:
+        return jnp.max(difference, axis=-1).astype(dtype)
+    # The value does not depend on `largest`, so its gradient need not be followed.
+    largest = lax.stop_gradient(jnp.max(difference, axis=-1))
+    zero = largest == 0
+    scaled = difference / jnp.where(zero, 1, largest)[..., None]
+    powers = jnp.sum(scaled**order, axis=-1)
+    root = jnp.where(zero, 1, powers) ** (1 / order)
+    return jnp.where(zero, 0, largest * root).astype(dtype)
+
+
+def cosine_distance(
+    a: Float[Array, "*batch dim"], b: Float[Array, "*batch dim"]
+) -> Float[Array, "*batch"]:
+    """One minus the cosine of the angle, in [0, 2]; 1 if a vector is zero.
+
+    Computed as half the squared distance of the unit vectors, which is the same number
+    without the cancellation of 1 - cos for near directions.
+
+    Raises:
+      ValueError: If the shapes differ.
+      TypeError: If an input is not floating-point.
+
+    >>> print(cosine_distance(jnp.array([2.0, 0.0]), jnp.array([0.0, 3.0])))
+    1.0
+    """
+    a, b, dtype = _rows(a, b)
+    halved = _sum_of_squares(_unit(a) - _unit(b)) / 2
+    return (halved + (_is_zero(a) + _is_zero(b)) / 2).astype(dtype)
+
+
+def cosine_similarity(
+    a: Float[Array, "*batch dim"], b: Float[Array, "*batch dim"]
+) -> Float[Array, "*batch"]:
+    """Cosine of the angle, in [-1, 1] up to rounding; 0 if a vector is zero.
+
+    Raises:
+      ValueError: If the shapes differ.
+      TypeError: If an input is not floating-point.
+
+    >>> print(cosine_similarity(jnp.array([2.0, 0.0]), jnp.array([-3.0, 0.0])))
+    -1.0
+    """
+    a, b, dtype = _rows(a, b)
+    return jnp.sum(_unit(a) * _unit(b), axis=-1).astype(dtype)
+
+
+def dot_similarity(
+    a: Float[Array, "*batch dim"], b: Float[Array, "*batch dim"]
+) -> Float[Array, "*batch"]:
+    """Dot product: sum_k a_k b_k.
+
+    Raises:
+      ValueError: If the shapes differ.
+      TypeError: If an input is not floating-point.
+
+    >>> print(dot_similarity(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])))
+    11.0
+    """
+    a, b, dtype = _rows(a, b)
+    return jnp.sum(a * b, axis=-1).astype(dtype)
+
+
+def normalize(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+    """Vectors of length 1; a zero vector stays zero, with gradient 0.
+
+    Raises:
+      TypeError: If the input is not floating-point.
+
+    >>> print(normalize(jnp.array([0.0, 2.0])))
+    [0. 1.]
+    """
+    check_floating("x", x)
+    return _unit(widen(x)).astype(x.dtype)
+
+
+# Every row against every row ----------------------------------------------------------
+
+
+def squared_euclidean_distance_matrix(
+    a: Float[Array, "n dim"], b: Float[Array, "m dim"]
+) -> Float[Array, "n m"]:
+    """`squared_euclidean_distance` of every row of `a` to every row of `b`.
+
+    Raises:
+      ValueError: If an input is not `[rows, dim]`, or the dims differ.
+      TypeError: If an input is not floating-point.
+
+    >>> points = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    >>> print(squared_euclidean_distance_matrix(points, points))
+    [[ 0. 25.]
+     [25.  0.]]
+    """
+    a, b, dtype = _sets(a, b)
+    return _squared_matrix(a, b).astype(dtype)
+
+
+def euclidean_distance_matrix(
+    a: Float[Array, "n dim"], b: Float[Array, "m dim"]
+) -> Float[Array, "n m"]:
+    """`euclidean_distance` of every row of `a` to every row of `b`.
+
+    Raises:
+      ValueError: If an input is not `[rows, dim]`, or the dims differ.
+      TypeError: If an input is not floating-point.
+
+    >>> points = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    >>> print(euclidean_distance_matrix(points, points))
+    [[0. 5.]
+     [5. 0.]]
+    """
+    a, b, dtype = _sets(a, b)
+    return safe_sqrt(_squared_matrix(a, b)).astype(dtype)
+
+
+def manhattan_distance_matrix(
+    a: Float[Array, "n dim"], b: Float[Array, "m dim"]
+) -> Float[Array, "n m"]:
+    """`manhattan_distance` of every row of `a` to every row of `b`, in tiles of rows.
+
+    Raises:
+      ValueError: If an input is not `[rows, dim]`, or the dims differ.
+      TypeError: If an input is not floating-point.
+
+    >>> points = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    >>> print(manhattan_distance_matrix(points, points))
+    [[0. 7.]
+     [7. 0.]]
+    """
+    return distance_matrix(manhattan_distance, a, b)
+
+
+def lp_distance_matrix(
+    a: Float[Array, "n dim"], b: Float[Array, "m dim"], *, order: float
+) -> Float[Array, "n m"]:
+    """`lp_distance` of every row of `a` to every row of `b`, in tiles of rows.
+
+    Raises:
+      ValueError: If an input is not `[rows, dim]`, the dims differ, or `order` < 1.
+      TypeError: If an input is not floating-point.
+
+    >>> points = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    >>> print(lp_distance_matrix(points, points, order=jnp.inf))
+    [[0. 4.]
+     [4. 0.]]
+    """
+    return distance_matrix(lambda x, y: lp_distance(x, y, order=order), a, b)
+
+
+def cosine_distance_matrix(
+    a: Float[Array, "n dim"], b: Float[Array, "m dim"]
+) -> Float[Array, "n m"]:
+    """`cosine_distance` of every row of `a` to every row of `b`.
+
+    Raises:
+      ValueError: If an input is not `[rows, dim]`, or the dims differ.
+      TypeError: If an input is not floating-point.
+
+    >>> axes = jnp.array([[2.0, 0.0], [0.0, 3.0]])
+    >>> print(cosine_distance_matrix(axes, axes))
+    [[0. 1.]
+     [1. 0.]]
+    """
+    a, b, dtype = _sets(a, b)
+    halved = _squared_matrix(_unit(a), _unit(b)) / 2
+    return (halved + (_is_zero(a)[:, None] + _is_zero(b)[None, :]) / 2).astype(dtype)
+
+
+def cosine_similarity_matrix(
+    a: Float[Array, "n dim"], b: Float[Array, "m dim"]
+) -> Float[Array, "n m"]:
+    """`cosine_similarity` of every row of `a` to every row of `b`.
+
+    Raises:
+      ValueError: If an input is not `[rows, dim]`, or the dims differ.
+      TypeError: If an input is not floating-point.
+
+    >>> axes = jnp.array([[2.0, 0.0], [0.0, 3.0]])
+    >>> print(cosine_similarity_matrix(axes, axes))
+    [[1. 0.]
+     [0. 1.]]
+    """
+    a, b, dtype = _sets(a, b)
+    return _products(_unit(a), _unit(b)).astype(dtype)
+
+
+def dot_similarity_matrix(
+    a: Float[Array, "n dim"], b: Float[Array, "m dim"]
+) -> Float[Array, "n m"]:
+    """`dot_similarity` of every row of `a` to every row of `b`.
+
+    Raises:
+      ValueError: If an input is not `[rows, dim]`, or the dims differ.
+      TypeError: If an input is not floating-point.
+
+    >>> a, b = jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]])
+    >>> print(dot_similarity_matrix(a, b))
+    [[11.  2.]]
+    """
+    a, b, dtype = _sets(a, b)
+    return _products(a, b).astype(dtype)
+
+
+def distance_matrix(
+    row_fn: RowFn, a: Float[Array, "n dim"], b: Float[Array, "m dim"]
+) -> Float[Array, "n m"]:
+    """Any row-by-row function (a learnt distance, say) as a matrix, in tiles of rows.
+
+    The `[n, m, dim]` array of differences never exists: a tile of rows is computed at a
+    time, and again for the gradient.
+
+    Args:
+      row_fn: Takes `[m, dim]` and `[m, dim]`, returns `[m]`.
+      a: One set of vectors.
+      b: The other.
+
+    Raises:
+      ValueError: If an input is not `[rows, dim]`, or the dims differ.
+      TypeError: If an input is not floating-point.
+
+    >>> points = jnp.array([[0.0, 0.0], [3.0, 4.0]])
+    >>> print(distance_matrix(lambda a, b: jnp.max(a - b, axis=-1), points, points))
+    [[ 0. -3.]
+     [ 4.  0.]]
+    """
+    _check_sets(a, b)
+
+    @jax.checkpoint
+    def one_row(row: Float[Array, " dim"]) -> Float[Array, " m"]:
+        return row_fn(jnp.broadcast_to(row, b.shape), b)
+
+    rows_per_tile = max(1, _TILE_NUMBERS // max(1, b.size))
+    return lax.map(one_row, a, batch_size=rows_per_tile)
+
+
+# How ----------------------------------------------------------------------------------
+
+_TILE_NUMBERS = 2**19  # numbers in a tile of differences: 2 MB of float32 stays in cache
+
+# The expansion's error is a few units of rounding of |a|^2 + |b|^2. Where the squared
+# distance is below this fraction of it, the entry is computed again: above, the relative
+# error stays under 1e-3 in float32.
+_NEAR = 1e-3
+
+# Near entries per row up to which each is visited alone; beyond, all rows are done again.
+_FEW = 16
+
+
+def _rows(a: Array, b: Array) -> tuple[Array, Array, jnp.dtype]:
+    check_floating("a", a)
+    check_floating("b", b)
+    check_same_shape("b", b, "a", a)
+    return widen(a), widen(b), jnp.result_type(a, b)
+
+
+def _check_sets(a: Array, b: Array) -> None:
+    check_floating("a", a)
+    check_floating("b", b)
+    check_rank("a", a, 2)
+    check_rank("b", b, 2)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"b must have {a.shape[1]} columns to match a {a.shape}; got {b.shape}"
+        )
+
+
+def _sets(a: Array, b: Array) -> tuple[Array, Array, jnp.dtype]:
+    _check_sets(a, b)
+    return widen(a), widen(b), jnp.result_type(a, b)
+
+
+def _sum_of_squares(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
+    return jnp.sum(x * x, axis=-1)
+
+
+def _products(a: Float[Array, "n dim"], b: Float[Array, "m dim"]) -> Array:
+    return jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
+
+
+def _is_zero(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
+    return jnp.all(x == 0, axis=-1).astype(x.dtype)
+
+
+def _unit(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+    """`x / |x|`; the largest entry is divided out first, so no square underflows."""
+    largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    zero = largest == 0
+    scaled = x / jnp.where(zero, 1, largest)
+    norm = jnp.sqrt(jnp.where(zero, 1, jnp.sum(scaled**2, axis=-1, keepdims=True)))
+    return scaled / norm
+
+
+@jax.custom_jvp
+def _squared_matrix(
+    a: Float[Array, "n dim"], b: Float[Array, "m dim"]
+) -> Float[Array, "n m"]:
+    """|a|^2 + |b|^2 - 2ab by matrix product; near entries again from the differences."""
+    if 0 in (len(a), len(b)):
+        return jnp.zeros((len(a), len(b)), a.dtype)
+    norms = _sum_of_squares(a)[:, None] + _sum_of_squares(b)[None, :]
+    squared = norms - 2 * _products(a, b)
+    near = squared < _NEAR * norms
+    rows = jnp.arange(len(a))
+
+    def next_near_of_each_row(_: Array, carry: tuple[Array, Array]) -> tuple:
+        squared, near = carry
+        column = jnp.argmax(near, axis=1)
+        exact = _sum_of_squares(a - b[column])
+        exact = jnp.where(near[rows, column], exact, squared[rows, column])
+        return squared.at[rows, column].set(exact), near.at[rows, column].set(False)
+
+    def whole_row(row: Array, squared: Array) -> Array:
+        return squared.at[row].set(_sum_of_squares(a[row][None, :] - b))
+
+    # Two loops of which one runs not at all, rather than a branch: under `vmap` a branch
+    # would compute both sides for every example.
+    rounds = jnp.max(jnp.sum(near, axis=1))
+    few = rounds <= _FEW
+    squared, _ = lax.fori_loop(
+        0, jnp.where(few, rounds, 0), next_near_of_each_row, (squared, near)
+    )
+    return lax.fori_loop(0, jnp.where(few, 0, len(a)), whole_row, squared)
+
+
+@_squared_matrix.defjvp
+def _squared_matrix_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    """d|a - b|^2 = 2 (a - b)(da - db), expanded into products; 0 where a = b exactly."""
+    (a, b), (da, db) = primals, tangents
+    along_a = jnp.sum(a * da, axis=-1)[:, None] - _products(da, b)
+    along_b = jnp.sum(b * db, axis=-1)[None, :] - _products(a, db)
+    return _squared_matrix(a, b), 2 * (along_a + along_b)

@@ -1,0 +1,234 @@
+"""Triplet losses: an anchor is to be nearer to its positive than to its negative."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from siamese_jax._checks import check_floating, check_same_shape
+from siamese_jax._numerics import widen
+from siamese_jax.losses.pairs import Scalar
+from siamese_jax.miners import row_has_nan, semi_hard_negatives, sides
+from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
+
+
+def triplet_loss(
+    positive_distances: Float[Array, "*shape"],
+    negative_distances: Float[Array, "*shape"],
+    *,
+    margin: Scalar = 1.0,
+    where: Bool[Array, "*shape"] | None = None,
+    weights: Float[Array, "*shape"] | None = None,
+    reduce_fn: ReduceFn | None = mean,
+) -> Any:
+    """Given triplets: max(0, d_positive - d_negative + margin).
+
+    With a miner's negatives it is a loss over a matrix: `triplet_loss(distances,
+    negatives.distances, where=negatives.where)`.
+
+    Args:
+      positive_distances: Anchor to positive; squared or not, as you like.
+      negative_distances: Anchor to negative, in the same units.
+      margin: By how much the negative must be farther.
+      where: See `siamese_jax.losses`, as for `weights` (one a triplet) and `reduce_fn`.
+
+    Returns:
+      The reduced loss, or `Terms` with one value a triplet.
+
+    Raises:
+      ValueError: If the shapes differ.
+      TypeError: If a distance is not floating-point.
+
+    Reference:
+      Schroff, Kalenichenko, Philbin. FaceNet. CVPR 2015, eq. 2 (squared distances there).
+
+    >>> print(triplet_loss(jnp.array([1.0, 1.0]), jnp.array([1.5, 9.0]), margin=1.0))
+    0.25
+    """
+    check_floating("positive_distances", positive_distances)
+    check_floating("negative_distances", negative_distances)
+    check_same_shape(
+        "negative_distances",
+        negative_distances,
+        "positive_distances",
+        positive_distances,
+    )
+    difference = widen(positive_distances) - widen(negative_distances)
+    values = jax.nn.relu(difference + margin).astype(positive_distances.dtype)
+    return reduce_terms(make_terms(values, where=where, weights=weights), reduce_fn)
+
+
+def hard_triplet_loss(
+    distances: Float[Array, "n m"],
+    same: Bool[Array, "n m"],
+    *,
+    margin: Scalar = 1.0,
+    where: Bool[Array, "n m"] | None = None,
+    weights: Float[Array, " n"] | None = None,
+    reduce_fn: ReduceFn | None = mean,
+) -> Any:
+    """Farthest positive against nearest negative, for each anchor (row).
+
+    For anchor i:  max(0, max_positive d_ij - min_negative d_ik + margin). An anchor
+    without a positive or without a negative does not count.
+
+    Args:
+      distances: Rows are anchors.
+      same: True where the two are of one class.
+      margin: By how much the negative must be farther.
+      where: See `siamese_jax.losses`, as for `weights` (one an anchor) and `reduce_fn`.
+
+    Returns:
+      The reduced loss, or `Terms` with one value an anchor.
+
+    Raises:
+      ValueError: If `distances` is not a matrix or the shapes differ.
+      TypeError: If `distances` is not floating-point, `same` or `where` not boolean.
+
+    Reference:
+      Hermans, Beyer, Leibe. In Defense of the Triplet Loss. 2017, eq. 5 (a sum there).
+
+    >>> matrix = jnp.array([[0.0, 1.0, 3.0, 2.0]])
+    >>> same = jnp.array([[True, True, False, False]])
+    >>> print(hard_triplet_loss(matrix, same, margin=1.5))  # 1 - 2 + 1.5
+    0.5
+    """
+    positive, negative = sides(distances, same, where)
+    farthest = jnp.max(jnp.where(positive, distances, -jnp.inf), axis=1)
+    nearest = jnp.min(jnp.where(negative, distances, jnp.inf), axis=1)
+    complete = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
+    return triplet_loss(
+        jnp.where(complete, farthest, 0),
+        jnp.where(complete, nearest, 0),
+        margin=margin,
+        where=complete,
+        weights=weights,
+        reduce_fn=reduce_fn,
+    )
+
+
+def semi_hard_triplet_loss(
+    distances: Float[Array, "n m"],
+    same: Bool[Array, "n m"],
+    *,
+    margin: Scalar = 1.0,
+    where: Bool[Array, "n m"] | None = None,
+    weights: Float[Array, "n m"] | None = None,
+    reduce_fn: ReduceFn | None = mean,
+) -> Any:
+    """Every positive against the nearest negative that is farther than it.
+
+    For anchor i and positive j:  max(0, d_ij - d_ik + margin), where k is chosen by
+    `miners.semi_hard_negatives`.
+
+    Args:
+      distances: Rows are anchors.
+      same: True where the two are of one class.
+      margin: By how much the negative must be farther.
+      where: See `siamese_jax.losses`, as for `weights` (one an entry, those of positives
+        are used) and `reduce_fn`.
+
+    Returns:
+      The reduced loss, or `Terms` with one value an anchor-positive entry.
+
+    Raises:
+      ValueError: If `distances` is not a matrix or the shapes differ.
+      TypeError: If `distances` is not floating-point, `same` or `where` not boolean.
+
+    Reference:
+      Schroff, Kalenichenko, Philbin. FaceNet. CVPR 2015, eq. 2 and 4.
+
+    >>> matrix = jnp.array([[1.0, 0.5, 1.5, 9.0]])
+    >>> same = jnp.array([[True, False, False, False]])
+    >>> print(semi_hard_triplet_loss(matrix, same, margin=1.0))  # 1 - 1.5 + 1
+    0.5
+    """
+    negatives = semi_hard_negatives(distances, same, where=where)
+    return triplet_loss(
+        distances,
+        negatives.distances,
+        margin=margin,
+        where=negatives.where,
+        weights=weights,
+        reduce_fn=reduce_fn,
+    )
+
+
+def all_triplets_loss(
+    distances: Float[Array, "n m"],
+    same: Bool[Array, "n m"],
+    *,
+    margin: Scalar = 1.0,
+    active_only: bool = False,
+    where: Bool[Array, "n m"] | None = None,
+    weights: Float[Array, " n"] | None = None,
+    reduce_fn: ReduceFn | None = mean,
+) -> Any:
+    """Every positive against every negative, without the n^3 triplets ever existing.
+
+    The mean of max(0, d_ij - d_ik + margin) over all (i, j, k) where j is a positive and
+    k a negative of anchor i. A row's negatives are sorted once; the hinge of a positive
+    is then a count and a prefix sum, so memory is O(n m) and time O(n m log m).
+
+    Args:
+      distances: Rows are anchors.
+      same: True where the two are of one class.
+      margin: By how much the negative must be farther.
+      active_only: Average over the triplets with a positive hinge only (the paper's
+        BA != 0), instead of all.
+      where: See `siamese_jax.losses`, as for `weights` (one an anchor, multiplied with
+        its number of triplets) and `reduce_fn`.
+
+    Returns:
+      The reduced loss, or `Terms` with one value an anchor: the mean over its triplets,
+      weighted by their number, so that the mean over terms is the mean over triplets.
+
+    Raises:
+      ValueError: If `distances` is not a matrix or the shapes differ.
+      TypeError: If `distances` is not floating-point, `same` or `where` not boolean.
+
+    Reference:
+      Hermans, Beyer, Leibe. In Defense of the Triplet Loss. 2017, eq. 6 (a sum there).
+
+    >>> matrix = jnp.array([[1.0, 0.5, 1.5, 9.0]])
+    >>> same = jnp.array([[True, False, False, False]])
+    >>> print(all_triplets_loss(matrix, same))  # (1.5 + 0.5 + 0) / 3
+    0.6666667
+    >>> print(all_triplets_loss(matrix, same, active_only=True))  # (1.5 + 0.5) / 2
+    1.0
+    """
+    positive, negative = sides(distances, same, where)
+    centred = _centre_rows(widen(distances), positive | negative)
+    ascending = jnp.sort(jnp.where(negative, centred, jnp.inf), axis=1)
+    sums = jnp.cumsum(jnp.where(jnp.isinf(ascending), 0, ascending), axis=1)
+    sums = jnp.pad(sums, ((0, 0), (1, 0)))  # sums[:, k] is that of the k nearest
+
+    # sum_k max(0, reach - d_ik) = (how many are nearer) * reach - (their sum)
+    reach = centred + margin
+    nearer = jax.vmap(jnp.searchsorted)(ascending, lax.stop_gradient(reach))
+    hinges = nearer * reach - jnp.take_along_axis(sums, nearer, axis=1)
+    hinges = jnp.sum(jnp.where(positive, hinges, 0), axis=1)
+
+    num_negatives = jnp.sum(negative, axis=1, keepdims=True)
+    partners = nearer if active_only else jnp.broadcast_to(num_negatives, nearer.shape)
+    num_triplets = jnp.sum(jnp.where(positive, partners, 0), axis=1)
+    values = hinges / jnp.maximum(num_triplets, 1)
+    broken = row_has_nan(distances, positive | negative)[:, 0]
+    values = jnp.where(broken, jnp.nan, values).astype(distances.dtype)
+    weights = jnp.ones(len(values), values.dtype) if weights is None else weights
+    check_same_shape("weights", weights, "the anchors", values)
+    terms = make_terms(
+        values, where=num_triplets > 0, weights=widen(weights) * num_triplets
+    )
+    return reduce_terms(terms, reduce_fn)
+
+
+def _centre_rows(
+    distances: Float[Array, "n m"], where: Bool[Array, "n m"]
+) -> Float[Array, "n m"]:
+    """Less the mean of each row's valid entries: prefix sums of small numbers are exact."""
+    valid = jnp.where(where, distances, 0)
+    count = jnp.maximum(jnp.sum(where, axis=1, keepdims=True), 1)
+    return distances - lax.stop_gradient(jnp.sum(valid, axis=1, keepdims=True) / count)
