@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+Scalar = float | Float[Array, ""]  # a hyperparameter, which may be learnt
+
 
 def widen(array: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Half precision to float32, so that sums are taken there; the rest unchanged."""

@@ -7,7 +7,7 @@ their weights. Its `reduce_fn` then turns terms into the result:
 >>> terms = make_terms(jnp.array([1.0, 3.0, 9.0]), where=jnp.array([True, True, False]))
 >>> print(mean(terms), total(terms))
 2.0 4.0
->>> print(mean_and_count(terms).count)
+>>> print(mean_and_count(terms).num_terms)
 2
 
 * `mean` (the default) is sum(w v) / sum(w) over the valid terms, and 0 when there is none.
@@ -43,7 +43,7 @@ class MeanAndCount(NamedTuple):
     """A mean and the number of valid terms behind it."""
 
     mean: Float[Array, ""]
-    count: Int[Array, ""]
+    num_terms: Int[Array, ""]
 
 
 ReduceFn = Callable[[Terms], Any]
@@ -101,7 +101,7 @@ def mean_and_count(terms: Terms) -> MeanAndCount:
     """`mean`, and how many terms were valid.
 
     >>> result = mean_and_count(make_terms(jnp.array([1.0]), where=jnp.array([False])))
-    >>> print(result.mean, result.count)
+    >>> print(result.mean, result.num_terms)
     0.0 0
     """
     return MeanAndCount(mean(terms), jnp.sum(terms.where))

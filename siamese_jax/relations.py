@@ -58,9 +58,7 @@ class Relation(NamedTuple):
 SameFn = Callable[[Array, Array], Bool[Array, "n m"]]
 
 
-def equal_labels(
-    rows: Int[Array, " n"], columns: Int[Array, " m"]
-) -> Bool[Array, "n m"]:
+def equal_labels(rows: Int[Array, " n"], columns: Int[Array, " m"]) -> Bool[Array, "n m"]:
     """Same where the two integer labels are equal.
 
     Raises:

@@ -69,9 +69,7 @@ class ClassIndex:
     group_counts: Int[Array, " groups"]
     group_rank_of: Int[Array, " classes"]
     smallest_class: tuple[Any, int] = dataclasses.field(metadata={"static": True})
-    group_sizes: tuple[tuple[Any, int], ...] = dataclasses.field(
-        metadata={"static": True}
-    )
+    group_sizes: tuple[tuple[Any, int], ...] = dataclasses.field(metadata={"static": True})
 
     @property
     def num_examples(self) -> int:
@@ -150,16 +148,24 @@ def class_index(
         name = names[class_of[astray[0]]]
         found = np.unique(groups[labels == name])
         raise ValueError(f"class {name!r} is in several groups: {found.tolist()}")
-    runs = _sorted_runs(group_of, len(group_names))
-    group_classes, group_starts, group_counts, group_rank_of = runs
-    by_size = np.argsort(group_counts, kind="stable")
-    arrays = (examples, starts, counts, class_of, rank_of, group_of)
-    arrays += (group_classes, group_starts, group_counts, group_rank_of)
+    group_classes, group_starts, group_counts, group_rank_of = _sorted_runs(
+        group_of, len(group_names)
+    )
     return ClassIndex(
-        *(jnp.asarray(array, jnp.int32) for array in arrays),
+        examples=jnp.asarray(examples, jnp.int32),
+        starts=jnp.asarray(starts, jnp.int32),
+        counts=jnp.asarray(counts, jnp.int32),
+        class_of=jnp.asarray(class_of, jnp.int32),
+        rank_of=jnp.asarray(rank_of, jnp.int32),
+        group_of=jnp.asarray(group_of, jnp.int32),
+        group_classes=jnp.asarray(group_classes, jnp.int32),
+        group_starts=jnp.asarray(group_starts, jnp.int32),
+        group_counts=jnp.asarray(group_counts, jnp.int32),
+        group_rank_of=jnp.asarray(group_rank_of, jnp.int32),
         smallest_class=(names[counts.argmin()].item(), int(counts.min())),
         group_sizes=tuple(
-            (group_names[group].item(), int(group_counts[group])) for group in by_size
+            (group_names[group].item(), int(group_counts[group]))
+            for group in np.argsort(group_counts, kind="stable")
         ),
     )
 
@@ -226,10 +232,9 @@ def sample_partners(
     Raises:
       ValueError: As `sample_pairs`.
 
-    >>> index = class_index([0, 0, 1])
-    >>> anchors, same = jnp.array([0, 1, 2]), jnp.array([False, False, False])
-    >>> print(sample_partners(jax.random.key(0), class_index([0, 0, 1, 1]),
-    ...                       jnp.array([0, 3]), jnp.array([True, True])).tolist())
+    >>> index = class_index([0, 0, 1, 1])
+    >>> anchors, same = jnp.array([0, 3]), jnp.array([True, True])
+    >>> print(sample_partners(jax.random.key(0), index, anchors, same).tolist())
     [1, 2]
     """
     _require_examples(index, 2)

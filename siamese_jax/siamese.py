@@ -12,7 +12,9 @@ are stacked on a leading axis, `[2, n, ...]` for pairs, `[3, n, ...]` for triple
 
 Flax, for a module with dropout (one key for each input):
 
-    apply_fn = lambda params, x, key: module.apply({"params": params}, x, rngs={"dropout": key})
+    def apply_fn(params, x, key):
+        return module.apply({"params": params}, x, rngs={"dropout": key})
+
     embeddings = twin(apply_fn)(params, pair, jax.random.split(key, 2))
 
 Batch statistics: let `apply_fn` return `(embeddings, statistics)` and say
@@ -29,8 +31,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from siamese_jax._checks import check_floating, check_rank
-from siamese_jax._numerics import widen
-from siamese_jax.losses.pairs import Scalar
+from siamese_jax._numerics import Scalar, widen
 
 ApplyFn = Callable[..., Any]
 

@@ -7,10 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from siamese_jax._checks import check_boolean, check_floating, check_same_shape
-from siamese_jax._numerics import widen
+from siamese_jax._numerics import Scalar, widen
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
-
-Scalar = float | Float[Array, ""]
 
 
 def contrastive_loss(

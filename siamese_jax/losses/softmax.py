@@ -6,8 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from siamese_jax._numerics import widen
-from siamese_jax.losses.pairs import Scalar
+from siamese_jax._numerics import Scalar, widen
 from siamese_jax.miners import sides
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
 
@@ -66,7 +65,7 @@ def supervised_contrastive_loss(
 def _log_sum_exp(
     logits: Float[Array, "n m"], where: Bool[Array, "n m"]
 ) -> Float[Array, " n"]:
-    """log sum exp over a row's valid entries; 0 with gradient 0 for a row with none."""
+    """Log sum exp over a row's valid entries; 0 with gradient 0 for a row with none."""
     masked = jnp.where(where, logits, -jnp.inf)
     empty = ~jnp.any(where, axis=1)
     largest = lax.stop_gradient(jnp.where(empty, 0, jnp.max(masked, axis=1)))

@@ -8,8 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from siamese_jax._checks import check_floating, check_same_shape
-from siamese_jax._numerics import widen
-from siamese_jax.losses.pairs import Scalar
+from siamese_jax._numerics import Scalar, widen
 from siamese_jax.miners import row_has_nan, semi_hard_negatives, sides
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
 

@@ -1,0 +1,148 @@
+"""N-way K-shot recognition of classes never seen, from cached embeddings.
+
+Embed every test image once, then judge thousands of random tasks in one call:
+
+>>> import jax
+>>> import jax.numpy as jnp
+>>> from siamese_jax import samplers
+>>> labels = [0, 0, 1, 1, 2, 2]
+>>> embeddings = jnp.array([[0.0], [0.1], [5.0], [5.1], [9.0], [9.1]])
+>>> index = samplers.class_index(labels)
+>>> result = episode_accuracy(
+...     jax.random.key(0), embeddings, index, num_episodes=100, num_ways=2)
+>>> print(result.mean, result.low, result.high)
+1.0 1.0 1.0
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from siamese_jax._checks import check_at_least, check_floating, check_rank
+from siamese_jax._numerics import widen
+from siamese_jax.distances import euclidean_distance_matrix
+from siamese_jax.samplers import ClassIndex, sample_episode
+
+MatrixFn = Callable[[Array, Array], Float[Array, "n m"]]
+
+_EPISODES_AT_ONCE = 64
+
+
+class EpisodeAccuracy(NamedTuple):
+    """Mean accuracy over episodes, its 95 % interval, and each episode's accuracy.
+
+    The interval is mean +- 1.96 standard errors: the episodes are independent draws, the
+    test classes are taken as given. It is not cut at 0 and 1.
+    """
+
+    mean: Float[Array, ""]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
+    accuracies: Float[Array, " episodes"]
+
+
+def prototypes(support: Float[Array, "ways shots dim"]) -> Float[Array, "ways dim"]:
+    """The mean embedding of each class.
+
+    Raises:
+      ValueError: If `support` is not `[ways, shots, dim]`.
+      TypeError: If `support` is not floating-point.
+
+    Reference:
+      Snell, Swersky, Zemel. Prototypical Networks. NeurIPS 2017, eq. 1.
+
+    >>> print(prototypes(jnp.array([[[0.0], [2.0]]])))
+    [[1.]]
+    """
+    check_floating("support", support)
+    check_rank("support", support, 3)
+    return jnp.mean(widen(support), axis=1).astype(support.dtype)
+
+
+def classify(
+    support: Float[Array, "ways shots dim"],
+    queries: Float[Array, "queries dim"],
+    *,
+    matrix_fn: MatrixFn = euclidean_distance_matrix,
+) -> Int[Array, " queries"]:
+    """For each query the class with the nearest prototype; -1 where a distance is NaN.
+
+    Args:
+      support: K examples of each of N classes.
+      queries: To classify, each alone.
+      matrix_fn: A distance matrix function: smaller is closer.
+
+    Raises:
+      ValueError: If a shape is wrong.
+      TypeError: If an input is not floating-point.
+
+    >>> support = jnp.array([[[0.0]], [[1.0]]])
+    >>> print(classify(support, jnp.array([[0.9], [0.2]])))
+    [1 0]
+    """
+    distances = matrix_fn(queries, prototypes(support))
+    unknown = jnp.any(jnp.isnan(distances), axis=1)
+    return jnp.where(unknown, -1, jnp.argmin(distances, axis=1))
+
+
+def episode_accuracy(
+    key: PRNGKeyArray,
+    embeddings: Float[Array, "n dim"],
+    index: ClassIndex,
+    *,
+    num_episodes: int,
+    num_ways: int,
+    num_shots: int = 1,
+    num_queries: int = 1,
+    max_groups: int | None = None,
+    matrix_fn: MatrixFn = euclidean_distance_matrix,
+) -> EpisodeAccuracy:
+    """Accuracy over random N-way K-shot episodes, with its 95 % interval.
+
+    Args:
+      key: A JAX key.
+      embeddings: Of every test example.
+      index: `samplers.class_index` of their labels.
+      num_episodes: How many tasks; at least 2, for the interval.
+      num_ways: N, classes a task.
+      num_shots: K, support examples a class.
+      num_queries: Query examples a class; each is classified alone.
+      max_groups: 1 keeps each task within one group (an alphabet).
+      matrix_fn: A distance matrix function: smaller is closer.
+
+    Returns:
+      NaN accuracy for a task with a NaN embedding.
+
+    Raises:
+      ValueError: If the embeddings are not one for each example of the index, or a class
+        or group is too small (named).
+      TypeError: If `embeddings` is not floating-point.
+    """
+    check_floating("embeddings", embeddings)
+    check_rank("embeddings", embeddings, 2)
+    check_at_least("num_episodes", num_episodes, 2)
+    if len(embeddings) != index.num_examples:
+        raise ValueError(
+            f"embeddings must have {index.num_examples} rows, one for each example of the "
+            f"index; got {len(embeddings)}"
+        )
+
+    def one_episode(key: PRNGKeyArray) -> Float[Array, ""]:
+        episode = sample_episode(
+            key, index, num_ways, num_shots, num_queries, max_groups=max_groups
+        )
+        queries = embeddings[episode.query.reshape(-1)]
+        truth = jnp.repeat(jnp.arange(num_ways), num_queries)
+        answers = classify(embeddings[episode.support], queries, matrix_fn=matrix_fn)
+        broken = jnp.any(answers < 0)
+        return jnp.where(broken, jnp.nan, jnp.mean(answers == truth))
+
+    keys = jax.random.split(key, num_episodes)
+    accuracies = lax.map(one_episode, keys, batch_size=_EPISODES_AT_ONCE)
+    mean = jnp.mean(accuracies)
+    margin = 1.96 * jnp.std(accuracies, ddof=1) / num_episodes**0.5
+    return EpisodeAccuracy(mean, mean - margin, mean + margin, accuracies)

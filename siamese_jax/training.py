@@ -1,0 +1,220 @@
+"""One pure step, many steps in one program, and a whole set through a network.
+
+A loss function has one form, whatever the network:
+
+    loss_fn(params, statistics, batch, key) -> (loss, (statistics, metrics))
+
+`statistics` is what a forward pass updates beside the parameters (batch norm); a network
+without passes it through. `metrics` is a dictionary of scalars.
+
+>>> import jax
+>>> import jax.numpy as jnp
+>>> import optax
+>>> def loss_fn(params, statistics, batch, key):
+...     loss = jnp.mean((params * batch["x"] - batch["y"]) ** 2)
+...     return loss, (statistics, {})
+>>> def batch_fn(key, data):
+...     rows = jax.random.randint(key, (8,), 0, len(data["x"]))
+...     return jax.tree.map(lambda array: array[rows], data)
+>>> data = {"x": jnp.arange(1.0, 9.0), "y": 3 * jnp.arange(1.0, 9.0)}
+>>> optimizer = optax.sgd(0.01)
+>>> state = init_state(jnp.array(0.0), optimizer)
+>>> run = jax.jit(lambda state, key: train_steps(
+...     state, data, key, num_steps=100,
+...     batch_fn=batch_fn, loss_fn=loss_fn, optimizer=optimizer))
+>>> state, metrics = run(state, jax.random.key(0))
+>>> print(f"{state.params:.3f} {metrics['loss'].shape}")
+3.000 (100,)
+
+The caller compiles: `jax.jit(..., donate_argnums=0)` gives the old state's memory to the
+new one. Under `jax.pmap(..., axis_name="devices")` pass `axis_name="devices"`, and
+gradients, statistics and metrics are averaged over the devices inside the step: no factor
+is left to do. The average is that of equally large shards; a loss that must see the whole
+batch gathers it itself.
+
+All randomness of a step comes from `fold_in(key, state.step)`: a run cut into pieces draws
+what an unbroken run draws.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from siamese_jax._checks import check_at_least
+
+Metrics = dict[str, Array]
+LossFn = Callable[..., tuple[Array, tuple[PyTree, Metrics]]]
+BatchFn = Callable[[PRNGKeyArray, PyTree], PyTree]
+
+
+class TrainState(NamedTuple):
+    """All that training changes; a plain tree of arrays, so it saves and restores whole.
+
+    Attributes:
+      step: Number of updates made.
+      params: Parameters.
+      statistics: What forward passes update beside the parameters; `()` for nothing.
+      optimizer_state: Of optax.
+    """
+
+    step: Int[Array, "..."]
+    params: PyTree
+    statistics: PyTree
+    optimizer_state: PyTree
+
+
+def init_state(
+    params: PyTree, optimizer: optax.GradientTransformation, *, statistics: PyTree = ()
+) -> TrainState:
+    """The state before the first step.
+
+    >>> print(init_state(jnp.zeros(3), optax.sgd(0.1)).step)
+    0
+    """
+    step = jnp.zeros((), jnp.int32)
+    return TrainState(step, params, statistics, optimizer.init(params))
+
+
+def train_step(
+    state: TrainState,
+    batch: PyTree,
+    key: PRNGKeyArray,
+    *,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    axis_name: str | None = None,
+) -> tuple[TrainState, Metrics]:
+    """One update from one batch.
+
+    Args:
+      state: Before the update.
+      batch: Whatever `loss_fn` takes; under `pmap`, this device's share.
+      key: For `loss_fn`; on several devices each folds its number into it, so that no
+        two draw the same dropout masks.
+      loss_fn: See the module.
+      optimizer: From optax.
+      axis_name: Of the enclosing `pmap`, whose devices average their gradients here.
+
+    Returns:
+      The new state, and `metrics` with "loss" added.
+
+    >>> def loss_fn(params, statistics, batch, key):
+    ...     return params**2, (statistics, {})
+    >>> optimizer = optax.sgd(0.5)
+    >>> state = init_state(jnp.array(3.0), optimizer)
+    >>> state, metrics = train_step(
+    ...     state, None, jax.random.key(0), loss_fn=loss_fn, optimizer=optimizer)
+    >>> print(state.params, metrics["loss"])
+    0.0 9.0
+    """
+    if axis_name is not None:
+        key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    (loss, (statistics, metrics)), gradients = gradient_fn(
+        state.params, state.statistics, batch, key
+    )
+    metrics = {"loss": loss, **metrics}
+    if axis_name is not None:
+        gradients, statistics, metrics = lax.pmean(
+            (gradients, statistics, metrics), axis_name
+        )
+    updates, optimizer_state = optimizer.update(
+        gradients, state.optimizer_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, statistics, optimizer_state), metrics
+
+
+def train_steps(
+    state: TrainState,
+    data: PyTree,
+    key: PRNGKeyArray,
+    *,
+    num_steps: int,
+    batch_fn: BatchFn,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    axis_name: str | None = None,
+    unroll: int = 1,
+) -> tuple[TrainState, Metrics]:
+    """Many updates as one program: sampling, augmentation and update inside one scan.
+
+    Args:
+      state: Before the first update; donate it.
+      data: The whole set, on the device: images as uint8, labels, a class index.
+      key: The run's key, the same for every call of a run.
+      num_steps: How many updates; static.
+      batch_fn: `batch_fn(key, data) -> batch`, pure. Under `pmap` the key is the same on
+        all devices: draw the whole batch's numbers and take this device's share of them by
+        `lax.axis_index`, and the run does not depend on how many devices there are.
+      loss_fn: See the module.
+      optimizer: From optax.
+      axis_name: As in `train_step`.
+      unroll: Steps unrolled in the loop's body, which helps tiny steps on accelerators.
+
+    Returns:
+      The new state, and each metric with a leading axis of `num_steps`.
+
+    Raises:
+      ValueError: If `num_steps` is below 1.
+    """
+    check_at_least("num_steps", num_steps, 1)
+
+    def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        batch_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
+        return train_step(
+            state,
+            batch_fn(batch_key, data),
+            loss_key,
+            loss_fn=loss_fn,
+            optimizer=optimizer,
+            axis_name=axis_name,
+        )
+
+    return lax.scan(body, state, length=num_steps, unroll=unroll)
+
+
+def map_batches(
+    fn: Callable[[PyTree], PyTree], inputs: PyTree, *, batch_size: int
+) -> PyTree:
+    """Applies `fn` to a whole set, a batch at a time; no example is ever dropped.
+
+    The last batch is filled up with repeats, whose results are cut off again. One program
+    with one shape of batch.
+
+    Args:
+      fn: Takes `inputs` cut to `batch_size` rows, returns arrays with as many rows. Each
+        row of the result depends on its own row alone (no batch statistics).
+      inputs: A tree of arrays with equally many rows.
+      batch_size: Rows at a time.
+
+    Raises:
+      ValueError: If `batch_size` is below 1, or the inputs have no rows or unequally many.
+
+    >>> print(map_batches(lambda x: x * 10, jnp.arange(5), batch_size=2))
+    [ 0 10 20 30 40]
+    """
+    check_at_least("batch_size", batch_size, 1)
+    lengths = {len(array) for array in jax.tree.leaves(inputs)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            "inputs must be arrays with equally many rows, at least 1; "
+            f"got {sorted(lengths)}"
+        )
+    num_rows = lengths.pop()
+    num_batches = -(-num_rows // batch_size)
+    rows = jnp.arange(num_batches * batch_size).reshape(num_batches, batch_size)
+    rows = jnp.minimum(rows, num_rows - 1)
+
+    def one_batch(rows: Array) -> PyTree:
+        return fn(jax.tree.map(lambda array: array[rows], inputs))
+
+    outputs = lax.map(one_batch, rows)
+    return jax.tree.map(
+        lambda array: array.reshape(-1, *array.shape[2:])[:num_rows], outputs
+    )
