@@ -213,7 +213,7 @@ def _one_affine(
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     rotation = jnp.stack([jnp.stack([cos, -sin]), jnp.stack([sin, cos])])
     shear = jnp.eye(2) + jnp.diag(shears[:1], 1) + jnp.diag(shears[1:], -1)
-    forward = jnp.matmul(rotation, shear * scales, precision="highest")
+    forward = jnp.matmul(rotation, shear * scales[None, :], precision="highest")
     # The content moves forward, so an output pixel looks back.
     backward = _inverse(forward)
     centre = (jnp.array(image_size, backward.dtype) - 1) / 2

@@ -53,8 +53,16 @@ def sides(
     distances: Float[Array, "n m"],
     same: Bool[Array, "n m"],
     where: Bool[Array, "n m"] | None = None,
+    *,
+    name: str = "distances",
 ) -> Sides:
     """Splits the valid entries of a matrix into positives and negatives.
+
+    Args:
+      distances: Distances or similarities.
+      same: True where the two are of one class.
+      where: What counts; None counts everything.
+      name: Of the matrix, for messages.
 
     Raises:
       ValueError: If `distances` is not a matrix or the shapes differ.
@@ -64,12 +72,12 @@ def sides(
     >>> print(sides(jnp.zeros((1, 2)), same, where).negative.tolist())
     [[False, False]]
     """
-    check_floating("distances", distances)
-    check_rank("distances", distances, 2)
+    check_floating(name, distances)
+    check_rank(name, distances, 2)
     where = jnp.ones(distances.shape, bool) if where is None else where
-    for name, mask in (("same", same), ("where", where)):
-        check_boolean(name, mask)
-        check_same_shape(name, mask, "distances", distances)
+    for mask_name, mask in (("same", same), ("where", where)):
+        check_boolean(mask_name, mask)
+        check_same_shape(mask_name, mask, name, distances)
     return Sides(same & where, ~same & where)
 
 

@@ -58,16 +58,16 @@ class ClassIndex:
       group_sizes: Label and number of classes of each group, smallest first.
     """
 
-    examples: Int[Array, " n"]
-    starts: Int[Array, " classes"]
-    counts: Int[Array, " classes"]
-    class_of: Int[Array, " n"]
-    rank_of: Int[Array, " n"]
-    group_of: Int[Array, " classes"]
-    group_classes: Int[Array, " classes"]
-    group_starts: Int[Array, " groups"]
-    group_counts: Int[Array, " groups"]
-    group_rank_of: Int[Array, " classes"]
+    examples: Int[Array, "*stack n"]
+    starts: Int[Array, "*stack classes"]
+    counts: Int[Array, "*stack classes"]
+    class_of: Int[Array, "*stack n"]
+    rank_of: Int[Array, "*stack n"]
+    group_of: Int[Array, "*stack classes"]
+    group_classes: Int[Array, "*stack classes"]
+    group_starts: Int[Array, "*stack groups"]
+    group_counts: Int[Array, "*stack groups"]
+    group_rank_of: Int[Array, "*stack classes"]
     smallest_class: tuple[Any, int] = dataclasses.field(metadata={"static": True})
     group_sizes: tuple[tuple[Any, int], ...] = dataclasses.field(metadata={"static": True})
 

@@ -90,6 +90,13 @@ def stack_towers(*towers: PyTree) -> PyTree:
     """
     if not towers:
         raise ValueError("stack_towers needs at least one parameter tree; got none")
+    described = [jax.tree.map(jnp.shape, tower) for tower in towers]
+    for number, other in enumerate(described[1:], 1):
+        if other != described[0]:
+            raise ValueError(
+                f"the trees of towers 0 and {number} differ in structure or shapes: "
+                f"{described[0]} and {other}"
+            )
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *towers)
 
 

@@ -19,14 +19,14 @@ without passes it through. `metrics` is a dictionary of scalars.
 >>> data = {"x": jnp.arange(1.0, 9.0), "y": 3 * jnp.arange(1.0, 9.0)}
 >>> optimizer = optax.sgd(0.01)
 >>> state = init_state(jnp.array(0.0), optimizer)
->>> run = jax.jit(lambda state, key: train_steps(
-...     state, data, key, num_steps=100,
+>>> run = jax.jit(lambda key, state: train_steps(
+...     key, state, data, num_steps=100,
 ...     batch_fn=batch_fn, loss_fn=loss_fn, optimizer=optimizer))
->>> state, metrics = run(state, jax.random.key(0))
+>>> state, metrics = run(jax.random.key(0), state)
 >>> print(f"{state.params:.3f} {metrics['loss'].shape}")
 3.000 (100,)
 
-The caller compiles: `jax.jit(..., donate_argnums=0)` gives the old state's memory to the
+The caller compiles: `jax.jit(..., donate_argnums=1)` gives the old state's memory to the
 new one. Under `jax.pmap(..., axis_name="devices")` pass `axis_name="devices"`, and
 gradients, statistics and metrics are averaged over the devices inside the step: no factor
 is left to do. The average is that of equally large shards; a loss that must see the whole
@@ -81,9 +81,9 @@ def init_state(
 
 
 def train_step(
+    key: PRNGKeyArray,
     state: TrainState,
     batch: PyTree,
-    key: PRNGKeyArray,
     *,
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
@@ -92,10 +92,10 @@ def train_step(
     """One update from one batch.
 
     Args:
-      state: Before the update.
-      batch: Whatever `loss_fn` takes; under `pmap`, this device's share.
       key: For `loss_fn`; on several devices each folds its number into it, so that no
         two draw the same dropout masks.
+      state: Before the update.
+      batch: Whatever `loss_fn` takes; under `pmap`, this device's share.
       loss_fn: See the module.
       optimizer: From optax.
       axis_name: Of the enclosing `pmap`, whose devices average their gradients here.
@@ -108,7 +108,7 @@ def train_step(
     >>> optimizer = optax.sgd(0.5)
     >>> state = init_state(jnp.array(3.0), optimizer)
     >>> state, metrics = train_step(
-    ...     state, None, jax.random.key(0), loss_fn=loss_fn, optimizer=optimizer)
+    ...     jax.random.key(0), state, None, loss_fn=loss_fn, optimizer=optimizer)
     >>> print(state.params, metrics["loss"])
     0.0 9.0
     """
@@ -131,9 +131,9 @@ def train_step(
 
 
 def train_steps(
+    key: PRNGKeyArray,
     state: TrainState,
     data: PyTree,
-    key: PRNGKeyArray,
     *,
     num_steps: int,
     batch_fn: BatchFn,
@@ -145,9 +145,9 @@ def train_steps(
     """Many updates as one program: sampling, augmentation and update inside one scan.
 
     Args:
+      key: The run's key, the same for every call of a run.
       state: Before the first update; donate it.
       data: The whole set, on the device: images as uint8, labels, a class index.
-      key: The run's key, the same for every call of a run.
       num_steps: How many updates; static.
       batch_fn: `batch_fn(key, data) -> batch`, pure. Under `pmap` the key is the same on
         all devices: draw the whole batch's numbers and take this device's share of them by
@@ -168,9 +168,9 @@ def train_steps(
     def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
         batch_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
         return train_step(
+            loss_key,
             state,
             batch_fn(batch_key, data),
-            loss_key,
             loss_fn=loss_fn,
             optimizer=optimizer,
             axis_name=axis_name,

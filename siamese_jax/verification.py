@@ -17,7 +17,8 @@ Arguments that all functions share:
 * `weights`: of each pair, 1 by default.
 
 A rate over nothing (the recall of no positive pair, the precision of no pair called the
-same) is NaN, since no number would be true. A NaN distance makes every figure NaN.
+same) is NaN, since no number would be true. A NaN distance makes every figure NaN. Half
+precision is judged in float32.
 """
 
 from collections.abc import Callable
@@ -36,7 +37,7 @@ from siamese_jax._checks import (
     check_rank,
     check_same_shape,
 )
-from siamese_jax._numerics import Scalar
+from siamese_jax._numerics import Scalar, widen
 
 
 class DecisionRates(NamedTuple):
@@ -319,7 +320,7 @@ def bootstrap_interval(
 
     def one_sample(key: PRNGKeyArray) -> Float[Array, ""]:
         drawn = jax.random.randint(key, (num_identities,), 0, num_identities)
-        times = jnp.zeros(num_identities, distances.dtype).at[drawn].add(1)
+        times = jnp.zeros(num_identities, jnp.float32).at[drawn].add(1)
         first, second = times[identities]
         weights = jnp.where(identities[0] == identities[1], first, first * second)
         return statistic_fn(distances, same, weights=weights)
@@ -338,12 +339,15 @@ def _prepare(
     check_rank("distances", distances, 1)
     check_boolean("same", same)
     check_same_shape("same", same, "distances", distances)
+    distances = widen(distances)
     weights = jnp.ones_like(distances) if weights is None else weights
     check_floating("weights", weights)
     check_same_shape("weights", weights, "distances", distances)
-    where = weights > 0 if where is None else where & (weights > 0)
+    weights = widen(weights)
+    where = jnp.ones(distances.shape, bool) if where is None else where
     check_boolean("where", where)
     check_same_shape("where", where, "distances", distances)
+    where &= weights > 0
     broken = jnp.any(jnp.isnan(distances) & where)
     weights = jnp.where(where, jnp.where(broken, jnp.nan, weights), 0)
     return jnp.where(where, distances, jnp.inf), weights

@@ -50,7 +50,7 @@ def supervised_contrastive_loss(
     >>> print(f"{loss:.4f}")  # log 2
     0.6931
     """
-    positive, negative = sides(similarities, same, where)
+    positive, negative = sides(similarities, same, where, name="similarities")
     logits = widen(similarities) / temperature
     num_positives = jnp.sum(positive, axis=1)
     sums = jnp.sum(jnp.where(positive, logits, 0), axis=1)

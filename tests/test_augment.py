@@ -1,0 +1,114 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from siamese_jax import augment
+
+
+def images(shape=(4, 9, 7, 2)):
+    return jnp.asarray(np.random.default_rng(0).random(shape), jnp.float32)
+
+
+def test_affine_transform_equals_scipy():
+    rng = np.random.default_rng(1)
+    x = images()
+    matrices = np.float32(np.eye(2, 3) + 0.4 * rng.normal(size=(4, 2, 3)))
+    matrices[:, :, 2] *= 3
+    found = augment.affine_transform(x, jnp.asarray(matrices), fill=0.25)
+    for n in range(4):
+        for channel in range(2):
+            wanted = ndimage.affine_transform(
+                np.float64(x[n, :, :, channel]),
+                matrices[n, :, :2],
+                offset=matrices[n, :, 2],
+                order=1,
+                mode="grid-constant",
+                cval=0.25,
+            )
+            np.testing.assert_allclose(found[n, :, :, channel], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("distortion", "wanted"),
+    [
+        (augment.Affine(), np.eye(2)),
+        (augment.Affine(scale_range=(2.0, 2.0)), np.eye(2) / 2),  # content grows
+    ],
+)
+def test_the_centre_stays(distortion, wanted):
+    (matrix,) = np.asarray(augment.sample_affine(jax.random.key(0), 1, (9, 7), distortion))
+    np.testing.assert_allclose(matrix[:, :2], wanted, atol=1e-6)
+    np.testing.assert_allclose(matrix @ [4, 3, 1], [4, 3], atol=1e-5)
+
+
+def test_each_component_stays_in_its_range_and_comes_with_its_probability():
+    distortion = augment.Affine(max_rotation=30.0, rotation_probability=0.25)
+    matrices = np.asarray(
+        augment.sample_affine(jax.random.key(0), 4000, (8, 8), distortion)
+    )
+    angles = np.rad2deg(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))
+    assert np.abs(angles).max() <= 30.001
+    assert abs((angles != 0).mean() - 0.25) < 0.03
+    assert abs(np.abs(angles[angles != 0]).mean() - 15) < 1
+
+    distortion = augment.Affine(max_shift=2.0, shift_probability=0.5)
+    matrices = np.asarray(
+        augment.sample_affine(jax.random.key(1), 4000, (8, 8), distortion)
+    )
+    shifts = matrices[:, :, 2]
+    assert np.abs(shifts).max() <= 2
+    np.testing.assert_allclose((shifts != 0).mean(axis=0), 0.5, atol=0.03)
+
+    distortion = augment.Affine(scale_range=(0.5, 1.5))
+    matrices = np.asarray(
+        augment.sample_affine(jax.random.key(2), 4000, (8, 8), distortion)
+    )
+    scales = 1 / np.diagonal(matrices[:, :, :2], axis1=1, axis2=2)
+    assert 0.5 - 1e-3 <= scales.min() <= scales.max() <= 1.5 + 1e-3
+    np.testing.assert_allclose(scales.mean(axis=0), 1.0, atol=0.03)
+
+    distortion = augment.Affine(max_shear=0.3)
+    matrices = np.asarray(
+        augment.sample_affine(jax.random.key(3), 4000, (8, 8), distortion)
+    )
+    forward = np.linalg.inv(matrices[:, :, :2])
+    assert np.abs(forward[:, 0, 1]).max() <= 0.3 + 1e-4
+    np.testing.assert_allclose(forward[:, 0, 0], 1, atol=1e-4)
+
+
+def test_rotation_and_shift_move_the_content_as_said():
+    """A quarter turn and a shift, against scipy's own turn."""
+    image = images((1, 8, 8, 1))
+    matrix = augment.sample_affine(
+        jax.random.key(0), 1, (8, 8), augment.Affine(max_rotation=90.0)
+    )
+    cos, sin = matrix[0, 0, 0], matrix[0, 1, 0]
+    angle = np.rad2deg(np.arctan2(sin, cos))
+    found = augment.affine_transform(image, matrix)[0, 1:-1, 1:-1, 0]
+    wanted = ndimage.rotate(
+        np.asarray(image[0, :, :, 0]), -angle, reshape=False, order=1, mode="grid-constant"
+    )
+    np.testing.assert_allclose(found, wanted[1:-1, 1:-1], atol=1e-4)
+
+
+def test_an_image_s_distortion_depends_on_its_own_place_only():
+    x = images()
+    changed = x.at[1:].set(0.0)
+    for fn in (
+        lambda x: augment.random_affine(jax.random.key(3), x, augment.KOCH_AFFINE),
+        lambda x: augment.random_noise(jax.random.key(3), x, scale=0.1),
+    ):
+        np.testing.assert_array_equal(fn(x)[0], fn(changed)[0])
+
+
+def test_noise_has_its_deviation_and_probability():
+    x = jnp.zeros((400, 10, 10, 1))
+    noise = np.asarray(
+        augment.random_noise(jax.random.key(0), x, scale=0.2, probability=0.5)
+    )
+    noisy = noise.any(axis=(1, 2, 3))
+    assert abs(noisy.mean() - 0.5) < 0.08
+    assert abs(noise[noisy].std() - 0.2) < 0.005
+    assert abs(noise[noisy].mean()) < 0.005

@@ -1,0 +1,125 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from siamese_jax import distances
+
+NAMES = ("euclidean_distance", "squared_euclidean_distance", "cosine_distance")
+
+
+def near_points(rng, num, dim, gap):
+    """Vectors, and others at `gap` of their norm, in float32; the distance in float64."""
+    a = rng.normal(size=(num, dim)) * 10.0 ** rng.uniform(-3, 3, size=(num, 1))
+    step = rng.normal(size=(num, dim))
+    step *= gap * np.linalg.norm(a, axis=1, keepdims=True)
+    step /= np.linalg.norm(step, axis=1, keepdims=True)
+    a, b = np.float32(a), np.float32(a + step)
+    return a, b
+
+
+def exact(name, a, b):
+    a, b = np.float64(a), np.float64(b)
+    if name == "cosine_distance":
+        a /= np.linalg.norm(a, axis=1, keepdims=True)
+        b /= np.linalg.norm(b, axis=1, keepdims=True)
+        return ((a - b) ** 2).sum(1) / 2
+    squared = ((a - b) ** 2).sum(1)
+    return squared if name.startswith("squared") else np.sqrt(squared)
+
+
+@pytest.mark.parametrize("dim", [2, 64, 512])
+@pytest.mark.parametrize("gap", [0.3, 0.03, 1e-3, 1e-5])
+@pytest.mark.parametrize("name", NAMES)
+def test_near_points_are_exact_in_row_and_matrix_form(name, gap, dim):
+    a, b = near_points(np.random.default_rng(0), 24, dim, gap)
+    wanted = exact(name, a, b)
+    a, b = jnp.asarray(a), jnp.asarray(b)
+    rows = getattr(distances, name)(a, b)
+    matrix = getattr(distances, f"{name}_matrix")(a, b)
+    # unit vectors are themselves rounded, which shows in the cosine of the nearest
+    tolerance = 0.01 if gap >= 1e-3 or name != "cosine_distance" else 0.1
+    np.testing.assert_allclose(rows, wanted, rtol=tolerance)
+    np.testing.assert_allclose(np.diag(matrix), wanted, rtol=tolerance)
+
+
+def test_the_plain_expansion_would_fail_that_test():
+    a, b = near_points(np.random.default_rng(0), 24, 64, 1e-3)
+    expansion = (a**2).sum(1) + (b**2).sum(1) - 2 * np.einsum("nd,nd->n", a, b)
+    error = np.abs(expansion / exact("squared_euclidean_distance", a, b) - 1)
+    assert error.max() > 0.05
+
+
+@pytest.mark.parametrize("num_columns", [3, 40])
+def test_collapsed_points_take_the_way_through_all_rows(num_columns):
+    rng = np.random.default_rng(1)
+    a = np.float32(1 + 1e-4 * rng.normal(size=(30, 8)))
+    b = np.float32(1 + 1e-4 * rng.normal(size=(num_columns, 8)))
+    matrix = distances.squared_euclidean_distance_matrix(jnp.asarray(a), jnp.asarray(b))
+    wanted = ((np.float64(a)[:, None] - np.float64(b)[None]) ** 2).sum(-1)
+    np.testing.assert_allclose(matrix, wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["euclidean_distance", "cosine_distance"])
+def test_a_set_with_itself_has_a_zero_diagonal_and_finite_gradients(name):
+    points = jnp.asarray(np.random.default_rng(2).normal(size=(9, 5)), jnp.float32)
+    points = points.at[3].set(points[4])  # two equal rows beside the diagonal
+    matrix_fn = getattr(distances, f"{name}_matrix")
+    matrix, pullback = jax.vjp(lambda p: matrix_fn(p, p), points)
+    assert not np.diag(matrix).any()
+    assert matrix[3, 4] == 0
+    (gradient,) = pullback(jnp.ones_like(matrix))
+    assert np.isfinite(gradient).all()
+    assert (np.abs(gradient).sum(axis=1) > 0).all()
+
+
+def test_gradients_of_the_matrix_equal_those_of_the_rows():
+    rng = np.random.default_rng(3)
+    a, b = (jnp.asarray(rng.normal(size=(6, 4)), jnp.float32) for _ in range(2))
+    weights = jnp.asarray(rng.normal(size=(6, 6)), jnp.float32)
+
+    def by_rows(a, b):
+        values = distances.euclidean_distance(
+            jnp.broadcast_to(a[:, None], (6, 6, 4)), jnp.broadcast_to(b[None], (6, 6, 4))
+        )
+        return jnp.sum(weights * values)
+
+    def by_matrix(a, b):
+        return jnp.sum(weights * distances.euclidean_distance_matrix(a, b))
+
+    for found, wanted in zip(
+        jax.grad(by_matrix, (0, 1))(a, b), jax.grad(by_rows, (0, 1))(a, b), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_second_derivatives_exist():
+    points = jnp.asarray(np.random.default_rng(4).normal(size=(4, 3)), jnp.float32)
+    hessian = jax.hessian(lambda p: distances.euclidean_distance_matrix(p, p).sum())(points)
+    assert np.isfinite(hessian).all()
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0)])
+def test_empty_sets_give_empty_matrices(shape):
+    a, b = jnp.zeros((shape[0], 4)), jnp.zeros((shape[1], 4))
+    assert distances.euclidean_distance_matrix(a, b).shape == shape
+
+
+def test_cosine_does_not_depend_on_the_length_of_the_vectors():
+    rng = np.random.default_rng(5)
+    a, b = (jnp.asarray(rng.normal(size=(5, 4)), jnp.float32) for _ in range(2))
+    for scale in (1e-30, 1e30):
+        np.testing.assert_allclose(
+            distances.cosine_similarity(scale * a, b / scale),
+            distances.cosine_similarity(a, b),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+
+
+def test_tiles_do_not_change_the_matrix(monkeypatch):
+    rng = np.random.default_rng(6)
+    a, b = (jnp.asarray(rng.normal(size=(n, 4)), jnp.float32) for n in (7, 5))
+    whole = distances.manhattan_distance_matrix(a, b)
+    monkeypatch.setattr(distances, "_TILE_NUMBERS", 3 * b.size)  # 3, 3 and 1 rows
+    np.testing.assert_array_equal(distances.manhattan_distance_matrix(a, b), whole)

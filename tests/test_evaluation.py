@@ -1,0 +1,217 @@
+"""Episodes and verification against counting by hand and against scikit-learn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from siamese_jax import episodes, samplers, verification
+from siamese_jax.distances import cosine_distance_matrix
+
+KEY = jax.random.key(0)
+
+
+def test_separated_classes_are_always_recognised_and_noise_is_at_chance():
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(12), 5)
+    index = samplers.class_index(labels, groups=labels // 4)
+    apart = jnp.asarray(10 * np.eye(12)[labels] + rng.normal(size=(60, 12)), jnp.float32)
+    kwargs = {"num_episodes": 2000, "num_ways": 4, "max_groups": 1}
+    result = episodes.episode_accuracy(KEY, apart, index, **kwargs)
+    assert result.mean == 1.0
+    noise = jnp.asarray(rng.normal(size=(60, 3)), jnp.float32)
+    result = episodes.episode_accuracy(KEY, noise, index, num_queries=2, **kwargs)
+    assert result.accuracies.shape == (2000,)
+    assert abs(result.mean - 0.25) < 0.06
+    deviation = np.std(result.accuracies, ddof=1)
+    np.testing.assert_allclose(
+        result.high - result.mean, 1.96 * deviation / np.sqrt(2000), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        result.mean - result.low, result.high - result.mean, rtol=1e-3
+    )
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(6), 4)
+    index = samplers.class_index(labels)
+    points = jnp.asarray(np.eye(6)[labels] + 0.6 * rng.normal(size=(24, 6)), jnp.float32)
+
+    def accuracy(key, num_episodes):
+        return episodes.episode_accuracy(
+            key, points, index, num_episodes=num_episodes, num_ways=3
+        )
+
+    truth = accuracy(jax.random.key(9), 40_000).mean
+    results = jax.jit(jax.vmap(lambda key: accuracy(key, 200)[:3]))(
+        jax.random.split(jax.random.key(2), 200)
+    )
+    covered = (results[1] <= truth) & (truth <= results[2])
+    assert 0.90 <= covered.mean() <= 0.99
+
+
+def test_other_distances_and_more_shots():
+    rng = np.random.default_rng(2)
+    labels = np.repeat(np.arange(5), 8)
+    directions = rng.normal(size=(5, 4))
+    points = directions[labels] * rng.uniform(0.1, 10, size=(40, 1))
+    result = episodes.episode_accuracy(
+        KEY,
+        jnp.asarray(points + 0.01 * rng.normal(size=points.shape), jnp.float32),
+        samplers.class_index(labels),
+        num_episodes=200,
+        num_ways=5,
+        num_shots=5,
+        num_queries=3,
+        matrix_fn=cosine_distance_matrix,
+    )
+    assert result.mean > 0.98
+
+
+def test_nan_embeddings_are_not_silent():
+    labels = np.repeat(np.arange(3), 2)
+    embeddings = jnp.ones((6, 2)).at[0].set(jnp.nan)
+    index = samplers.class_index(labels)
+    result = episodes.episode_accuracy(KEY, embeddings, index, num_episodes=20, num_ways=3)
+    assert np.isnan(result.mean)
+    support = jnp.ones((2, 1, 2))
+    assert episodes.classify(support, jnp.full((1, 2), jnp.nan))[0] == -1
+
+
+def judged(seed, num=300, ties=True):
+    rng = np.random.default_rng(seed)
+    same = rng.random(num) < 0.4
+    distances = rng.normal(size=num) + np.where(same, 0.0, 1.0)
+    if ties:
+        distances = np.round(distances, 1)
+    return np.float32(distances), same, np.float32(rng.uniform(0.2, 2, size=num))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("weighted", [False, True])
+def test_roc_area_equals_scikit_learn(seed, weighted):
+    distances, same, weights = judged(seed)
+    weights = weights if weighted else None
+    found = verification.roc_area(
+        jnp.asarray(distances),
+        jnp.asarray(same),
+        weights=None if weights is None else jnp.asarray(weights),
+    )
+    wanted = metrics.roc_auc_score(same, -distances, sample_weight=weights)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_roc_curve_passes_through_scikit_learn_s_points():
+    distances, same, _ = judged(0)
+    curve = verification.roc_curve(jnp.asarray(distances), jnp.asarray(same))
+    false, true, _ = metrics.roc_curve(same, -distances, drop_intermediate=False)
+    found = np.unique(np.stack([curve.false_match_rate, curve.true_match_rate]), axis=1)
+    wanted = np.unique(np.float32(np.stack([false, true])), axis=1)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_threshold_rates_equal_scikit_learn():
+    distances, same, _ = judged(1)
+    rates = verification.decision_rates(jnp.asarray(distances), jnp.asarray(same), 0.5)
+    called = distances <= 0.5
+    np.testing.assert_allclose(
+        rates.accuracy, metrics.accuracy_score(same, called), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        rates.precision, metrics.precision_score(same, called), rtol=1e-6
+    )
+    np.testing.assert_allclose(rates.recall, metrics.recall_score(same, called), rtol=1e-6)
+
+
+def test_error_rates_are_equal_at_the_equal_error_rate():
+    distances, same, _ = judged(2, num=4000, ties=False)
+    rate = float(verification.equal_error_rate(jnp.asarray(distances), jnp.asarray(same)))
+    false, true, _ = metrics.roc_curve(same, -distances, drop_intermediate=False)
+    nearest = np.argmin(np.abs((1 - true) - false))
+    assert abs(rate - false[nearest]) < 1e-3
+
+
+def test_perfect_and_inverted_judgement():
+    distances = jnp.array([0.1, 0.2, 0.8, 0.9])
+    same = jnp.array([True, True, False, False])
+    assert verification.equal_error_rate(distances, same) == 0
+    assert verification.roc_area(distances, same) == 1
+    assert verification.roc_area(distances, ~same) == 0
+    assert verification.equal_error_rate(distances, ~same) == 1
+    best = verification.best_threshold(distances, same)
+    np.testing.assert_allclose(best, (0.5, 1.0))
+
+
+def test_no_threshold_beats_the_best_one():
+    for seed in range(5):
+        distances, same, _ = judged(seed, num=60)
+        best = verification.best_threshold(jnp.asarray(distances), jnp.asarray(same))
+        every = np.concatenate([distances, [distances.min() - 1]])
+        accuracies = [((distances <= t) == same).mean() for t in every]
+        np.testing.assert_allclose(best.accuracy, max(accuracies), rtol=1e-6)
+        again = verification.decision_rates(
+            jnp.asarray(distances), jnp.asarray(same), best.threshold
+        )
+        np.testing.assert_allclose(again.accuracy, best.accuracy, rtol=1e-6)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_one_sided_sets_choose_the_trivial_threshold(same):
+    distances = jnp.array([0.5, 0.7])
+    best = verification.best_threshold(distances, jnp.array([same, same]))
+    assert best.accuracy == 1
+    assert (distances <= best.threshold).all() == same
+
+
+def test_a_rate_over_nothing_is_nan():
+    distances, none = jnp.array([0.5, 0.7]), jnp.array([False, False])
+    rates = verification.decision_rates(distances, none, 0.1)
+    assert rates.accuracy == 1
+    assert np.isnan(rates.precision)
+    assert np.isnan(rates.recall)
+    assert np.isnan(verification.roc_area(distances, none))
+    assert np.isnan(verification.equal_error_rate(distances, none))
+
+
+def test_the_transferred_threshold_names_both_figures():
+    chosen, applied = judged(3), judged(4)
+    chosen_on = jnp.asarray(chosen[0]), jnp.asarray(chosen[1])
+    applied_to = jnp.asarray(applied[0]), jnp.asarray(applied[1])
+    result = verification.transferred_threshold(chosen_on, applied_to)
+    best = verification.best_threshold(*chosen_on)
+    assert result.threshold == best.threshold
+    assert result.accuracy_where_chosen == best.accuracy
+    np.testing.assert_allclose(
+        result.accuracy_where_applied,
+        ((applied[0] <= float(best.threshold)) == applied[1]).mean(),
+        rtol=1e-6,
+    )
+
+
+def test_bootstrap_is_wider_over_identities_than_over_pairs():
+    """Each identity has its own offset, so its pairs move together."""
+    rng = np.random.default_rng(5)
+    identities = rng.integers(20, size=(2, 2000))
+    identities[1, ::2] = identities[0, ::2]
+    same = identities[0] == identities[1]
+    offset = rng.normal(size=20)
+    distances = offset[identities[0]] + np.where(same, 0, 1.5) + 0.3 * rng.normal(size=2000)
+
+    def width(identities, num_identities):
+        low, high = verification.bootstrap_interval(
+            KEY,
+            verification.roc_area,
+            jnp.asarray(distances, jnp.float32),
+            jnp.asarray(same),
+            jnp.asarray(identities),
+            num_identities=num_identities,
+            num_samples=200,
+        )
+        area = verification.roc_area(jnp.asarray(distances, jnp.float32), jnp.asarray(same))
+        assert low < area < high
+        return high - low
+
+    alone = np.stack([np.arange(2000), np.arange(2000)])
+    assert width(identities, 20) > 2 * width(alone, 2000)

@@ -1,0 +1,130 @@
+"""One tree over several inputs: plain functions, linen and NNX, with state or without."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from siamese_jax import siamese
+from siamese_jax.distances import euclidean_distance
+
+PAIR = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3)), jnp.float32)
+
+
+def test_twin_works_for_nnx_through_split_and_merge():
+    graph, params = nnx.split(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
+
+    def apply_fn(params, x):
+        return nnx.merge(graph, params)(x)
+
+    def loss(params):
+        return jnp.mean(euclidean_distance(*siamese.twin(apply_fn)(params, PAIR)))
+
+    value, gradient = jax.value_and_grad(loss)(params)
+    a, b = (apply_fn(params, x) for x in PAIR)
+    np.testing.assert_allclose(value, jnp.mean(euclidean_distance(a, b)), rtol=1e-6)
+    assert all(np.abs(leaf).sum() > 0 for leaf in jax.tree.leaves(gradient)[1:])
+
+
+def test_three_inputs_make_triplets():
+    triplet = jnp.concatenate([PAIR, PAIR[:1] + 1])
+    out = siamese.twin(lambda w, x: x * w)(2.0, triplet)
+    np.testing.assert_array_equal(out, 2 * triplet)
+
+
+def test_each_input_has_its_own_dropout_key():
+    module = nn.Dropout(0.5, deterministic=False)
+
+    def apply_fn(params, x, key):
+        return module.apply(params, x, rngs={"dropout": key})
+
+    same_input = jnp.ones((2, 8, 8))
+    keys = jax.random.split(jax.random.key(0))
+    a, b = siamese.twin(apply_fn)({}, same_input, keys)
+    assert (a != b).any()
+    np.testing.assert_array_equal(a, apply_fn({}, same_input[0], keys[0]))
+    np.testing.assert_array_equal(b, apply_fn({}, same_input[1], keys[1]))
+
+
+class Normed(nn.Module):
+    axis_name: str | None
+
+    @nn.compact
+    def __call__(self, x):
+        norm = nn.BatchNorm(
+            use_running_average=False, momentum=0.9, axis_name=self.axis_name
+        )
+        return norm(nn.Dense(4)(x))
+
+
+def with_statistics(module):
+    variables = module.init(jax.random.key(0), PAIR[0])
+
+    def apply_fn(params, x):
+        out, updates = module.apply(
+            {"params": params, "batch_stats": variables["batch_stats"]},
+            x,
+            mutable=["batch_stats"],
+        )
+        return out, updates["batch_stats"]
+
+    return variables["params"], apply_fn
+
+
+def test_joint_batch_statistics_equal_those_of_the_flattened_batch():
+    _, flat_fn = with_statistics(Normed(None))
+    # the axis exists only under the twin, so parameters come from the nameless module
+    params, _ = with_statistics(Normed(None))
+    joint = Normed(siamese.TWIN_AXIS)
+
+    def joint_fn(params, x):
+        statistics = {"BatchNorm_0": {"mean": jnp.zeros(4), "var": jnp.ones(4)}}
+        out, updates = joint.apply(
+            {"params": params, "batch_stats": statistics}, x, mutable=["batch_stats"]
+        )
+        return out, updates["batch_stats"]
+
+    out, statistics = siamese.twin(joint_fn, has_statistics=True)(params, PAIR)
+    flat_out, flat_statistics = flat_fn(params, PAIR.reshape(12, 3))
+    np.testing.assert_allclose(out.reshape(12, 4), flat_out, atol=1e-5)
+    for found, wanted in zip(
+        jax.tree.leaves(statistics), jax.tree.leaves(flat_statistics), strict=True
+    ):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_separate_batch_statistics_are_averaged_into_one_set():
+    params, apply_fn = with_statistics(Normed(None))
+    out, statistics = siamese.twin(apply_fn, has_statistics=True)(params, PAIR)
+    singles = [apply_fn(params, x) for x in PAIR]
+    np.testing.assert_allclose(out, np.stack([single[0] for single in singles]), atol=1e-6)
+    for found, a, b in zip(
+        *map(jax.tree.leaves, (statistics, singles[0][1], singles[1][1])), strict=True
+    ):
+        np.testing.assert_allclose(found, (a + b) / 2, rtol=1e-6)
+
+
+def test_two_towers_learn_apart():
+    module = nn.Dense(4)
+    params = jax.vmap(module.init, in_axes=(0, None))(
+        jax.random.split(jax.random.key(0)), PAIR[0]
+    )
+    out = siamese.two_towers(module.apply)(params, PAIR)
+    for i in range(2):
+        single = module.apply(jax.tree.map(lambda leaf, i=i: leaf[i], params), PAIR[i])
+        np.testing.assert_allclose(out[i], single, rtol=1e-6)
+    gradient = jax.grad(lambda p: siamese.two_towers(module.apply)(p, PAIR)[0].sum())(
+        params
+    )
+    kernel = gradient["params"]["kernel"]
+    assert np.abs(kernel[0]).sum() > 0
+    assert not kernel[1].any()
+
+
+def test_stacked_towers_come_from_single_ones():
+    stacked = siamese.stack_towers({"w": jnp.zeros(2)}, {"w": jnp.ones(2)})
+    np.testing.assert_array_equal(stacked["w"], [[0, 0], [1, 1]])
+    with pytest.raises(ValueError, match="towers 0 and 1 differ"):
+        siamese.stack_towers({"w": jnp.zeros(2)}, {"v": jnp.ones(2)})

@@ -1,0 +1,192 @@
+"""Many steps equal single steps, two devices equal one, and no example is dropped."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from siamese_jax import encoders, losses, samplers, training
+from siamese_jax.distances import euclidean_distance
+from siamese_jax.siamese import twin
+
+KEY = jax.random.key(0)
+OPTIMIZER = optax.adam(1e-2)
+ENCODER = encoders.MnistMlp(dropout=0.0, dim=8)
+LABELS = np.repeat(np.arange(4), 5)
+INDEX = samplers.class_index(LABELS)
+IMAGES = jnp.asarray(
+    np.random.default_rng(0).integers(0, 256, size=(20, 4, 4, 1)), jnp.uint8
+)
+DATA = {"images": IMAGES, "index": INDEX}
+NUM_PAIRS = 8
+
+
+def pairs_of(key, data):
+    pairs = samplers.sample_pairs(key, data["index"], NUM_PAIRS)
+    return {"images": data["images"][pairs.examples] / 255, "same": pairs.same}
+
+
+def share_of_pairs(key, data):
+    """This device's half of the same global batch."""
+    batch = pairs_of(key, data)
+    half = NUM_PAIRS // 2
+    start = lax.axis_index("devices") * half
+    return {
+        "images": lax.dynamic_slice_in_dim(batch["images"], start, half, axis=1),
+        "same": lax.dynamic_slice_in_dim(batch["same"], start, half),
+    }
+
+
+def loss_fn(params, statistics, batch, key):
+    a, b = twin(lambda p, x: ENCODER.apply({"params": p}, x))(params, batch["images"])
+    distances = euclidean_distance(a, b)
+    metrics = {"mean_distance": jnp.mean(distances)}
+    return losses.contrastive_loss(distances, batch["same"]), (statistics, metrics)
+
+
+@pytest.fixture
+def state():
+    params = ENCODER.init(KEY, jnp.zeros((1, 4, 4, 1)))["params"]
+    return training.init_state(params, OPTIMIZER)
+
+
+steps = partial(training.train_steps, loss_fn=loss_fn, optimizer=OPTIMIZER)
+
+
+def assert_states_equal(a, b, **tolerance):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, **tolerance)
+
+
+def test_a_run_in_pieces_is_the_unbroken_run_bit_for_bit(state):
+    run = jax.jit(partial(steps, num_steps=3, batch_fn=pairs_of))
+    halfway, first = run(KEY, state, DATA)
+    whole, second = run(KEY, halfway, DATA)
+    assert int(whole.step) == 6
+    again, _ = run(KEY, state, DATA)
+    again, repeated = run(KEY, again, DATA)
+    assert_states_equal(whole, again, rtol=0)
+    np.testing.assert_array_equal(second["loss"], repeated["loss"])
+    assert first["loss"].shape == (3,)
+    assert (first["loss"] != second["loss"]).any()
+
+
+def test_many_steps_equal_single_steps(state):
+    together, metrics = jax.jit(partial(steps, num_steps=2, batch_fn=pairs_of))(
+        KEY, state, DATA
+    )
+    one = jax.jit(partial(training.train_step, loss_fn=loss_fn, optimizer=OPTIMIZER))
+    for number in range(2):
+        batch_key, loss_key = jax.random.split(jax.random.fold_in(KEY, number))
+        state, single = one(loss_key, state, pairs_of(batch_key, DATA))
+        np.testing.assert_allclose(single["loss"], metrics["loss"][number], rtol=1e-5)
+    assert_states_equal(together, state, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_falls(state):
+    _, metrics = jax.jit(partial(steps, num_steps=200, batch_fn=pairs_of))(KEY, state, DATA)
+    assert metrics["loss"][-20:].mean() < 0.5 * metrics["loss"][:20].mean()
+
+
+def test_the_donated_state_is_gone(state):
+    run = jax.jit(partial(steps, num_steps=1, batch_fn=pairs_of), donate_argnums=1)
+    run(KEY, state, DATA)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def replicate(tree):
+    return jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), tree)
+
+
+def test_one_step_on_two_devices_equals_one_device(state):
+    batch = pairs_of(KEY, DATA)
+    shares = {
+        "images": jnp.moveaxis(batch["images"].reshape(2, 2, 4, 4, 4, 1), 1, 0),
+        "same": batch["same"].reshape(2, 4),
+    }
+    one = jax.jit(partial(training.train_step, loss_fn=loss_fn, optimizer=OPTIMIZER))
+    two = jax.pmap(
+        partial(
+            training.train_step, loss_fn=loss_fn, optimizer=OPTIMIZER, axis_name="devices"
+        ),
+        axis_name="devices",
+        in_axes=(None, 0, 0),
+    )
+    wanted, metrics = one(KEY, state, batch)
+    found, shared = two(KEY, replicate(state), shares)
+    for device in range(2):
+        on_device = jax.tree.map(lambda leaf, i=device: leaf[i], found)
+        assert_states_equal(on_device, wanted, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(shared["loss"][device], metrics["loss"], rtol=1e-5)
+
+
+def test_many_steps_on_two_devices_draw_what_one_device_draws(state):
+    one = jax.jit(partial(steps, num_steps=3, batch_fn=pairs_of))
+    two = jax.pmap(
+        partial(steps, num_steps=3, batch_fn=share_of_pairs, axis_name="devices"),
+        axis_name="devices",
+        in_axes=(None, 0, None),
+    )
+    wanted, metrics = one(KEY, state, DATA)
+    found, shared = two(KEY, replicate(state), DATA)
+    assert_states_equal(
+        jax.tree.map(lambda leaf: leaf[0], found), wanted, rtol=1e-3, atol=1e-5
+    )
+    np.testing.assert_allclose(shared["loss"][0], metrics["loss"], rtol=1e-4)
+
+
+def test_batch_statistics_move_and_are_used():
+    encoder = encoders.ConvNet(widths=(4,), dim=3)
+    variables = encoder.init(KEY, jnp.zeros((1, 4, 4, 1)))
+
+    def loss_fn(params, statistics, batch, key):
+        def apply_fn(params, x):
+            variables = {"params": params, "batch_stats": statistics}
+            out, updates = encoder.apply(variables, x, train=True, mutable=["batch_stats"])
+            return out, updates["batch_stats"]
+
+        (a, b), statistics = twin(apply_fn, has_statistics=True)(params, batch["images"])
+        loss = losses.contrastive_loss(euclidean_distance(a, b), batch["same"])
+        return loss, (statistics, {})
+
+    state = training.init_state(
+        variables["params"], OPTIMIZER, statistics=variables["batch_stats"]
+    )
+    run = jax.jit(
+        partial(
+            training.train_steps,
+            num_steps=2,
+            batch_fn=pairs_of,
+            loss_fn=loss_fn,
+            optimizer=OPTIMIZER,
+        )
+    )
+    after, _ = run(KEY, state, DATA)
+    for old, new in zip(
+        jax.tree.leaves(state.statistics), jax.tree.leaves(after.statistics), strict=True
+    ):
+        assert old.shape == new.shape
+        assert (old != new).any()
+
+
+@pytest.mark.parametrize("num_rows", [1, 4, 5, 8, 9])
+def test_mapping_in_batches_drops_nothing(num_rows):
+    rows = jnp.arange(num_rows, dtype=jnp.float32)
+    sizes = []
+
+    def fn(batch):
+        sizes.append(batch["x"].shape)
+        return {"y": batch["x"] * 2}
+
+    out = training.map_batches(fn, {"x": rows}, batch_size=4)
+    np.testing.assert_array_equal(out["y"], 2 * rows)
+    assert set(sizes) == {(4,)}
+
+
+def test_unequal_rows_are_refused():
+    with pytest.raises(ValueError, match=r"equally many rows, at least 1; got \[2, 3\]"):
+        training.map_batches(lambda x: x, (jnp.ones(2), jnp.ones(3)), batch_size=2)
