@@ -16,6 +16,7 @@ initialisers of their sources; `ConvNet` is the small plain network used for gly
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -33,7 +34,7 @@ _KERAS_INIT = nn.initializers.glorot_uniform()
 
 
 def _normal(mean: float, deviation: float) -> nn.initializers.Initializer:
-    def init(key: Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> Array:
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
         return mean + deviation * jax.random.normal(key, shape, dtype)
 
     return init

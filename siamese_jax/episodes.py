@@ -15,15 +15,16 @@ Embed every test image once, then judge thousands of random tasks in one call:
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from siamese_jax._checks import check_at_least, check_floating, check_rank
 from siamese_jax._numerics import widen
+from siamese_jax.batching import map_batches
 from siamese_jax.distances import euclidean_distance_matrix
 from siamese_jax.samplers import ClassIndex, sample_episode
 
@@ -131,6 +132,28 @@ def episode_accuracy(
             f"index; got {len(embeddings)}"
         )
 
+    accuracies = _accuracies(
+        key,
+        embeddings,
+        index,
+        (num_episodes, num_ways, num_shots, num_queries, max_groups),
+        matrix_fn,
+    )
+    mean = jnp.mean(accuracies)
+    margin = 1.96 * jnp.std(accuracies, ddof=1) / num_episodes**0.5
+    return EpisodeAccuracy(mean, mean - margin, mean + margin, accuracies)
+
+
+@partial(jax.jit, static_argnums=(3, 4))  # compiled once, not once a call
+def _accuracies(
+    key: PRNGKeyArray,
+    embeddings: Float[Array, "n dim"],
+    index: ClassIndex,
+    counts: tuple[int, int, int, int, int | None],
+    matrix_fn: MatrixFn,
+) -> Float[Array, " episodes"]:
+    num_episodes, num_ways, num_shots, num_queries, max_groups = counts
+
     def one_episode(key: PRNGKeyArray) -> Float[Array, ""]:
         episode = sample_episode(
             key, index, num_ways, num_shots, num_queries, max_groups=max_groups
@@ -142,7 +165,4 @@ def episode_accuracy(
         return jnp.where(broken, jnp.nan, jnp.mean(answers == truth))
 
     keys = jax.random.split(key, num_episodes)
-    accuracies = lax.map(one_episode, keys, batch_size=_EPISODES_AT_ONCE)
-    mean = jnp.mean(accuracies)
-    margin = 1.96 * jnp.std(accuracies, ddof=1) / num_episodes**0.5
-    return EpisodeAccuracy(mean, mean - margin, mean + margin, accuracies)
+    return map_batches(jax.vmap(one_episode), keys, batch_size=_EPISODES_AT_ONCE)

@@ -22,6 +22,7 @@ precision is judged in float32.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -318,6 +319,24 @@ def bootstrap_interval(
             f"got {identities.shape}"
         )
 
+    figures = _resampled(
+        key, statistic_fn, distances, same, identities, num_identities, num_samples
+    )
+    tail = (1 - level) / 2
+    low, high = jnp.nanquantile(figures, jnp.array([tail, 1 - tail]))
+    return Interval(low, high)
+
+
+@partial(jax.jit, static_argnums=(1, 5, 6))  # compiled once, not once a call
+def _resampled(
+    key: PRNGKeyArray,
+    statistic_fn: StatisticFn,
+    distances: Array,
+    same: Array,
+    identities: Array,
+    num_identities: int,
+    num_samples: int,
+) -> Float[Array, " samples"]:
     def one_sample(key: PRNGKeyArray) -> Float[Array, ""]:
         drawn = jax.random.randint(key, (num_identities,), 0, num_identities)
         times = jnp.zeros(num_identities, jnp.float32).at[drawn].add(1)
@@ -325,10 +344,7 @@ def bootstrap_interval(
         weights = jnp.where(identities[0] == identities[1], first, first * second)
         return statistic_fn(distances, same, weights=weights)
 
-    figures = lax.map(one_sample, jax.random.split(key, num_samples))
-    tail = (1 - level) / 2
-    low, high = jnp.nanquantile(figures, jnp.array([tail, 1 - tail]))
-    return Interval(low, high)
+    return lax.map(one_sample, jax.random.split(key, num_samples))
 
 
 def _prepare(

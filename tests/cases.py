@@ -16,6 +16,7 @@ import optax
 
 from siamese_jax import (
     augment,
+    batching,
     convolution,
     distances,
     episodes,
@@ -81,7 +82,7 @@ def two_sets(rng):
 
 # ordinary, coinciding, zero, both zero, differing in one coordinate only
 _A = f32([[1.0, -2.0], [3.0, -1.0], [0.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
-_B = f32([[0.5, -1.0], [3.0, -1.0], [1.0, 2.0], [0.0, 0.0], [1.0, 4.0]])
+_B = f32([[0.5, 1.0], [3.0, -1.0], [1.0, 2.0], [0.0, 0.0], [1.0, 4.0]])
 
 _ROWS_MISUSE = (
     (
@@ -883,8 +884,8 @@ TRAINING = [
         ),
     ),
     Case(
-        "training.map_batches",
-        lambda x, batch_size=3: training.map_batches(
+        "batching.map_batches",
+        lambda x, batch_size=3: batching.map_batches(
             lambda rows: 2 * rows["x"], {"x": x}, batch_size=batch_size
         ),
         lambda rng: (f32(rng.normal(size=(7, 2))),),

@@ -11,6 +11,7 @@ import pytest
 import siamese_jax
 from siamese_jax import (
     augment,
+    batching,
     convolution,
     distances,
     encoders,
@@ -28,6 +29,7 @@ from tests.cases import CASES
 
 MODULES = (
     augment,
+    batching,
     convolution,
     distances,
     episodes,
@@ -57,7 +59,8 @@ MAY_IMPORT = {
     "convolution": ("_checks", "_numerics"),
     "encoders": (*CORE, "convolution", "siamese"),
     "training": ("_checks", "_numerics"),
-    "episodes": (*CORE, "samplers"),
+    "batching": ("_checks",),
+    "episodes": (*CORE, "batching", "samplers"),
     "verification": ("_checks", "_numerics"),
 }
 
