@@ -13,7 +13,7 @@ without passes it through. `metrics` is a dictionary of scalars.
 >>> def loss_fn(params, statistics, batch, key):
 ...     loss = jnp.mean((params * batch["x"] - batch["y"]) ** 2)
 ...     return loss, (statistics, {})
->>> def batch_fn(key, data):
+>>> def batch_fn(key, step, data):
 ...     rows = jax.random.randint(key, (8,), 0, len(data["x"]))
 ...     return jax.tree.map(lambda array: array[rows], data)
 >>> data = {"x": jnp.arange(1.0, 9.0), "y": 3 * jnp.arange(1.0, 9.0)}
@@ -49,7 +49,7 @@ from siamese_jax._checks import check_at_least
 
 Metrics = dict[str, Array]
 LossFn = Callable[..., tuple[Array, tuple[PyTree, Metrics]]]
-BatchFn = Callable[[PRNGKeyArray, PyTree], PyTree]
+BatchFn = Callable[[PRNGKeyArray, Array, PyTree], PyTree]
 
 
 class TrainState(NamedTuple):
@@ -149,9 +149,9 @@ def train_steps(
       state: Before the first update; donate it.
       data: The whole set, on the device: images as uint8, labels, a class index.
       num_steps: How many updates; static.
-      batch_fn: `batch_fn(key, data) -> batch`, pure. Under `pmap` the key is the same on
-        all devices: draw the whole batch's numbers and take this device's share of them by
-        `lax.axis_index`, and the run does not depend on how many devices there are.
+      batch_fn: `batch_fn(key, step, data) -> batch`, pure. Under `pmap` the key is the
+        same on all devices: draw the whole batch's numbers and take this device's share of
+        them by `lax.axis_index`, and the run does not depend on how many devices there are.
       loss_fn: See the module.
       optimizer: From optax.
       axis_name: As in `train_step`.
@@ -170,7 +170,7 @@ def train_steps(
         return train_step(
             loss_key,
             state,
-            batch_fn(batch_key, data),
+            batch_fn(batch_key, state.step, data),
             loss_fn=loss_fn,
             optimizer=optimizer,
             axis_name=axis_name,

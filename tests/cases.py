@@ -836,7 +836,7 @@ def slope_loss(params, statistics, batch, key):
     return loss, (statistics, {"slope": params})
 
 
-def slope_batch(key, data):
+def slope_batch(key, step, data):
     rows = jax.random.randint(key, (4,), 0, len(data["x"]))
     return jax.tree.map(lambda array: array[rows], data)
 

@@ -27,14 +27,14 @@ DATA = {"images": IMAGES, "index": INDEX}
 NUM_PAIRS = 8
 
 
-def pairs_of(key, data):
+def pairs_of(key, step, data):
     pairs = samplers.sample_pairs(key, data["index"], NUM_PAIRS)
     return {"images": data["images"][pairs.examples] / 255, "same": pairs.same}
 
 
-def share_of_pairs(key, data):
+def share_of_pairs(key, step, data):
     """This device's half of the same global batch."""
-    batch = pairs_of(key, data)
+    batch = pairs_of(key, step, data)
     half = NUM_PAIRS // 2
     start = lax.axis_index("devices") * half
     return {
@@ -84,7 +84,7 @@ def test_many_steps_equal_single_steps(state):
     one = jax.jit(partial(training.train_step, loss_fn=loss_fn, optimizer=OPTIMIZER))
     for number in range(2):
         batch_key, loss_key = jax.random.split(jax.random.fold_in(KEY, number))
-        state, single = one(loss_key, state, pairs_of(batch_key, DATA))
+        state, single = one(loss_key, state, pairs_of(batch_key, number, DATA))
         np.testing.assert_allclose(single["loss"], metrics["loss"][number], rtol=1e-5)
     assert_states_equal(together, state, rtol=1e-4, atol=1e-6)
 
@@ -105,7 +105,7 @@ def replicate(tree):
 
 
 def test_one_step_on_two_devices_equals_one_device(state):
-    batch = pairs_of(KEY, DATA)
+    batch = pairs_of(KEY, 0, DATA)
     shares = {
         "images": jnp.moveaxis(batch["images"].reshape(2, 2, 4, 4, 4, 1), 1, 0),
         "same": batch["same"].reshape(2, 4),

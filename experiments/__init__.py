@@ -1,0 +1,1 @@
+"""One file for each system: `python -m experiments` lists them."""

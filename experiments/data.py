@@ -1,0 +1,187 @@
+"""Real images as arrays: TFDS, scikit-learn's digits, and folders of image files.
+
+Everything comes back as uint8 images `[n, height, width, channels]` with labels. TFDS sets
+are read without TensorFlow, and decoded once: the arrays are kept in
+`$SIAMESE_JAX_CACHE`, or `~/.cache/siamese_jax`.
+
+To download and prepare a TFDS set (some, like Omniglot, need TensorFlow for this step):
+
+    python -m experiments.data mnist
+"""
+
+import os
+import pathlib
+import sys
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from experiments.run import UserError
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".pgm", ".ppm", ".bmp"}
+
+
+class Dataset(NamedTuple):
+    """Images and one label each.
+
+    Attributes:
+      images: uint8 [n, height, width, channels].
+      labels: [n], integers or class names.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+# TensorFlow Datasets --------------------------------------------------------------------
+
+
+def load_tfds(name: str, split: str) -> Dataset:
+    """A split of a prepared TFDS image set, such as ("mnist", "train").
+
+    Looks in `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
+
+    Raises:
+      FileNotFoundError: If it is not there; says where it looked and how to get it.
+    """
+    folder = _tfds_folder()
+    prepared = sorted((folder / name).glob("*/dataset_info.json"))
+    if not prepared:
+        raise FileNotFoundError(
+            f"no prepared {name!r} under {folder} ($TFDS_DATA_DIR, by default "
+            f"~/tensorflow_datasets). `python -m experiments.data {name}` downloads and "
+            "prepares it there"
+        )
+    version = prepared[-1].parent.name
+    cached = _cache_folder() / f"{name}-{version}-{split}.npz"
+    if not cached.exists():
+        _decode(name, version, split, folder, cached)
+    with np.load(cached) as arrays:
+        return Dataset(arrays["images"], arrays["labels"])
+
+
+def prepare_tfds(name: str) -> None:
+    """Downloads a set and prepares it in the form that is read without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder(name, data_dir=str(_tfds_folder()), file_format="array_record")
+    builder.download_and_prepare()
+
+
+def _decode(
+    name: str, version: str, split: str, folder: pathlib.Path, cached: pathlib.Path
+) -> None:
+    import tensorflow_datasets as tfds
+
+    try:
+        source = tfds.data_source(f"{name}:{version}", split=split, data_dir=str(folder))
+        examples = [(example["image"], example["label"]) for example in source]
+    except Exception as error:  # of TFDS, array_record or the image decoder
+        raise UserError(
+            f"{folder / name / version}, split {split!r}, cannot be read: {error}"
+        ) from error
+    images, labels = zip(*examples, strict=True)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    part = cached.with_name(f"{os.getpid()}-{cached.name}")  # ends in .npz for numpy
+    np.savez(part, images=np.stack(images), labels=np.asarray(labels))
+    part.replace(cached)
+
+
+def _tfds_folder() -> pathlib.Path:
+    return pathlib.Path(
+        os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    ).expanduser()
+
+
+def _cache_folder() -> pathlib.Path:
+    return pathlib.Path(
+        os.environ.get("SIAMESE_JAX_CACHE", "~/.cache/siamese_jax")
+    ).expanduser()
+
+
+# What needs no download -----------------------------------------------------------------
+
+
+def load_digits(split: str) -> Dataset:
+    """scikit-learn's 1,797 digits of 8x8 pixels; "train" is the first two thirds."""
+    from sklearn import datasets
+
+    digits = datasets.load_digits()
+    images = np.uint8(np.rint(digits.images / 16 * 255))[..., None]
+    cut = len(images) * 2 // 3
+    chosen = slice(cut) if split == "train" else slice(cut, None)
+    return Dataset(images[chosen], digits.target[chosen])
+
+
+def load_folder(
+    folder: str | pathlib.Path,
+    *,
+    size: tuple[int, int] | None = None,
+    color: bool = False,
+) -> Dataset:
+    """A folder with one sub-folder a class, of PNG, JPEG, PGM, PPM or BMP files.
+
+    Args:
+      folder: Where the classes are; their names are the labels.
+      size: Height and width to resize to; None takes the images as they are, which then
+        must all have one size.
+      color: Three channels instead of one.
+
+    Raises:
+      FileNotFoundError: If the folder does not exist.
+      UserError: If there is no class, a class has no image, a file cannot be read, or
+        sizes are mixed; the class or file is named.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; it should hold one a class")
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not classes:
+        raise UserError(f"{folder} has no sub-folders; one is needed for each class")
+    images: list[np.ndarray] = []
+    labels: list[str] = []
+    for path in classes:
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+        if not files:
+            endings = ", ".join(sorted(_SUFFIXES))
+            raise UserError(f"class {path.name!r} has no image ({endings}) in {path}")
+        for file in files:
+            image = read_image(file, size=size, color=color)
+            if images and image.shape != images[0].shape:
+                raise UserError(
+                    f"{file} has {image.shape[0]} x {image.shape[1]} pixels, those "
+                    f"before it {images[0].shape[0]} x {images[0].shape[1]}; give a size "
+                    "to resize to"
+                )
+            images.append(image)
+            labels.append(path.name)
+    return Dataset(np.stack(images), np.array(labels))
+
+
+def read_image(
+    file: pathlib.Path, *, size: tuple[int, int] | None = None, color: bool = False
+) -> np.ndarray:
+    """One image file as uint8 [height, width, channels].
+
+    Raises:
+      UserError: If it cannot be read as an image; the file is named.
+    """
+    try:
+        with Image.open(file) as opened:
+            image = opened.convert("RGB" if color else "L")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{file} cannot be read as an image: {error}") from error
+    if size is not None:
+        image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+    array = np.asarray(image)
+    return array if color else np.expand_dims(array, 2)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit(
+            "usage: python -m experiments.data NAME...  (mnist, omniglot, ...)"
+        )
+    for dataset in sys.argv[1:]:
+        prepare_tfds(dataset)

@@ -1,0 +1,322 @@
+"""The loop of every experiment: flags, progress, log, checkpoints, exact resume, results.
+
+An experiment is a file with a `Config` and `main(config)`. In it, `start` looks at the
+working directory, `train` runs the steps, `finish` writes the results:
+
+    workdir/config.json     what was asked; another configuration is refused
+    workdir/metrics.jsonl   one line a step, each step once, also after a kill
+    workdir/tensorboard/    the same curves, one point a call
+    workdir/checkpoints/    the last two states
+    workdir/results.json    figures, seconds, device, versions
+    workdir/report.html     one page to look at
+
+Started again with the same working directory and configuration, a run goes on from its
+last checkpoint and ends bit for bit where an unbroken run ends: all randomness comes from
+the seed and the number of the step, and calls are cut at the same steps.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import os
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorboardX
+import tyro
+from tqdm import tqdm
+
+from siamese_jax.training import Metrics, TrainState
+
+
+class UserError(Exception):
+    """Something the user can mend: shown without a traceback, exit status 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """What every experiment can be asked.
+
+    Attributes:
+      workdir: Where everything is written, and resumed from.
+      seed: Of all randomness.
+      num_steps: Updates.
+      steps_per_call: Updates in one compiled program.
+      checkpoint_every: Steps between checkpoints, a multiple of `steps_per_call`.
+    """
+
+    workdir: pathlib.Path
+    seed: int = 0
+    num_steps: int = 1000
+    steps_per_call: int = 10
+    checkpoint_every: int = 100
+
+
+class Trained(NamedTuple):
+    """The final state and how long training took, over all its pieces."""
+
+    state: TrainState
+    seconds: float
+
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+StepsFn = Callable[..., tuple[TrainState, Metrics]]
+
+
+def command_line(main: Callable[[ConfigT], Any], config_type: type[ConfigT]) -> None:
+    """Parses flags by the types of the configuration, runs, and names user errors."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    doc = sys.modules[main.__module__].__doc__
+    config = tyro.cli(config_type, description=doc)
+    try:
+        main(config)
+    except (UserError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def start(config: RunConfig) -> bool:
+    """Makes or checks the working directory; True if there is something to do.
+
+    Raises:
+      UserError: If a count makes no sense, or the directory is of another configuration.
+    """
+    for name in ("num_steps", "steps_per_call", "checkpoint_every"):
+        if getattr(config, name) < 1:
+            raise UserError(f"{name} must be at least 1; got {getattr(config, name)}")
+    if config.checkpoint_every % config.steps_per_call:
+        raise UserError(
+            f"checkpoint_every must be a multiple of steps_per_call "
+            f"({config.steps_per_call}); got {config.checkpoint_every}"
+        )
+    config.workdir.mkdir(parents=True, exist_ok=True)
+    path = config.workdir / "config.json"
+    asked = _as_json(config)
+    if path.exists():
+        found = _read_json(path)
+        different = [
+            f"{name}: {found.get(name)} there, {asked.get(name)} asked"
+            for name in sorted(found.keys() | asked.keys())
+            if found.get(name) != asked.get(name)
+        ]
+        if different:
+            raise UserError(
+                f"{config.workdir} holds a run of another configuration "
+                f"({'; '.join(different)}); choose another --workdir, or delete it"
+            )
+    else:
+        _write_whole(path, json.dumps(asked, indent=2) + "\n")
+    results = config.workdir / "results.json"
+    if results.exists():
+        print_table(_read_json(results)["metrics"])
+        print(f"{config.workdir} is complete; delete it, or choose another, to train anew")
+        return False
+    return True
+
+
+def train(
+    config: RunConfig,
+    state: TrainState,
+    data: Any,
+    steps_fn: StepsFn,
+    *,
+    images_per_step: int,
+) -> Trained:
+    """Runs `steps_fn` to the end, from the last checkpoint if there is one.
+
+    Args:
+      config: The run.
+      state: Before the first step.
+      data: Handed to `steps_fn`.
+      steps_fn: `steps_fn(key, state, data, num_steps) -> (state, metrics)`, pure.
+      images_per_step: For the speed shown.
+
+    Raises:
+      UserError: If a checkpoint cannot be read, or a metric is not finite.
+    """
+    compiled = jax.jit(steps_fn, static_argnums=3, donate_argnums=1)
+    key = jax.random.key(config.seed)
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(_open_checkpoints(config.workdir))
+        state = _restore(checkpoints, state)
+        first = int(state.step)
+        log = stack.enter_context(_Log.at_step(config.workdir, first))
+        progress = stack.enter_context(
+            tqdm(total=config.num_steps, initial=first, unit="step", mininterval=0.5)
+        )
+        began = time.perf_counter() - log.seconds
+        for step in range(first, config.num_steps, config.steps_per_call):
+            num_steps = min(config.steps_per_call, config.num_steps - step)
+            call_began = time.perf_counter()
+            state, metrics = compiled(key, state, data, num_steps)
+            metrics = jax.tree.map(np.asarray, metrics)
+            _check_finite(metrics, step)
+            now = time.perf_counter()
+            log.write(step, metrics, now - began)
+            speed = num_steps * images_per_step / (now - call_began)
+            shown = {"loss": f"{metrics['loss'].mean():.4f}", "images/s": f"{speed:,.0f}"}
+            progress.set_postfix(shown, refresh=False)
+            progress.update(num_steps)
+            done = step + num_steps
+            if done % config.checkpoint_every == 0 or done == config.num_steps:
+                checkpoints.save(done, args=ocp.args.StandardSave(state))
+        return Trained(state, log.seconds)
+
+
+def load_state(config: RunConfig, state: TrainState) -> TrainState:
+    """The last checkpoint of a working directory, shaped like `state`."""
+    with _open_checkpoints(config.workdir) as checkpoints:
+        if checkpoints.latest_step() is None:
+            raise UserError(f"{config.workdir} holds no checkpoint")
+        return _restore(checkpoints, state)
+
+
+def finish(config: RunConfig, metrics: dict[str, float], trained: Trained) -> None:
+    """Writes results.json and shows a short table."""
+    results = {
+        "metrics": metrics,
+        "seconds": round(trained.seconds, 2),
+        "num_steps": int(trained.state.step),
+        "device": f"{jax.devices()[0].device_kind} x {jax.local_device_count()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": _versions(),
+    }
+    _write_whole(config.workdir / "results.json", json.dumps(results, indent=2) + "\n")
+    print_table(metrics)
+    print(f"{trained.seconds:.0f} s of training; results and report in {config.workdir}")
+
+
+def print_table(metrics: dict[str, float]) -> None:
+    """One figure a line."""
+    width = max(map(len, metrics))
+    print()
+    for name, value in metrics.items():
+        print(f"  {name:<{width}}  {value:.4f}")
+    print()
+
+
+def read_log(workdir: pathlib.Path) -> dict[str, np.ndarray]:
+    """Every metric of metrics.jsonl, one array each."""
+    lines = [
+        json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
+    return {name: np.array([line[name] for line in lines]) for name in lines[0]}
+
+
+class _Log:
+    """metrics.jsonl and TensorBoard, from a step on; what was logged beyond it is cut."""
+
+    def __init__(self, workdir: pathlib.Path, step: int) -> None:
+        path = workdir / "metrics.jsonl"
+        kept = list(_lines_until(path, step))
+        _write_whole(path, "".join(f"{json.dumps(line)}\n" for line in kept))
+        self.seconds = kept[-1]["seconds"] if kept else 0.0
+        self._file = path.open("a")
+        self._board = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=step + 1
+        )
+
+    @classmethod
+    @contextlib.contextmanager
+    def at_step(cls, workdir: pathlib.Path, step: int) -> Iterator["_Log"]:
+        log = cls(workdir, step)
+        try:
+            yield log
+        finally:
+            log._file.close()
+            log._board.close()
+
+    def write(self, step: int, metrics: dict[str, np.ndarray], seconds: float) -> None:
+        self.seconds = seconds
+        for i in range(len(metrics["loss"])):
+            values = {name: float(array[i]) for name, array in metrics.items()}
+            line = {"step": step + i + 1, **values, "seconds": round(seconds, 3)}
+            self._file.write(json.dumps(line) + "\n")
+        self._file.flush()  # before the checkpoint that relies on it
+        for name, array in metrics.items():
+            self._board.add_scalar(name, array.mean(), step + len(array))
+
+
+def _lines_until(path: pathlib.Path, step: int) -> Iterator[dict[str, float]]:
+    if path.exists():
+        for text in path.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:  # cut short by a kill
+                return
+            if line["step"] > step:
+                return
+            yield line
+
+
+@contextlib.contextmanager
+def _open_checkpoints(workdir: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
+    # Saving waits: the state's memory is given to the next step.
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+    )
+    manager = ocp.CheckpointManager(workdir.absolute() / "checkpoints", options=options)
+    try:
+        yield manager
+    finally:
+        manager.close()
+
+
+def _restore(checkpoints: ocp.CheckpointManager, state: TrainState) -> TrainState:
+    step = checkpoints.latest_step()
+    if step is None:
+        return state
+    try:
+        return checkpoints.restore(step, args=ocp.args.StandardRestore(state))
+    except Exception as error:  # whatever the storage layers raise
+        folder = pathlib.Path(checkpoints.directory) / str(step)
+        raise UserError(
+            f"checkpoint {folder} cannot be read ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:200]}); delete that folder to go on from the "
+            "checkpoint before it"
+        ) from error
+
+
+def _check_finite(metrics: dict[str, np.ndarray], step: int) -> None:
+    for name, array in metrics.items():
+        if not np.isfinite(array).all():
+            bad = step + 1 + int(np.argmin(np.isfinite(array)))
+            raise UserError(
+                f"{name} is {array[bad - step - 1]} at step {bad}: training has diverged; "
+                "the last checkpoint is kept"
+            )
+
+
+def _as_json(config: RunConfig) -> dict[str, Any]:
+    fields = dataclasses.asdict(config)
+    del fields["workdir"]
+    return json.loads(json.dumps(fields, default=str))
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+
+
+def _write_whole(path: pathlib.Path, text: str) -> None:
+    """All or nothing: a kill leaves the old file or the new one."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _versions() -> dict[str, str]:
+    names = ("siamese_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **versions}
