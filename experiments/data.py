@@ -175,7 +175,7 @@ def read_image(
     if size is not None:
         image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
     array = np.asarray(image)
-    return array if color else np.expand_dims(array, 2)
+    return array.reshape(*array.shape[:2], -1)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Config(run.RunConfig):
     font_dir: pathlib.Path | None = None  # a folder of your own fonts, added to the twelve
     num_letters: int = 24  # P: letters of one alphabet in a batch
     num_faces: int = 4  # K: drawings of each
-    widths: tuple[int, ...] = (32, 64, 64)  # of the encoder's blocks
+    widths: tuple[int, ...] = (24, 48, 96)  # of the encoder's blocks
     dim: int = 64  # of the embedding
     learning_rate: float = 3e-3  # peak of a one-cycle schedule
     weight_decay: float = 1e-4
@@ -146,7 +146,6 @@ def train_steps(
 class Drawings(NamedTuple):
     """Distorted drawings with two ways to compare them: embeddings and pixels."""
 
-    letters: Letters
     images: jax.Array
     embeddings: jax.Array
     pixels: jax.Array
@@ -164,9 +163,7 @@ def embed(encoder: ConvNet, state: training.TrainState, letters: Letters) -> Dra
         return distances.normalize(map_batches(apply_fn, images, batch_size=128))
 
     index = samplers.class_index(letters.letters, groups=letters.alphabets)
-    return Drawings(
-        letters, images, embed_all(images), images.reshape(len(images), -1), index
-    )
+    return Drawings(images, embed_all(images), images.reshape(len(images), -1), index)
 
 
 def one_shot(config: Config, drawings: dict[str, Drawings]) -> dict[str, float]:
@@ -254,35 +251,44 @@ def verification(
 
 def show_answers(config: Config, drawings: Drawings, num_rows: int) -> list[report.Answer]:
     """Queries of random tasks with their nearest candidates, half answered wrongly."""
-    right: list[report.Answer] = []
-    wrong: list[report.Answer] = []
+    tasks = _random_tasks(config, drawings, num_tasks=100)
     images = np.asarray(jnp.clip(drawings.images, 0, 1))
-    for number in range(200):
-        key = jax.random.fold_in(jax.random.key(TEST_KEY), number)
-        episode = samplers.sample_episode(key, drawings.classes, config.num_ways, 1, 1)
-        support, query = episode.support[:, 0], episode.query[0]
-        row = distances.euclidean_distance_matrix(
-            drawings.embeddings[query], drawings.embeddings[support]
-        )[0]
-        order = np.argsort(np.asarray(row))[:8]
+    answers = []
+    for support, query, row in zip(*map(np.asarray, tasks), strict=True):
+        order = np.argsort(row)[:8]
+        # the query is of the first class of its task
         answer = report.Answer(
-            images[np.asarray(query)[0]],
-            images[np.asarray(support)[order]],
-            np.asarray(row)[order],
-            order == 0,  # the query is of the first class of its task
+            images[query], images[support[order]], row[order], order == 0
         )
-        (right if order[0] == 0 else wrong).append(answer)
-        if min(len(right), len(wrong)) >= num_rows // 2:
-            break
+        answers.append(answer)
+    right = [answer for answer in answers if answer.right[0]]
+    wrong = [answer for answer in answers if not answer.right[0]]
     return [*right[: num_rows // 2], *wrong[: num_rows // 2]]
 
 
-def confusions(drawings: Drawings, num: int) -> tuple[list, list[float]]:
+@partial(jax.jit, static_argnames=("config", "num_tasks"))
+def _random_tasks(
+    config: Config, drawings: Drawings, *, num_tasks: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Support [tasks, ways], one query [tasks], and its distances [tasks, ways]."""
+
+    def one_task(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        episode = samplers.sample_episode(key, drawings.classes, config.num_ways, 1, 1)
+        support, query = episode.support[:, 0], episode.query[0]
+        matrix = distances.euclidean_distance_matrix(
+            drawings.embeddings[query], drawings.embeddings[support]
+        )
+        return support, query[0], matrix[0]
+
+    return jax.vmap(one_task)(jax.random.split(jax.random.key(TEST_KEY), num_tasks))
+
+
+def confusions(letters: Letters, drawings: Drawings, num: int) -> tuple[list, list[float]]:
     """Letters most often taken for another: nearest drawing in another face."""
     matrix = np.array(
         distances.euclidean_distance_matrix(drawings.embeddings, drawings.embeddings)
     )
-    faces, classes = drawings.letters.faces, np.asarray(drawings.classes.class_of)
+    faces, classes = letters.faces, np.asarray(drawings.classes.class_of)
     matrix[faces[:, None] == faces[None, :]] = np.inf
     answers = classes[matrix.argmin(axis=1)]
     counts = np.zeros((drawings.classes.num_classes,) * 2)
@@ -291,7 +297,7 @@ def confusions(drawings: Drawings, num: int) -> tuple[list, list[float]]:
     np.fill_diagonal(shares, 0)
     worst = np.argsort(-shares, axis=None)[:num]
     first = np.array([np.flatnonzero(classes == c)[0] for c in range(len(counts))])
-    drawn = drawings.letters.images[first]
+    drawn = letters.images[first]
     rows, columns = np.unravel_index(worst, shares.shape)
     return list(zip(drawn[rows], drawn[columns], strict=True)), shares.ravel()[
         worst
@@ -301,6 +307,7 @@ def confusions(drawings: Drawings, num: int) -> tuple[list, list[float]]:
 def sections(
     config: Config,
     alphabets: dict[str, Drawings],
+    unseen: Letters,
     test: Drawings,
     pairs: JudgedPairs,
     threshold: float,
@@ -321,14 +328,14 @@ def sections(
         )
         for alphabet, drawings in alphabets.items()
     ]
-    first_face = np.flatnonzero(np.isin(test.letters.faces, (0, 3, 7)))
+    first_face = np.flatnonzero(np.isin(unseen.faces, (0, 3, 7)))
     return [
         *answers,
         report.Section(
             "What is taken for what",
             "Above a letter, below what its drawings are most often nearest to in another "
             "face, and how often.",
-            report.confusion_pairs(*confusions(test, 10)),
+            report.confusion_pairs(*confusions(unseen, test, 10)),
         ),
         report.Section(
             "Same or different?",
@@ -355,7 +362,7 @@ def sections(
             "The embedding space",
             "Unseen letters in three faces, by t-SNE: the faces of a letter should meet.",
             report.embedding_map(
-                np.asarray(test.embeddings)[first_face], test.letters.images[first_face]
+                np.asarray(test.embeddings)[first_face], unseen.images[first_face]
             ),
         ),
         report.Section(
@@ -383,11 +390,12 @@ def main(config: Config) -> None:
         images_per_step=config.num_letters * config.num_faces,
     )
     alphabets = {name: embed(encoder, trained.state, letters.only([name])) for name in TEST}
-    test = embed(encoder, trained.state, letters.only(TEST))
+    unseen = letters.only(TEST)
+    test = embed(encoder, trained.state, unseen)
     pairs = judge_pairs(test, config.num_pairs)
     training_pairs = judge_pairs(embed(encoder, trained.state, seen), config.num_pairs)
     metrics = one_shot(config, alphabets) | verification(test, pairs, training_pairs)
-    pictures = sections(config, alphabets, test, pairs, metrics["pair_threshold"])
+    pictures = sections(config, alphabets, unseen, test, pairs, metrics["pair_threshold"])
     report.write_report(config, "Letters of alphabets never seen", metrics, pictures)
     run.finish(config, metrics, trained)
 

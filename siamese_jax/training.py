@@ -73,9 +73,13 @@ def init_state(
 ) -> TrainState:
     """The state before the first step.
 
+    Weakly typed numbers (`jnp.log(0.1)`) get a firm type, since the update would give them
+    one and a second call would compile anew.
+
     >>> print(init_state(jnp.zeros(3), optax.sgd(0.1)).step)
     0
     """
+    params, statistics = jax.tree.map(_firmly_typed, (params, statistics))
     step = jnp.zeros((), jnp.int32)
     return TrainState(step, params, statistics, optimizer.init(params))
 
@@ -177,3 +181,7 @@ def train_steps(
         )
 
     return lax.scan(body, state, length=num_steps, unroll=unroll)
+
+
+def _firmly_typed(leaf: Array) -> Array:
+    return lax.convert_element_type(leaf, jnp.result_type(leaf))
