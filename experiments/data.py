@@ -108,7 +108,7 @@ def load_digits(split: str) -> Dataset:
     from sklearn import datasets
 
     digits = datasets.load_digits()
-    images = np.uint8(np.rint(digits.images / 16 * 255))[..., None]
+    images = np.rint(digits.images / 16 * 255).astype(np.uint8)[..., None]
     cut = len(images) * 2 // 3
     chosen = slice(cut) if split == "train" else slice(cut, None)
     return Dataset(images[chosen], digits.target[chosen])
@@ -175,7 +175,7 @@ def read_image(
     if size is not None:
         image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
     array = np.asarray(image)
-    return array.reshape(*array.shape[:2], -1)
+    return array if color else array[:, :, None]
 
 
 if __name__ == "__main__":
