@@ -23,8 +23,8 @@ TEST = ("armenian", "georgian")
 _FACES = "DejaVuSans*.ttf", "DejaVuSerif*.ttf"
 _FONT_SIZE = 24  # of 32 pixels; what is larger is shrunk to leave a margin
 _MARGIN = 2
-_ALIKE = 0.99  # mean correlation over the faces from which two letters are one class
-_TOO_NEAR = 0.9  # mean correlation with a training letter from which a test letter is out
+_ALIKE = 0.99  # median correlation over the faces from which two letters are one class
+_TOO_NEAR = 0.9  # that with a training letter from which a test letter is left out
 
 
 class Letters(NamedTuple):
@@ -101,7 +101,7 @@ def _common_letters(faces: Sequence[pathlib.Path]) -> dict[str, list[str]]:
     common: set[int] | None = None
     for face in faces:
         try:
-            with TTFont(face, lazy=True) as font:
+            with face.open("rb") as file, TTFont(file) as font:
                 drawn = set(font.getBestCmap() or ())
         except (TTLibError, OSError) as error:
             raise UserError(f"{face} cannot be read as a font: {error}") from error
@@ -142,10 +142,9 @@ def _draw_face(face: pathlib.Path, characters: Sequence[str], size: int) -> np.n
 def _one_class_each(images: np.ndarray, is_test: np.ndarray) -> np.ndarray:
     """The first of each set of letters drawn alike, less test letters seen in training."""
     num_letters, num_faces = images.shape[:2]
-    ink = images.reshape(num_letters, num_faces, -1).astype(np.float32)
+    ink = images.reshape(num_letters, num_faces, -1).swapaxes(0, 1).astype(np.float32)
     ink /= np.maximum(np.linalg.norm(ink, axis=2, keepdims=True), 1e-6)
-    flat = ink.reshape(num_letters, -1)
-    correlation = flat @ flat.T / num_faces
+    correlation = np.median(ink @ ink.swapaxes(1, 2), axis=0)
     alike = np.tril(correlation >= _ALIKE, k=-1)
     first = ~alike.any(axis=1)
     seen = (correlation[:, ~is_test] >= _TOO_NEAR).any(axis=1)
