@@ -1,7 +1,6 @@
 # Each target sets up what it needs in .venv, and runs again quickly.
 PYTHON ?= python3
 BIN := .venv/bin
-export JAX_PLATFORMS ?=
 
 .PHONY: demo test lint format clean
 

@@ -16,7 +16,7 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,8 +35,9 @@ from siamese_jax.encoders import ConvNet
 class Config(run.RunConfig):
     """The demonstration: small enough for two CPU cores."""
 
-    workdir: pathlib.Path = pathlib.Path("runs/glyphs")
-    num_steps: int = 900
+    experiment: ClassVar[str] = "glyphs"
+
+    num_steps: int = 800
     steps_per_call: int = 10
     checkpoint_every: int = 100
 
@@ -375,7 +376,7 @@ def sections(
             ),
         ),
         report.Section(
-            "Training", "", report.curves(config.workdir, ("loss", "temperature"))
+            "Training", "", report.curves(config.directory, ("loss", "temperature"))
         ),
     ]
 

@@ -16,9 +16,8 @@ dropout .1 in later versions and .5 in the first; .5 is the default here.
 """
 
 import dataclasses
-import pathlib
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +37,8 @@ from siamese_jax.siamese import twin
 class Config(run.RunConfig):
     """The tutorial's settings."""
 
-    workdir: pathlib.Path = pathlib.Path("runs/mnist_mlp")
+    experiment: ClassVar[str] = "mnist_mlp"
+
     num_steps: int = 16_940  # 20 epochs of 108,400 pairs
     steps_per_call: int = 847  # one epoch
     checkpoint_every: int = 3_388
@@ -61,13 +61,20 @@ class Pairs(NamedTuple):
     same: Any
 
 
+class Epochs(NamedTuple):
+    """Consecutive epochs: the number of the first, and the order of each, stacked."""
+
+    first: jax.Array
+    orders: samplers.EpochOrder  # [epochs, batches, batch_size]
+
+
 class Data(NamedTuple):
-    """What stays on the device; `order` is the epoch's, when pairs are fixed."""
+    """What stays on the device; with fixed pairs also the epochs of this call."""
 
     images: jax.Array
     classes: samplers.ClassIndex
     pairs: Pairs
-    order: samplers.EpochOrder | None = None
+    epochs: Epochs | None = None
 
 
 def tutorial_pairs(labels: np.ndarray, rng: np.random.Generator) -> Pairs:
@@ -79,7 +86,7 @@ def tutorial_pairs(labels: np.ndarray, rng: np.random.Generator) -> Pairs:
     by_class = [np.flatnonzero(labels == d) for d in np.unique(labels)]
     num = min(map(len, by_class)) - 1
     if num < 1:
-        smallest = int(np.argmin([len(rows) for rows in by_class]))
+        smallest = np.unique(labels)[np.argmin([len(rows) for rows in by_class])]
         raise run.UserError(f"every class needs 2 images; class {smallest} has too few")
     left, right, same = [], [], []
     for digit, rows in enumerate(by_class):
@@ -105,12 +112,14 @@ class Batch(NamedTuple):
 
 def sample(config: Config, key: jax.Array, step: jax.Array, data: Data) -> Batch:
     """The next pairs of the epoch, or fresh ones."""
-    if data.order is None:
+    if data.epochs is None:
         pairs = samplers.sample_pairs(key, data.classes, config.batch_size)
         examples, same, where = *pairs, jnp.ones(config.batch_size, bool)
     else:
-        row = step % len(data.order.examples)
-        numbers, where = data.order.examples[row], data.order.where[row]
+        orders = data.epochs.orders
+        epoch, place = jnp.divmod(step, orders.examples.shape[1])
+        row = epoch - data.epochs.first
+        numbers, where = orders.examples[row, place], orders.where[row, place]
         examples, same = data.pairs.examples[:, numbers], data.pairs.same[numbers]
     return Batch(data.images[examples] / 255, same, where)
 
@@ -148,6 +157,23 @@ def initial_state(
     return training.init_state(params, make_optimizer(config))
 
 
+def add_epochs(
+    config: Config, key: jax.Array, step: jax.Array, data: Data, num_steps: int
+) -> Data:
+    """The orders of all epochs that the next steps touch: one permutation an epoch."""
+    num_pairs = data.pairs.same.shape[0]
+    num_batches = -(-num_pairs // config.batch_size)
+    first = step // num_batches
+    epochs = first + jnp.arange(-(-num_steps // num_batches) + 1)
+    order_key = jax.random.fold_in(key, 2**31 - 2)  # no step has it
+
+    def one_epoch(epoch: jax.Array) -> samplers.EpochOrder:
+        epoch_key = jax.random.fold_in(order_key, epoch)
+        return samplers.sample_epoch(epoch_key, num_pairs, config.batch_size)
+
+    return data._replace(epochs=Epochs(first, jax.vmap(one_epoch)(epochs)))
+
+
 def train_steps(
     config: Config,
     encoder: MnistMlp,
@@ -156,13 +182,9 @@ def train_steps(
     data: Data,
     num_steps: int,
 ) -> tuple[training.TrainState, training.Metrics]:
-    """Many steps as one program, within one epoch when pairs are fixed."""
+    """Many steps as one program."""
     if config.pairs == "fixed":
-        num_pairs = len(data.pairs.same)
-        epoch = state.step // -(-num_pairs // config.batch_size)
-        order_key = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 2), epoch)
-        order = samplers.sample_epoch(order_key, num_pairs, config.batch_size)
-        data = data._replace(order=order)
+        data = add_epochs(config, key, state.step, data, num_steps)
     return training.train_steps(
         key,
         state,
@@ -239,7 +261,7 @@ def sections(
             "The falling line marks equal error rates.",
             report.roc({"embeddings": verify.roc_curve(*test)}),
         ),
-        report.Section("Training", "", report.curves(config.workdir)),
+        report.Section("Training", "", report.curves(config.directory)),
     ]
 
 

@@ -49,7 +49,7 @@ def write_report(
         f'<img alt="{html.escape(section.title)}" src="{_as_png(section.figure)}">'
         for section in sections
     )
-    asked = json.dumps(json.loads((config.workdir / "config.json").read_text()), indent=2)
+    asked = json.dumps(json.loads((config.directory / "config.json").read_text()), indent=2)
     page = (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>\n"
@@ -57,7 +57,7 @@ def write_report(
         f"<details><summary>Configuration</summary><pre>{html.escape(asked)}</pre></details>"
         "</html>\n"
     )
-    (config.workdir / "report.html").write_text(page, encoding="utf-8")
+    (config.directory / "report.html").write_text(page, encoding="utf-8")
 
 
 def _as_png(figure: Figure) -> str:

@@ -23,10 +23,11 @@ import logging
 import os
 import pathlib
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -47,18 +48,33 @@ class RunConfig:
     """What every experiment can be asked.
 
     Attributes:
-      workdir: Where everything is written, and resumed from.
+      workdir: Where everything is written, and resumed from. By default
+        runs/EXPERIMENT, with every flag that differs from its default in the name.
       seed: Of all randomness.
       num_steps: Updates.
       steps_per_call: Updates in one compiled program.
       checkpoint_every: Steps between checkpoints, a multiple of `steps_per_call`.
     """
 
-    workdir: pathlib.Path
+    experiment: ClassVar[str] = "experiment"
+
+    workdir: pathlib.Path | None = None
     seed: int = 0
     num_steps: int = 1000
     steps_per_call: int = 10
     checkpoint_every: int = 100
+
+    @property
+    def directory(self) -> pathlib.Path:
+        """The working directory, given or made up from the flags."""
+        if self.workdir is not None:
+            return self.workdir
+        changes = [
+            f"{field.name}={_plain(getattr(self, field.name))}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        ]
+        return pathlib.Path("runs", "-".join([self.experiment, *changes]))
 
 
 class Trained(NamedTuple):
@@ -98,8 +114,8 @@ def start(config: RunConfig) -> bool:
             f"checkpoint_every must be a multiple of steps_per_call "
             f"({config.steps_per_call}); got {config.checkpoint_every}"
         )
-    config.workdir.mkdir(parents=True, exist_ok=True)
-    path = config.workdir / "config.json"
+    config.directory.mkdir(parents=True, exist_ok=True)
+    path = config.directory / "config.json"
     asked = _as_json(config)
     if path.exists():
         found = _read_json(path)
@@ -110,15 +126,17 @@ def start(config: RunConfig) -> bool:
         ]
         if different:
             raise UserError(
-                f"{config.workdir} holds a run of another configuration "
+                f"{config.directory} holds a run of another configuration "
                 f"({'; '.join(different)}); choose another --workdir, or delete it"
             )
     else:
         _write_whole(path, json.dumps(asked, indent=2) + "\n")
-    results = config.workdir / "results.json"
+    results = config.directory / "results.json"
     if results.exists():
         print_table(_read_json(results)["metrics"])
-        print(f"{config.workdir} is complete; delete it, or choose another, to train anew")
+        print(
+            f"{config.directory} is complete; delete it, or choose another, to train anew"
+        )
         return False
     return True
 
@@ -146,10 +164,10 @@ def train(
     compiled = jax.jit(steps_fn, static_argnums=3, donate_argnums=1)
     key = jax.random.key(config.seed)
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(_open_checkpoints(config.workdir))
+        checkpoints = stack.enter_context(_open_checkpoints(config.directory))
         state = _restore(checkpoints, state)
         first = int(state.step)
-        log = stack.enter_context(_Log.at_step(config.workdir, first))
+        log = stack.enter_context(_Log.at_step(config.directory, first))
         progress = stack.enter_context(
             tqdm(total=config.num_steps, initial=first, unit="step", mininterval=0.5)
         )
@@ -174,9 +192,9 @@ def train(
 
 def load_state(config: RunConfig, state: TrainState) -> TrainState:
     """The last checkpoint of a working directory, shaped like `state`."""
-    with _open_checkpoints(config.workdir) as checkpoints:
+    with _open_checkpoints(config.directory) as checkpoints:
         if checkpoints.latest_step() is None:
-            raise UserError(f"{config.workdir} holds no checkpoint")
+            raise UserError(f"{config.directory} holds no checkpoint")
         return _restore(checkpoints, state)
 
 
@@ -190,9 +208,9 @@ def finish(config: RunConfig, metrics: dict[str, float], trained: Trained) -> No
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": _versions(),
     }
-    _write_whole(config.workdir / "results.json", json.dumps(results, indent=2) + "\n")
+    _write_whole(config.directory / "results.json", json.dumps(results, indent=2) + "\n")
     print_table(metrics)
-    print(f"{trained.seconds:.0f} s of training; results and report in {config.workdir}")
+    print(f"{trained.seconds:.0f} s of training; results and report in {config.directory}")
 
 
 def print_table(metrics: dict[str, float]) -> None:
@@ -294,6 +312,11 @@ def _check_finite(metrics: dict[str, np.ndarray], step: int) -> None:
                 f"{name} is {array[bad - step - 1]} at step {bad}: training has diverged; "
                 "the last checkpoint is kept"
             )
+
+
+def _plain(value: Any) -> str:
+    """A flag's value as part of a file name."""
+    return re.sub(r"[^\w.+]+", "_", str(value)).strip("_")
 
 
 def _as_json(config: RunConfig) -> dict[str, Any]:

@@ -324,15 +324,37 @@ def test_tutorial_pairs_are_the_tutorial_s():
         mnist_mlp.tutorial_pairs(np.array([0, 0, 1]), np.random.default_rng(0))
 
 
-def test_fixed_pairs_are_each_seen_once_an_epoch():
+def test_fixed_pairs_are_each_seen_once_an_epoch_in_a_new_order_each():
     config = mnist_mlp.Config(batch_size=4)
     pairs = mnist_mlp.Pairs(jnp.arange(20).reshape(2, 10), jnp.arange(10) % 2 == 0)
     images = jnp.arange(20, dtype=jnp.uint8)[:, None, None, None]
-    order = samplers.sample_epoch(jax.random.key(0), 10, 4)
-    data = mnist_mlp.Data(images, samplers.class_index(np.arange(20) % 2), pairs, order)
-    seen = []
-    for step in range(3, 6):  # the second epoch
-        batch = mnist_mlp.sample(config, jax.random.key(step), jnp.asarray(step), data)
-        first = np.rint(np.asarray(batch.images[0, :, 0, 0, 0]) * 255)
-        seen += first[np.asarray(batch.where)].tolist()
-    assert sorted(seen) == list(range(10))
+    data = mnist_mlp.Data(images, samplers.class_index(np.arange(20) % 2), pairs)
+    key = jax.random.key(0)
+    # six steps from step 2 touch three epochs of three batches
+    data = mnist_mlp.add_epochs(config, key, jnp.asarray(2), data, num_steps=6)
+    orders = []
+    for epoch in (1, 2):
+        seen = []
+        for step in range(3 * epoch, 3 * epoch + 3):
+            batch = mnist_mlp.sample(config, jax.random.key(step), jnp.asarray(step), data)
+            first = np.rint(np.asarray(batch.images[0, :, 0, 0, 0]) * 255)
+            seen += first[np.asarray(batch.where)].tolist()
+        assert sorted(seen) == list(range(10))
+        orders.append(seen)
+    assert orders[0] != orders[1]
+    # a call that begins elsewhere draws the same epochs
+    again = mnist_mlp.add_epochs(config, key, jnp.asarray(6), data, num_steps=3)
+    np.testing.assert_array_equal(
+        again.epochs.orders.examples[0], data.epochs.orders.examples[2]
+    )
+
+
+def test_without_a_workdir_the_name_tells_the_runs_apart():
+    def place(**changes):
+        return mnist_mlp.Config(**changes).directory.as_posix()
+
+    assert place() == "runs/mnist_mlp"
+    assert place(seed=2, dropout=0.1) == "runs/mnist_mlp-seed=2-dropout=0.1"
+    assert glyphs.Config(font_dir=pathlib.Path("/my/fonts")).directory.as_posix() == (
+        "runs/glyphs-font_dir=my_fonts"
+    )
