@@ -199,19 +199,22 @@ def train_steps(
 # Evaluation -----------------------------------------------------------------------------
 
 
-def pair_distances(
-    encoder: MnistMlp, params: Any, images: jax.Array, pairs: Pairs
-) -> tuple[jax.Array, jax.Array]:
-    """Distance of each pair, embedding every image once; and whether it is the same."""
+def embed(encoder: MnistMlp, params: Any, images: np.ndarray) -> jax.Array:
+    """The embedding of every image, without dropout."""
 
     @jax.jit
-    def embed(images: jax.Array) -> jax.Array:
+    def embed_all(images: jax.Array) -> jax.Array:
         def some(images: jax.Array) -> Any:
             return encoder.apply({"params": params}, images / 255)
 
         return map_batches(some, images, batch_size=1000)
 
-    a, b = embed(images)[pairs.examples]
+    return embed_all(jnp.asarray(images))
+
+
+def judge(embeddings: jax.Array, pairs: Pairs) -> tuple[jax.Array, jax.Array]:
+    """Distance of each pair, and whether it is the same."""
+    a, b = embeddings[pairs.examples]
     return distances.euclidean_distance(a, b), jnp.asarray(pairs.same)
 
 
@@ -235,10 +238,26 @@ def evaluate(
     return {name: float(figure) for name, figure in figures.items()}
 
 
+def called_the_same(labels: np.ndarray, pairs: Pairs, judged: np.ndarray) -> np.ndarray:
+    """[digits, digits]: the share of different pairs of two digits that are called same."""
+    first, second = labels[pairs.examples[:, ~pairs.same]]
+    called = judged[~pairs.same] <= 0.5
+    sums, counts = np.zeros((2, 10, 10))
+    for rows, columns in ((first, second), (second, first)):
+        np.add.at(sums, (rows, columns), called)
+        np.add.at(counts, (rows, columns), 1)
+    return sums / np.maximum(counts, 1)
+
+
 def sections(
-    config: Config, images: np.ndarray, pairs: Pairs, test: tuple[jax.Array, jax.Array]
+    config: Config,
+    unseen: Dataset,
+    embeddings: jax.Array,
+    pairs: Pairs,
+    test: tuple[jax.Array, jax.Array],
 ) -> list[report.Section]:
     """The pictures of the report."""
+    images = unseen.images
     judged, same = (np.asarray(array) for array in test)
     wrong = np.flatnonzero((judged <= 0.5) != same)
     shown = np.concatenate([np.arange(0, len(same), len(same) // 7)[:7], wrong[:7]])
@@ -260,6 +279,18 @@ def sections(
             "ROC",
             "The falling line marks equal error rates.",
             report.roc({"embeddings": verify.roc_curve(*test)}),
+        ),
+        report.Section(
+            "Which digits are called the same?",
+            "Share of the different test pairs of two digits within the threshold.",
+            report.confusion_matrix(
+                called_the_same(unseen.labels, pairs, judged), [str(d) for d in range(10)]
+            ),
+        ),
+        report.Section(
+            "The embedding space",
+            "Test digits laid out by t-SNE of their embeddings.",
+            report.embedding_map(np.asarray(embeddings[:400]), images[:400]),
         ),
         report.Section("Training", "", report.curves(config.directory)),
     ]
@@ -289,10 +320,11 @@ def main(config: Config) -> None:
         images_per_step=2 * config.batch_size,
     )
     params = trained.state.params
+    embeddings = embed(encoder, params, unseen.images)
     test_pairs = tutorial_pairs(unseen.labels, np.random.default_rng(TEST_SEED))
-    test = pair_distances(encoder, params, jnp.asarray(unseen.images), test_pairs)
-    metrics = evaluate(test, pair_distances(encoder, params, images, pairs))
-    pictures = sections(config, unseen.images, test_pairs, test)
+    test = judge(embeddings, test_pairs)
+    metrics = evaluate(test, judge(embed(encoder, params, seen.images), pairs))
+    pictures = sections(config, unseen, embeddings, test_pairs, test)
     report.write_report(config, "Pairs of digits", metrics, pictures)
     run.finish(config, metrics, trained)
 

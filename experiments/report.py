@@ -181,6 +181,18 @@ def embedding_map(embeddings: np.ndarray, images: np.ndarray, seed: int = 0) -> 
     return figure
 
 
+def confusion_matrix(shares: np.ndarray, names: Sequence[str]) -> Figure:
+    """How often each class (rows) is taken for each other (columns)."""
+    figure = Figure(figsize=(4.6, 4.2))
+    axes = figure.subplots()
+    picture = axes.imshow(shares, cmap="Reds", vmin=0)
+    figure.colorbar(picture, ax=axes, shrink=0.8, format=lambda share, _: f"{share:.0%}")
+    ticks = np.arange(len(names))
+    axes.set_xticks(ticks, names)
+    axes.set_yticks(ticks, names)
+    return figure
+
+
 def confusion_pairs(
     drawings: Sequence[tuple[np.ndarray, np.ndarray]], shares: Sequence[float]
 ) -> Figure:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from siamese_jax import samplers
-from tests.cases import GROUPS, INDEX, LABELS
+from tests.cases.samplers import GROUPS, INDEX, LABELS
 
 KEYS = jax.random.split(jax.random.key(0), 400)
 # groups that are large enough for within_groups: alphabets 0 and 1
