@@ -1,6 +1,5 @@
 """Rows of the table: training, batching, episodes, verification."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,6 +1,5 @@
 """Rows of the table: losses and miners."""
 
-
 import jax.numpy as jnp
 import numpy as np
 

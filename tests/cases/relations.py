@@ -1,6 +1,5 @@
 """Rows of the table: relations and reductions."""
 
-
 import jax.numpy as jnp
 import numpy as np
 

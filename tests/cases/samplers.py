@@ -1,6 +1,5 @@
 """Rows of the table: samplers."""
 
-
 import jax.numpy as jnp
 import numpy as np
 
