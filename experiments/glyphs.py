@@ -9,12 +9,13 @@ Quick:   python -m experiments.glyphs --workdir runs/quick --num-steps 40   (20 
 Letters are drawn from the fonts that matplotlib brings; a class is a letter, an example is
 a face of the font, distorted anew each time it is seen. The net learns from Latin, Greek
 and Cyrillic letters which drawings are of one letter. It is tested on Armenian and Georgian
-ones: 20 letters of one alphabet in one face each, and a letter in another face to find
+ones: 20 letters of one alphabet, all in one face, and a letter in another face to find
 among them. The letters are new to the net, the faces are not.
 """
 
 import dataclasses
 import pathlib
+import zlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -60,7 +61,7 @@ DISTORTION = augment.Affine(
     max_rotation=15.0, max_shear=0.2, scale_range=(0.8, 1.2), max_shift=3.0
 )
 NOISE = 0.1  # standard deviation, of ink = 1
-TEST_KEY = 20  # the test drawings, tasks and pairs are the same for every seed
+TEST_SEED = 20  # the test drawings, tasks and pairs are the same for every seed
 
 
 class Data(NamedTuple):
@@ -68,6 +69,12 @@ class Data(NamedTuple):
 
     images: jax.Array
     classes: samplers.ClassIndex
+
+
+def test_key(purpose: str) -> jax.Array:
+    """A key of its own for each thing that is drawn for the test."""
+    key = jax.random.key(TEST_SEED)
+    return jax.random.fold_in(key, zlib.crc32(purpose.encode()))
 
 
 # Training -------------------------------------------------------------------------------
@@ -161,7 +168,7 @@ def embed(encoder: ConvNet, state: training.TrainState, images: np.ndarray) -> A
 
     @jax.jit
     def distort_and_embed(images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        distorted = distort(jax.random.key(TEST_KEY), images)
+        distorted = distort(test_key("distortion"), images)
         apply_fn = partial(encoder.apply, variables)
         embeddings = map_batches(apply_fn, distorted, batch_size=128)
         return distorted, distances.normalize(embeddings)
@@ -178,17 +185,22 @@ def select(embedded: Any, letters: Letters, alphabets: Sequence[str]) -> Drawing
 
 
 def one_shot(config: Config, drawings: dict[str, Drawings]) -> dict[str, float]:
-    """Accuracy of each unseen alphabet and their mean, beside nearest pixels."""
+    """Accuracy of each unseen alphabet and their mean, beside nearest pixels.
+
+    `aligned`: the examples of each letter are in the order of the faces, so the candidates
+    of a task are all in one face, and the query is in another.
+    """
     metrics: dict[str, float] = {}
     means: dict[str, list[float]] = {"": [], "_pixels": []}
     for alphabet, of in drawings.items():
         for suffix, vectors in (("", of.embeddings), ("_pixels", of.pixels)):
             result = episodes.episode_accuracy(
-                jax.random.key(TEST_KEY),
+                test_key(f"tasks of {alphabet}"),
                 vectors,
                 of.classes,
                 num_episodes=config.num_episodes,
                 num_ways=config.num_ways,
+                aligned=True,
             )
             name = f"one_shot_accuracy_{alphabet}{suffix}"
             metrics[name] = float(result.mean)
@@ -208,10 +220,10 @@ class JudgedPairs(NamedTuple):
     pixel_distances: jax.Array
 
 
-def judge_pairs(drawings: Drawings, num_pairs: int) -> JudgedPairs:
+def judge_pairs(drawings: Drawings, num_pairs: int, purpose: str) -> JudgedPairs:
     """Balanced pairs within an alphabet: two faces of a letter, or two letters."""
     pairs = samplers.sample_pairs(
-        jax.random.key(TEST_KEY), drawings.classes, num_pairs, within_groups=True
+        test_key(purpose), drawings.classes, num_pairs, within_groups=True
     )
     return JudgedPairs(
         np.asarray(pairs.examples),
@@ -233,7 +245,7 @@ def verification(
         (pairs.pixel_distances, pairs.same),
     )
     interval = verify.bootstrap_interval(
-        jax.random.key(TEST_KEY),
+        test_key("bootstrap"),
         verify.roc_area,
         pairs.distances,
         pairs.same,
@@ -284,14 +296,16 @@ def _random_tasks(
     """Support [tasks, ways], one query [tasks], and its distances [tasks, ways]."""
 
     def one_task(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        episode = samplers.sample_episode(key, drawings.classes, config.num_ways, 1, 1)
+        episode = samplers.sample_episode(
+            key, drawings.classes, config.num_ways, 1, 1, aligned=True
+        )
         support, query = episode.support[:, 0], episode.query[0]
         matrix = distances.euclidean_distance_matrix(
             drawings.embeddings[query], drawings.embeddings[support]
         )
         return support, query[0], matrix[0]
 
-    return jax.vmap(one_task)(jax.random.split(jax.random.key(TEST_KEY), num_tasks))
+    return jax.vmap(one_task)(jax.random.split(test_key("shown tasks"), num_tasks))
 
 
 def confusions(letters: Letters, drawings: Drawings, num: int) -> tuple[list, list[float]]:
@@ -333,7 +347,7 @@ def sections(
     answers = [
         report.Section(
             f"One-shot answers: {alphabet.capitalize()}",
-            "A letter in one face, and the nearest of 20 candidates in other faces, with "
+            "A letter in one face, and the nearest of the candidates in another face with "
             "their distances, nearest first. Green: the right letter. Red: a wrong answer.",
             report.answer_grid(show_answers(config, drawings, 8)),
         )
@@ -382,6 +396,23 @@ def sections(
     ]
 
 
+def check_counts(config: Config, letters: Letters) -> None:
+    """Refuses what the letters cannot give, before training."""
+    num_faces = len(np.unique(letters.faces))
+    if config.num_faces > num_faces:
+        raise run.UserError(f"num_faces: there are {num_faces}; got {config.num_faces}")
+    for name, needed, alphabets in (
+        ("num_letters", config.num_letters, TRAINING),
+        ("num_ways", config.num_ways, TEST),
+    ):
+        for alphabet in alphabets:
+            found = letters.only([alphabet]).num_letters
+            if needed > found:
+                raise run.UserError(f"{name}: {alphabet} has {found} letters; got {needed}")
+    if config.num_episodes < 2:
+        raise run.UserError("num_episodes must be at least 2, for an interval; got 1")
+
+
 def main(config: Config) -> None:
     """Draws, trains, judges, reports."""
     if not run.start(config):
@@ -390,6 +421,7 @@ def main(config: Config) -> None:
     seen = letters.only(TRAINING)
     for alphabet in (*TRAINING, *TEST):
         print(f"{alphabet:>9}: {letters.only([alphabet]).num_letters} letters")
+    check_counts(config, letters)
     index = samplers.class_index(seen.letters, groups=seen.alphabets)
     data = Data(jnp.asarray(seen.images), index)
     encoder = ConvNet(widths=config.widths, dim=config.dim)
@@ -403,8 +435,10 @@ def main(config: Config) -> None:
     embedded = embed(encoder, trained.state, letters.images)
     alphabets = {name: select(embedded, letters, [name]) for name in TEST}
     test = select(embedded, letters, TEST)
-    pairs = judge_pairs(test, config.num_pairs)
-    training_pairs = judge_pairs(select(embedded, letters, TRAINING), config.num_pairs)
+    pairs = judge_pairs(test, config.num_pairs, "test pairs")
+    training_pairs = judge_pairs(
+        select(embedded, letters, TRAINING), config.num_pairs, "training pairs"
+    )
     metrics = one_shot(config, alphabets) | verification(test, pairs, training_pairs)
     pictures = sections(
         config, alphabets, letters.only(TEST), test, pairs, metrics["pair_threshold"]

@@ -145,8 +145,8 @@ def loss_fn(
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """RMSprop as Keras has it."""
-    return optax.rmsprop(config.learning_rate, decay=0.9, eps=1e-7, eps_in_sqrt=False)
+    """RMSprop as Keras 3 has it: g / sqrt(v + 1e-7)."""
+    return optax.rmsprop(config.learning_rate, decay=0.9, eps=1e-7, eps_in_sqrt=True)
 
 
 def initial_state(

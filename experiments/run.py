@@ -36,6 +36,11 @@ import tensorboardX
 import tyro
 from tqdm import tqdm
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from siamese_jax.training import Metrics, TrainState
 
 
@@ -106,18 +111,21 @@ def start(config: RunConfig) -> bool:
     Raises:
       UserError: If a count makes no sense, or the directory is of another configuration.
     """
-    for name in ("num_steps", "steps_per_call", "checkpoint_every"):
-        if getattr(config, name) < 1:
-            raise UserError(f"{name} must be at least 1; got {getattr(config, name)}")
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name != "seed" and isinstance(value, int) and value < 1:
+            raise UserError(f"{field.name} must be at least 1; got {value}")
     if config.checkpoint_every % config.steps_per_call:
         raise UserError(
             f"checkpoint_every must be a multiple of steps_per_call "
             f"({config.steps_per_call}); got {config.checkpoint_every}"
         )
+    if config.directory.exists() and not config.directory.is_dir():
+        raise UserError(f"--workdir: {config.directory} is not a folder")
     config.directory.mkdir(parents=True, exist_ok=True)
     path = config.directory / "config.json"
     asked = _as_json(config)
-    if path.exists():
+    if path.exists() and (config.directory / "metrics.jsonl").exists():
         found = _read_json(path)
         different = [
             f"{name}: {found.get(name)} there, {asked.get(name)} asked"
@@ -164,6 +172,7 @@ def train(
     compiled = jax.jit(steps_fn, static_argnums=3, donate_argnums=1)
     key = jax.random.key(config.seed)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_locked(config.directory))
         checkpoints = stack.enter_context(_open_checkpoints(config.directory))
         state = _restore(checkpoints, state)
         first = int(state.step)
@@ -192,9 +201,11 @@ def train(
 
 def load_state(config: RunConfig, state: TrainState) -> TrainState:
     """The last checkpoint of a working directory, shaped like `state`."""
+    if not (config.directory / "checkpoints").is_dir():
+        raise UserError(f"{config.directory} holds no checkpoint")
     with _open_checkpoints(config.directory) as checkpoints:
         if checkpoints.latest_step() is None:
-            raise UserError(f"{config.directory} holds no checkpoint")
+            raise UserError(f"{config.directory} holds no whole checkpoint")
         return _restore(checkpoints, state)
 
 
@@ -236,6 +247,11 @@ class _Log:
     def __init__(self, workdir: pathlib.Path, step: int) -> None:
         path = workdir / "metrics.jsonl"
         kept = list(_lines_until(path, step))
+        if [line["step"] for line in kept] != list(range(1, step + 1)):
+            raise UserError(
+                f"{path} does not hold each step up to the checkpoint at step {step} once; "
+                f"it was changed by hand or is damaged. Delete {workdir} to start again"
+            )
         _write_whole(path, "".join(f"{json.dumps(line)}\n" for line in kept))
         self.seconds = kept[-1]["seconds"] if kept else 0.0
         self._file = path.open("a")
@@ -277,6 +293,18 @@ def _lines_until(path: pathlib.Path, step: int) -> Iterator[dict[str, float]]:
 
 
 @contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Refuses a second process in the same directory; a kill unlocks."""
+    with (workdir / "lock").open("w") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another process is running in {workdir}") from None
+        yield
+
+
+@contextlib.contextmanager
 def _open_checkpoints(workdir: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
     # Saving waits: the state's memory is given to the next step.
     options = ocp.CheckpointManagerOptions(
@@ -299,8 +327,7 @@ def _restore(checkpoints: ocp.CheckpointManager, state: TrainState) -> TrainStat
         folder = pathlib.Path(checkpoints.directory) / str(step)
         raise UserError(
             f"checkpoint {folder} cannot be read ({type(error).__name__}: "
-            f"{str(error).splitlines()[0][:200]}); delete that folder to go on from the "
-            "checkpoint before it"
+            f"{str(error)[:200]}); delete that folder to go on from the checkpoint before"
         ) from error
 
 

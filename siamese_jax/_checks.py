@@ -34,6 +34,12 @@ def check_integer(name: str, array: Array) -> None:
     _check_dtype(name, array, jnp.integer, "integer")
 
 
+def check_scalar(name: str, value: float | Array) -> None:
+    """Raises ValueError unless `value` is one number: a column would broadcast."""
+    if jnp.ndim(value) != 0:
+        raise ValueError(f"{name} must be a scalar; got shape {jnp.shape(value)}")
+
+
 def check_at_least(name: str, value: float, minimum: float) -> None:
     """Raises ValueError unless the Python number `value` reaches `minimum`."""
     if value < minimum:

@@ -30,12 +30,14 @@ def map_batches(
       batch_size: Rows at a time.
 
     Raises:
-      ValueError: If `batch_size` is below 1, or the inputs have no rows or unequally many.
+      ValueError: If `batch_size` is below 1, the inputs have no rows or unequally many, or
+        `fn` returns another number of rows than it is given.
 
     >>> print(map_batches(lambda x: x + 1, jnp.arange(3), batch_size=8))
     [1 2 3]
     """
     check_at_least("batch_size", batch_size, 1)
+    inputs = jax.tree.map(jnp.asarray, inputs)
     lengths = {len(array) for array in jax.tree.leaves(inputs)}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
@@ -51,6 +53,12 @@ def map_batches(
         return fn(jax.tree.map(lambda array: array[rows], inputs))
 
     outputs = lax.map(one_batch, rows)
+    for output in jax.tree.leaves(outputs):
+        if output.shape[1:2] != (batch_size,):
+            raise ValueError(
+                f"fn must return {batch_size} rows for {batch_size} rows; "
+                f"got shape {output.shape[1:]}"
+            )
     return jax.tree.map(
         lambda array: array.reshape(-1, *array.shape[2:])[:num_rows], outputs
     )

@@ -25,7 +25,7 @@ def convolution(
     """`lax.conv_general_dilated` of NHWC images, as `flax.linen.Conv` calls it.
 
     `nn.Conv(features, (3, 3), conv_general_dilated=convolution)` is all it takes. Dilated,
-    grouped and large-kernel convolutions go to `lax` unchanged.
+    grouped, cropping and large-kernel convolutions go to `lax` unchanged.
 
     >>> images, kernel = jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 1, 1))
     >>> print(convolution(images, kernel, (1, 1), "VALID")[0, :, :, 0])
@@ -34,12 +34,13 @@ def convolution(
     """
     options.setdefault("dimension_numbers", ("NHWC", "HWIO", "NHWC"))
     direct = lax.conv_general_dilated
-    if not _suits_patches(lhs, rhs, options):
+    crops = not isinstance(padding, str) and min(map(min, padding)) < 0
+    if crops or not _suits_patches(lhs, rhs, options):
         return direct(lhs, rhs, window_strides, padding, **options)
     return lax.platform_dependent(
         lhs,
         rhs,
-        cpu=lambda x, kernel: _by_patches(x, kernel, window_strides, padding),
+        cpu=lambda x, kernel: _by_patches(x, kernel, window_strides, padding, options),
         default=lambda x, kernel: direct(x, kernel, window_strides, padding, **options),
     )
 
@@ -52,10 +53,15 @@ def max_pool(
     Rows and columns that fill no block are dropped. Equal largest values share the
     gradient.
 
+    Raises:
+      ValueError: If the image is smaller than the window.
+
     >>> print(max_pool(jnp.arange(9.0).reshape(1, 3, 3, 1), 2).ravel())
     [4.]
     """
     n, height, width, channels = x.shape
+    if not 1 <= window <= min(height, width):
+        raise ValueError(f"window must be from 1 to {min(height, width)}; got {window}")
     rows, columns = height // window, width // window
     x = x[:, : rows * window, : columns * window]
     blocks = x.reshape(n, rows, window, columns, window, channels)
@@ -91,6 +97,7 @@ def _by_patches(
     kernel: Array,
     strides: Sequence[int],
     padding: str | Sequence[tuple[int, int]],
+    options: dict[str, Any],
 ) -> Array:
     """The shifted images side by side, times the kernel as a matrix."""
     height, width, _, features = kernel.shape
@@ -106,4 +113,9 @@ def _by_patches(
         for j in range(width)
     ]
     matrix = kernel.reshape(-1, features)
-    return jnp.matmul(jnp.concatenate(patches, axis=-1), matrix)
+    return jnp.matmul(
+        jnp.concatenate(patches, axis=-1),
+        matrix,
+        precision=options.get("precision"),
+        preferred_element_type=options.get("preferred_element_type"),
+    )

@@ -20,6 +20,8 @@ What holds for all of them:
   expansion |a|^2 + |b|^2 - 2ab cancels for near points, so the entries where it loses
   more than some ten bits are computed again from the differences: values are as exact as
   the row form, equal vectors are at distance 0, and the memory is that of the result.
+  Gradients are products too: that of a pair at distance d has a relative error of about
+  1e-7 |a - mean| / d.
 * Shapes are never broadcast: `[n, dim]` against `[n, 1, dim]` is an error.
 * A difference below about 1e-19 (float32) counts as zero, since its square underflows.
 """
@@ -367,7 +369,7 @@ def _rows(a: Array, b: Array) -> tuple[Array, Array, jnp.dtype]:
     check_floating("a", a)
     check_floating("b", b)
     check_same_shape("b", b, "a", a)
-    return widen(a), widen(b), jnp.result_type(a, b)
+    return widen(jnp.asarray(a)), widen(jnp.asarray(b)), jnp.result_type(a, b)
 
 
 def _check_sets(a: Array, b: Array) -> None:
@@ -383,7 +385,7 @@ def _check_sets(a: Array, b: Array) -> None:
 
 def _sets(a: Array, b: Array) -> tuple[Array, Array, jnp.dtype]:
     _check_sets(a, b)
-    return widen(a), widen(b), jnp.result_type(a, b)
+    return widen(jnp.asarray(a)), widen(jnp.asarray(b)), jnp.result_type(a, b)
 
 
 def _sum_of_squares(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
@@ -430,7 +432,8 @@ def _squared_matrix(
         return squared.at[row].set(_sum_of_squares(a[row][None, :] - b))
 
     # Two loops of which one runs not at all, rather than a branch: under `vmap` a branch
-    # would compute both sides for every example.
+    # would always compute both sides. (Under `vmap` one collapsed set of many still makes
+    # all go through its rows.)
     rounds = jnp.max(jnp.sum(near, axis=1))
     few = rounds <= _FEW
     squared, _ = lax.fori_loop(
@@ -441,8 +444,14 @@ def _squared_matrix(
 
 @_squared_matrix.defjvp
 def _squared_matrix_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    """d|a - b|^2 = 2 (a - b)(da - db), expanded into products; 0 where a = b exactly."""
+    """d|a - b|^2 = 2 (a - b)(da - db), expanded into products.
+
+    The common mean is taken off first, so that little cancels where all points are near.
+    """
     (a, b), (da, db) = primals, tangents
+    squared = _squared_matrix(a, b)
+    centre = lax.stop_gradient(jnp.mean(b, axis=0, keepdims=True))
+    a, b = a - centre, b - centre
     along_a = jnp.sum(a * da, axis=-1)[:, None] - _products(da, b)
     along_b = jnp.sum(b * db, axis=-1)[None, :] - _products(a, db)
-    return _squared_matrix(a, b), 2 * (along_a + along_b)
+    return squared, 2 * (along_a + along_b)

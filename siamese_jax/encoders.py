@@ -4,8 +4,8 @@ Flax linen modules; the rest of the library sees only `apply_fn(params, images)`
 `[n, height, width, channels]`, floating-point in [0, 1]. `train=True` turns on dropout
 (needs the rng "dropout") and batch statistics.
 
-The first five are the networks of public Keras tutorials and of Koch et al., with the
-initialisers of their sources; `ConvNet` is the small plain network used for glyphs.
+The first five are the networks of public Keras tutorials, with their initialisers;
+`ConvNet` is the small plain network used for glyphs.
 
 >>> import jax
 >>> import jax.numpy as jnp
@@ -116,8 +116,9 @@ class OrlConv(nn.Module):
 class KochConv(nn.Module):
     """Koch, Zemel, Salakhutdinov 2015, figure 4: 38,947,648 parameters on 105x105.
 
-    With `WeightedL1Head` 38,951,745. Weights are N(0, .01), biases N(.5, .01), but for
-    the zero bias of the first convolution.
+    With `WeightedL1Head` 38,951,745. Initialised as the public Keras tutorial does: weights
+    N(0, .01), biases N(.5, .01), but a zero bias in the first convolution. The paper draws
+    that bias from N(.5, .01) too, and dense weights from N(0, .2).
     """
 
     dim: int = 4096
@@ -158,8 +159,8 @@ class MnistTower(nn.Module):
 class ConvNet(nn.Module):
     """Blocks of 3x3 convolution, batch norm, ReLU and pooling, then one dense layer.
 
-    Batch statistics are in the collection "batch_stats"; under `siamese.twin` set
-    `axis_name="twin"` to share them between the inputs.
+    Batch statistics are in the collection "batch_stats"; under `siamese.twin`, `joint=True`
+    shares them between the inputs.
 
     Attributes:
       widths: Features of each block; each halves the image.

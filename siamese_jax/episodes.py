@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from siamese_jax._checks import check_at_least, check_floating, check_rank
 from siamese_jax._numerics import widen
@@ -100,6 +100,7 @@ def episode_accuracy(
     num_shots: int = 1,
     num_queries: int = 1,
     max_groups: int | None = None,
+    aligned: bool = False,
     matrix_fn: MatrixFn = euclidean_distance_matrix,
 ) -> EpisodeAccuracy:
     """Accuracy over random N-way K-shot episodes, with its 95 % interval.
@@ -113,6 +114,7 @@ def episode_accuracy(
       num_shots: K, support examples a class.
       num_queries: Query examples a class; each is classified alone.
       max_groups: 1 keeps each task within one group (an alphabet).
+      aligned: Support by one drawer, queries by another; see `samplers.sample_episode`.
       matrix_fn: A distance matrix function: smaller is closer.
 
     Returns:
@@ -133,36 +135,51 @@ def episode_accuracy(
         )
 
     accuracies = _accuracies(
-        key,
+        jax.random.split(key, num_episodes),
         embeddings,
         index,
-        (num_episodes, num_ways, num_shots, num_queries, max_groups),
-        matrix_fn,
+        num_ways=num_ways,
+        num_shots=num_shots,
+        num_queries=num_queries,
+        max_groups=max_groups,
+        aligned=aligned,
+        matrix_fn=matrix_fn,
     )
     mean = jnp.mean(accuracies)
     margin = 1.96 * jnp.std(accuracies, ddof=1) / num_episodes**0.5
     return EpisodeAccuracy(mean, mean - margin, mean + margin, accuracies)
 
 
-@partial(jax.jit, static_argnums=(3, 4))  # compiled once, not once a call
+_STATIC = ("num_ways", "num_shots", "num_queries", "max_groups", "aligned", "matrix_fn")
+
+
+@partial(jax.jit, static_argnames=_STATIC)  # compiled once, not once a call
 def _accuracies(
-    key: PRNGKeyArray,
+    keys: Shaped[Array, "episodes ..."],
     embeddings: Float[Array, "n dim"],
     index: ClassIndex,
-    counts: tuple[int, int, int, int, int | None],
+    *,
+    num_ways: int,
+    num_shots: int,
+    num_queries: int,
+    max_groups: int | None,
+    aligned: bool,
     matrix_fn: MatrixFn,
 ) -> Float[Array, " episodes"]:
-    num_episodes, num_ways, num_shots, num_queries, max_groups = counts
-
     def one_episode(key: PRNGKeyArray) -> Float[Array, ""]:
-        episode = sample_episode(
-            key, index, num_ways, num_shots, num_queries, max_groups=max_groups
+        support, query = sample_episode(
+            key,
+            index,
+            num_ways,
+            num_shots,
+            num_queries,
+            max_groups=max_groups,
+            aligned=aligned,
         )
-        queries = embeddings[episode.query.reshape(-1)]
+        queries = embeddings[query.reshape(-1)]
         truth = jnp.repeat(jnp.arange(num_ways), num_queries)
-        answers = classify(embeddings[episode.support], queries, matrix_fn=matrix_fn)
+        answers = classify(embeddings[support], queries, matrix_fn=matrix_fn)
         broken = jnp.any(answers < 0)
         return jnp.where(broken, jnp.nan, jnp.mean(answers == truth))
 
-    keys = jax.random.split(key, num_episodes)
     return map_batches(jax.vmap(one_episode), keys, batch_size=_EPISODES_AT_ONCE)

@@ -346,7 +346,7 @@ def sample_batch(
     check_at_least("num_per_class", num_per_class, 1)
     class_key, example_key = jax.random.split(key)
     classes = _sample_classes(class_key, index, num_classes, max_groups)
-    examples = _sample_distinct(example_key, index, classes, num_per_class)
+    examples = _sample_distinct(example_key, index, classes, num_per_class, aligned=False)
     return Batch(examples.reshape(-1), jnp.repeat(classes, num_per_class))
 
 
@@ -358,6 +358,7 @@ def sample_episode(
     num_queries: int,
     *,
     max_groups: int | None = None,
+    aligned: bool = False,
 ) -> Episode:
     """An N-way K-shot task: support and query examples, all distinct.
 
@@ -368,6 +369,9 @@ def sample_episode(
       num_shots: K, support examples a class.
       num_queries: Query examples a class.
       max_groups: As in `sample_batch`; 1 keeps every task within one group.
+      aligned: Take the same places within all classes. Where each class lists its
+        examples in one order of drawers (or faces), the support is then by one drawer a
+        shot, and each query by another, as in Lake's one-shot runs.
 
     Raises:
       ValueError: If a class has fewer than `num_shots + num_queries` examples, or there
@@ -383,7 +387,7 @@ def sample_episode(
     class_key, example_key = jax.random.split(key)
     classes = _sample_classes(class_key, index, num_ways, max_groups)
     num_examples = num_shots + num_queries
-    examples = _sample_distinct(example_key, index, classes, num_examples)
+    examples = _sample_distinct(example_key, index, classes, num_examples, aligned)
     return Episode(examples[:, :num_shots], examples[:, num_shots:])
 
 
@@ -403,29 +407,35 @@ def _sample_classes(
 
 
 def _sample_distinct(
-    key: PRNGKeyArray, index: ClassIndex, classes: Int[Array, " p"], num: int
+    key: PRNGKeyArray, index: ClassIndex, classes: Int[Array, " p"], num: int, aligned: bool
 ) -> Int[Array, "p num"]:
-    """`num` distinct examples of each class, in random order: Floyd's algorithm.
+    """`num` distinct examples of each class, in random order."""
+    _require_examples(index, num)
+    if aligned:
+        smallest = jnp.full((1,), index.smallest_class[1])
+        ranks = jnp.broadcast_to(_distinct_ranks(key, smallest, num), (len(classes), num))
+    else:
+        ranks = _distinct_ranks(key, index.counts[classes], num)
+    return index.examples[index.starts[classes][:, None] + ranks]
+
+
+def _distinct_ranks(
+    key: PRNGKeyArray, counts: Int[Array, " p"], num: int
+) -> Int[Array, "p num"]:
+    """`num` distinct numbers below each count, in random order: Floyd's algorithm.
 
     For j = count - num ... count - 1 it takes a random number up to j, or j itself if that
-    number is taken: `num` draws give a uniform subset, whatever the size of the class.
+    number is taken: `num` draws give a uniform subset, whatever the count.
     """
-    _require_examples(index, num)
     draw_key, order_key = jax.random.split(key)
-    counts = index.counts[classes]
-
-    def take_one(i: Array, ranks: Array) -> Array:
-        last = counts - num + i
-        drawn = jax.random.randint(
-            jax.random.fold_in(draw_key, i), classes.shape, 0, last + 1
-        )
-        taken = jnp.any(ranks == drawn[:, None], axis=1)
-        return ranks.at[:, i].set(jnp.where(taken, last, drawn))
-
-    ranks = jnp.full((len(classes), num), -1, counts.dtype)
-    ranks = jax.lax.fori_loop(0, num, take_one, ranks)
-    ranks = jax.random.permutation(order_key, ranks, axis=1, independent=True)
-    return index.examples[index.starts[classes][:, None] + ranks]
+    last = counts[:, None] - num + jnp.arange(num)[None, :]
+    drawn = jax.random.randint(draw_key, last.shape, 0, last + 1)
+    ranks = drawn[:, :1]
+    for j in range(1, num):
+        taken = jnp.any(ranks == drawn[:, j : j + 1], axis=1)
+        chosen = jnp.where(taken, last[:, j], drawn[:, j])
+        ranks = jnp.concatenate([ranks, chosen[:, None]], axis=1)
+    return jax.random.permutation(order_key, ranks, axis=1, independent=True)
 
 
 # Epochs -------------------------------------------------------------------------------

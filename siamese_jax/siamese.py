@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from siamese_jax._checks import check_floating, check_rank
+from siamese_jax._checks import check_floating, check_rank, check_scalar
 from siamese_jax._numerics import Scalar, widen
 
 ApplyFn = Callable[..., Any]
@@ -110,9 +110,13 @@ def _over_inputs(
         if not has_statistics or params_axis == 0:
             return outputs
         embeddings, statistics = outputs
-        return embeddings, jax.tree.map(lambda s: jnp.mean(s, axis=0), statistics)
+        return embeddings, jax.tree.map(_mean_of_inputs, statistics)
 
     return apply
+
+
+def _mean_of_inputs(stacked: Array) -> Array:
+    return jnp.mean(stacked, axis=0).astype(stacked.dtype)
 
 
 # Pair heads: two embeddings, or their distance, to the log-odds of "same" ---------------
@@ -128,12 +132,15 @@ def threshold_logits(
     bias = scale * threshold.
 
     Raises:
+      ValueError: If `threshold` or `scale` is not a scalar.
       TypeError: If `distances` is not floating-point.
 
     >>> print(threshold_logits(jnp.array([0.25, 1.0]), threshold=0.5, scale=4.0))
     [ 1. -2.]
     """
     check_floating("distances", distances)
+    check_scalar("threshold", threshold)
+    check_scalar("scale", scale)
     logits = scale * (threshold - widen(distances))
     return logits.astype(distances.dtype)
 
@@ -147,7 +154,7 @@ def weighted_l1_logits(
     """Log-odds of "same" from a weighted city-block distance: sum_j w_j |a_j - b_j| + bias.
 
     Raises:
-      ValueError: If `weights` has not one weight a dimension.
+      ValueError: If `weights` has not one weight a dimension, or `bias` is no scalar.
       TypeError: If an input is not floating-point.
 
     Reference:
@@ -161,6 +168,7 @@ def weighted_l1_logits(
     for name, array in (("a", a), ("b", b), ("weights", weights)):
         check_floating(name, array)
     check_rank("weights", weights, 1)
+    check_scalar("bias", bias)
     if not a.shape == b.shape == (*a.shape[:-1], *weights.shape):
         raise ValueError(
             f"a and b must have equal shapes ending in one entry for each of the "

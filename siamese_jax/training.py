@@ -32,7 +32,7 @@ gradients, statistics and metrics are averaged over the devices inside the step:
 is left to do. The average is that of equally large shards; a loss that must see the whole
 batch gathers it itself.
 
-All randomness of a step comes from `fold_in(key, state.step)`: a run cut into pieces draws
+All randomness of a step comes from the key and `state.step`: a run cut into pieces draws
 what an unbroken run draws.
 """
 
@@ -96,16 +96,21 @@ def train_step(
     """One update from one batch.
 
     Args:
-      key: For `loss_fn`; on several devices each folds its number into it, so that no
-        two draw the same dropout masks.
+      key: For `loss_fn`; the number of the step is folded in, so one key serves a whole
+        run. On several devices each folds its own number in too, so that no two draw the
+        same dropout masks.
       state: Before the update.
       batch: Whatever `loss_fn` takes; under `pmap`, this device's share.
       loss_fn: See the module.
       optimizer: From optax.
-      axis_name: Of the enclosing `pmap`, whose devices average their gradients here.
+      axis_name: Of the enclosing `pmap` or `shard_map`, whose devices average their
+        gradients here.
 
     Returns:
       The new state, and `metrics` with "loss" added.
+
+    Raises:
+      ValueError: If `loss_fn` has a metric named "loss".
 
     >>> def loss_fn(params, statistics, batch, key):
     ...     return params**2, (statistics, {})
@@ -116,16 +121,22 @@ def train_step(
     >>> print(state.params, metrics["loss"])
     0.0 9.0
     """
+    key = jax.random.fold_in(key, state.step)
+    params = state.params
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
+        params = jax.tree.map(lambda leaf: _of_this_device(leaf, axis_name), params)
     gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (statistics, metrics)), gradients = gradient_fn(
-        state.params, state.statistics, batch, key
+        params, state.statistics, batch, key
     )
+    if "loss" in metrics:
+        raise ValueError('loss_fn must not name a metric "loss": the step adds it')
     metrics = {"loss": loss, **metrics}
     if axis_name is not None:
-        gradients, statistics, metrics = lax.pmean(
-            (gradients, statistics, metrics), axis_name
+        gradients, statistics, metrics = jax.tree.map(
+            lambda leaf: lax.pmean(leaf, axis_name).astype(jnp.result_type(leaf)),
+            (gradients, statistics, metrics),
         )
     updates, optimizer_state = optimizer.update(
         gradients, state.optimizer_state, state.params
@@ -169,18 +180,26 @@ def train_steps(
     """
     check_at_least("num_steps", num_steps, 1)
 
+    batch_key, loss_key = jax.random.split(key)
+
     def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        batch_key, loss_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = batch_fn(jax.random.fold_in(batch_key, state.step), state.step, data)
         return train_step(
             loss_key,
             state,
-            batch_fn(batch_key, state.step, data),
+            batch,
             loss_fn=loss_fn,
             optimizer=optimizer,
             axis_name=axis_name,
         )
 
     return lax.scan(body, state, length=num_steps, unroll=unroll)
+
+
+def _of_this_device(leaf: Array, axis_name: str) -> Array:
+    """Under `shard_map`, makes the gradient this device's own instead of a silent sum."""
+    varying: frozenset = getattr(jax.typeof(leaf), "vma", frozenset())
+    return leaf if axis_name in varying else lax.pcast(leaf, axis_name, to="varying")
 
 
 def _firmly_typed(leaf: Array) -> Array:

@@ -239,12 +239,10 @@ def best_threshold(
     # the whole run of equal distances is called the same: the next one is truly farther
     upper = jnp.min(jnp.where(ascending > lower, ascending, jnp.inf))
     halfway = lower + (upper - lower) / 2
-    threshold = jnp.where(jnp.isinf(upper) | (best == 0), lower, halfway)
-    broken = jnp.isnan(matches[-1])
-    return BestThreshold(
-        jnp.where(broken, jnp.nan, threshold),
-        _ratio(right[best], matches[-1] + mismatches[-1]),
-    )
+    apart = (halfway < upper) & (best > 0)  # not for neighbouring numbers, nor infinity
+    accuracy = _ratio(right[best], matches[-1] + mismatches[-1])
+    threshold = jnp.where(apart, halfway, lower)
+    return BestThreshold(jnp.where(jnp.isnan(accuracy), jnp.nan, threshold), accuracy)
 
 
 def transferred_threshold(
@@ -294,7 +292,7 @@ def bootstrap_interval(
       distances: Of each pair.
       same: True = of one class.
       identities: Of the two members of each pair, numbered from 0.
-      num_identities: How many there are.
+      num_identities: How many there are; an identity beyond makes the interval NaN.
       num_samples: Bootstrap samples; one without a defined figure is left out.
       level: Coverage.
 
@@ -306,6 +304,13 @@ def bootstrap_interval(
     Reference:
       Bolle, Ratha, Pankanti. Error analysis of pattern recognition systems: the subsets
       bootstrap. CVIU 2004.
+
+    >>> distances, same = jnp.array([0.1, 0.2, 0.9]), jnp.array([True, True, False])
+    >>> people = jnp.array([[0, 1, 0], [0, 1, 1]])
+    >>> interval = bootstrap_interval(
+    ...     jax.random.key(0), roc_area, distances, same, people, num_identities=2)
+    >>> print(interval.low, interval.high)
+    1.0 1.0
     """
     check_at_least("num_identities", num_identities, 2)
     check_at_least("num_samples", num_samples, 2)
@@ -323,7 +328,10 @@ def bootstrap_interval(
         key, statistic_fn, distances, same, identities, num_identities, num_samples
     )
     tail = (1 - level) / 2
-    low, high = jnp.nanquantile(figures, jnp.array([tail, 1 - tail]))
+    ends = jnp.nanquantile(figures, jnp.array([tail, 1 - tail]))
+    inside = (identities >= 0) & (identities < num_identities)
+    sound = ~jnp.any(jnp.isnan(distances)) & jnp.all(inside)
+    low, high = jnp.where(sound, ends, jnp.nan)
     return Interval(low, high)
 
 
@@ -353,6 +361,7 @@ def _prepare(
     """Distances with the masked ones at infinity, and weights with theirs at 0."""
     check_floating("distances", distances)
     check_rank("distances", distances, 1)
+    check_at_least("the number of distances", len(distances), 1)
     check_boolean("same", same)
     check_same_shape("same", same, "distances", distances)
     distances = widen(distances)
@@ -363,8 +372,8 @@ def _prepare(
     where = jnp.ones(distances.shape, bool) if where is None else where
     check_boolean("where", where)
     check_same_shape("where", where, "distances", distances)
-    where &= weights > 0
-    broken = jnp.any(jnp.isnan(distances) & where)
+    where = where & (weights != 0)
+    broken = jnp.any((jnp.isnan(distances) | jnp.isnan(weights)) & where)
     weights = jnp.where(where, jnp.where(broken, jnp.nan, weights), 0)
     return jnp.where(where, distances, jnp.inf), weights
 
@@ -388,7 +397,8 @@ def _cumulative(
 
 
 def _just_below(x: Array) -> Array:
-    return jnp.nextafter(x, -jnp.inf)
+    # the number before 0 is subnormal and would be flushed to 0
+    return jnp.minimum(jnp.nextafter(x, -jnp.inf), x - jnp.finfo(x.dtype).tiny)
 
 
 def _ratio(part: Array, whole: Array) -> Array:

@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from siamese_jax._checks import check_boolean, check_floating, check_same_shape
+from siamese_jax._checks import (
+    check_boolean,
+    check_floating,
+    check_same_shape,
+    check_scalar,
+)
 from siamese_jax._numerics import Scalar, widen
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
 
@@ -52,6 +57,9 @@ def contrastive_loss(
     0.125
     """
     d, dtype = _entries("distances", distances, same)
+    check_scalar("margin", margin)
+    check_scalar("positive_margin", positive_margin)
+    check_scalar("factor", factor)
     pull = jax.nn.relu(d - positive_margin)
     push = jax.nn.relu(margin - d)
     values = factor * jnp.where(same, pull, push) ** 2

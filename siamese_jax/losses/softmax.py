@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from siamese_jax._checks import check_scalar
 from siamese_jax._numerics import Scalar, widen
 from siamese_jax.miners import sides
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
@@ -50,6 +51,7 @@ def supervised_contrastive_loss(
     >>> print(f"{loss:.4f}")  # log 2
     0.6931
     """
+    check_scalar("temperature", temperature)
     positive, negative = sides(similarities, same, where, name="similarities")
     logits = widen(similarities) / temperature
     num_positives = jnp.sum(positive, axis=1)

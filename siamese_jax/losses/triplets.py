@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from siamese_jax._checks import check_floating, check_same_shape
+from siamese_jax._checks import check_floating, check_same_shape, check_scalar
 from siamese_jax._numerics import Scalar, widen
 from siamese_jax.miners import row_has_nan, semi_hard_negatives, sides
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
@@ -46,6 +46,7 @@ def triplet_loss(
     >>> print(triplet_loss(jnp.array([1.0, 1.0]), jnp.array([1.5, 9.0]), margin=1.0))
     0.25
     """
+    check_scalar("margin", margin)
     check_floating("positive_distances", positive_distances)
     check_floating("negative_distances", negative_distances)
     check_same_shape(
@@ -198,9 +199,9 @@ def all_triplets_loss(
     >>> print(all_triplets_loss(matrix, same, active_only=True))  # (1.5 + 0.5) / 2
     1.0
     """
+    check_scalar("margin", margin)
     positive, negative = sides(distances, same, where)
-    centred = _centre_rows(widen(distances), positive | negative)
-    ascending = jnp.sort(jnp.where(negative, centred, jnp.inf), axis=1)
+    centred, ascending = _centre(widen(distances), negative)
     sums = jnp.cumsum(jnp.where(jnp.isinf(ascending), 0, ascending), axis=1)
     sums = jnp.pad(sums, ((0, 0), (1, 0)))  # sums[:, k] is that of the k nearest
 
@@ -217,6 +218,7 @@ def all_triplets_loss(
     broken = row_has_nan(distances, positive | negative)[:, 0]
     values = jnp.where(broken, jnp.nan, values).astype(distances.dtype)
     weights = jnp.ones(len(values), values.dtype) if weights is None else weights
+    check_floating("weights", weights)
     check_same_shape("weights", weights, "the anchors", values)
     terms = make_terms(
         values, where=num_triplets > 0, weights=widen(weights) * num_triplets
@@ -224,10 +226,15 @@ def all_triplets_loss(
     return reduce_terms(terms, reduce_fn)
 
 
-def _centre_rows(
-    distances: Float[Array, "n m"], where: Bool[Array, "n m"]
-) -> Float[Array, "n m"]:
-    """Less the mean of each row's valid entries: prefix sums of small numbers are exact."""
-    valid = jnp.where(where, distances, 0)
-    count = jnp.maximum(jnp.sum(where, axis=1, keepdims=True), 1)
-    return distances - lax.stop_gradient(jnp.sum(valid, axis=1, keepdims=True) / count)
+def _centre(
+    distances: Float[Array, "n m"], negative: Bool[Array, "n m"]
+) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+    """Distances and ascending negatives, less each row's median negative.
+
+    Only differences matter, and prefix sums of numbers near 0 lose less to rounding.
+    """
+    ascending = jnp.sort(jnp.where(negative, distances, jnp.inf), axis=1)
+    middle = jnp.sum(negative, axis=1, keepdims=True) // 2
+    median = lax.stop_gradient(jnp.take_along_axis(ascending, middle, axis=1, mode="clip"))
+    median = jnp.where(jnp.isinf(median), 0, median)
+    return distances - median, ascending - median
