@@ -77,11 +77,14 @@ def public_functions():
 
 PUBLIC = list(public_functions())
 
+# not for tracing: has properties and misuse of its own in test_samplers
+ON_THE_HOST = {"samplers.class_index"}
+
 
 def test_every_public_function_has_one_row_in_the_table():
     rows = [case.name for case in CASES]
     assert len(rows) == len(set(rows))
-    assert {param.id for param in PUBLIC} == set(rows)
+    assert {param.id for param in PUBLIC} - ON_THE_HOST == set(rows)
 
 
 @pytest.mark.parametrize("fn", PUBLIC)
@@ -102,15 +105,14 @@ def test_docstring_has_an_effect_and_an_example(fn):
     text = inspect.getdoc(fn)
     assert text
     assert text.splitlines()[0].endswith((".", ":", "?"))
-    if fn.__module__ not in ("siamese_jax.training",):
-        assert ">>> " in text or "Raises" in text
+    tutorial = sys.modules[fn.__module__].__doc__ or ""
+    assert ">>> " in text or f"{fn.__name__}(" in tutorial
 
 
 @pytest.mark.parametrize("module", [*MODULES, encoders], ids=lambda m: m.__name__)
 def test_modules_begin_with_a_tutorial_that_runs(module):
     assert module.__doc__
-    if module not in (convolution,):
-        assert ">>> " in module.__doc__ or module in (augment,)
+    assert ">>> " in module.__doc__ or module is convolution
 
 
 def test_imports_point_one_way():

@@ -112,3 +112,32 @@ def test_noise_has_its_deviation_and_probability():
     assert abs(noisy.mean() - 0.5) < 0.08
     assert abs(noise[noisy].std() - 0.2) < 0.005
     assert abs(noise[noisy].mean()) < 0.005
+
+
+def test_content_is_scaled_then_sheared_then_rotated_then_shifted():
+    """The composed map, with its components read from draws of each alone."""
+    key, size = jax.random.key(5), (9, 7)
+    full = augment.Affine(40.0, 0.4, (0.7, 1.4), 2.0)
+
+    def forward(**kept):
+        neutral = {
+            "max_rotation": 0.0,
+            "max_shear": 0.0,
+            "scale_range": (1.0, 1.0),
+            "max_shift": 0.0,
+        }
+        distortion = full._replace(**(neutral | kept))
+        (matrix,) = np.asarray(augment.sample_affine(key, 1, size, distortion), np.float64)
+        return np.linalg.inv(matrix[:, :2]), matrix
+
+    rotation, _ = forward(max_rotation=40.0)
+    shear, _ = forward(max_shear=0.4)
+    scale, _ = forward(scale_range=(0.7, 1.4))
+    _, shifted = forward(max_shift=2.0)
+    shift = -shifted[:, 2]
+    found, matrix = forward(**full._asdict())
+    np.testing.assert_allclose(found, rotation @ shear @ scale, rtol=1e-4, atol=1e-5)
+    centre = np.array([4.0, 3.0])
+    # what is at the centre of the input arrives at the centre plus the shift
+    arrived = np.append(centre + shift, 1.0)
+    np.testing.assert_allclose(matrix @ arrived, centre, atol=1e-4)

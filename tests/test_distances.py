@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import config as jaxtyping_config
 
 from siamese_jax import distances
 
@@ -123,3 +124,30 @@ def test_tiles_do_not_change_the_matrix(monkeypatch):
     whole = distances.manhattan_distance_matrix(a, b)
     monkeypatch.setattr(distances, "_TILE_NUMBERS", 3 * b.size)  # 3, 3 and 1 rows
     np.testing.assert_array_equal(distances.manhattan_distance_matrix(a, b), whole)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e-5])
+def test_gradients_of_collapsed_points_are_exact(spread):
+    rng = np.random.default_rng(7)
+    points = np.float32(rng.normal(size=(1, 8)) + spread * rng.normal(size=(12, 8)))
+    weights = rng.normal(size=(12, 12))
+    exact = np.float64(points)
+    gaps = exact[:, None] - exact[None]
+    lengths = np.sqrt((gaps**2).sum(-1)) + np.eye(12)
+    units = gaps / lengths[:, :, None] * weights[:, :, None]
+    wanted = units.sum(axis=1) - units.sum(axis=0)
+    found = jax.grad(
+        lambda p: jnp.sum(
+            jnp.asarray(weights, jnp.float32) * distances.euclidean_distance_matrix(p, p)
+        )
+    )(jnp.asarray(points))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
+
+
+def test_numpy_arrays_are_taken_too(monkeypatch):
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
+    points = np.float32(np.random.default_rng(8).normal(size=(4, 3)))
+    np.testing.assert_allclose(
+        distances.euclidean_distance_matrix(points, points),
+        distances.euclidean_distance_matrix(jnp.asarray(points), jnp.asarray(points)),
+    )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from siamese_jax import encoders
+from siamese_jax.convolution import convolution, max_pool
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.siamese import twin
 
@@ -114,3 +115,26 @@ def test_the_small_net_shares_statistics_between_twins():
     joint, _ = twin(lambda _, x: apply_fn(encoder, x), has_statistics=True)((), pair)
     flat, _ = apply_fn(encoders.ConvNet(widths=(4,), dim=3), pair.reshape(6, 4, 4, 1))
     np.testing.assert_allclose(joint.reshape(6, 3), flat, atol=1e-5)
+
+
+def test_the_convolution_keeps_the_options_of_lax():
+    rng = np.random.default_rng(1)
+    images = jnp.asarray(rng.random((1, 5, 5, 2)), jnp.bfloat16)
+    kernel = jnp.asarray(rng.random((3, 3, 2, 2)), jnp.bfloat16)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    for padding in ("SAME", "VALID", ((-1, 0), (1, 1))):
+        found = convolution(
+            images, kernel, (1, 1), padding, preferred_element_type=jnp.float32
+        )
+        wanted = jax.lax.conv_general_dilated(
+            images,
+            kernel,
+            (1, 1),
+            padding,
+            dimension_numbers=numbers,
+            preferred_element_type=jnp.float32,
+        )
+        assert found.dtype == wanted.dtype == jnp.float32
+        np.testing.assert_allclose(found, wanted, rtol=1e-2)
+    with pytest.raises(ValueError, match="window must be from 1 to 5; got 6"):
+        max_pool(images, 6)

@@ -215,3 +215,103 @@ def test_bootstrap_is_wider_over_identities_than_over_pairs():
 
     alone = np.stack([np.arange(2000), np.arange(2000)])
     assert width(identities, 20) > 2 * width(alone, 2000)
+
+
+def test_bootstrap_weighs_pairs_by_how_often_both_are_drawn():
+    """Against the same draws, counted by hand."""
+    rng = np.random.default_rng(6)
+    identities = rng.integers(8, size=(2, 60))
+    identities[1, ::3] = identities[0, ::3]
+    same = identities[0] == identities[1]
+    distances = np.float32(rng.normal(size=60) + np.where(same, 0, 1))
+    low, high = verification.bootstrap_interval(
+        KEY,
+        verification.roc_area,
+        jnp.asarray(distances),
+        jnp.asarray(same),
+        jnp.asarray(identities),
+        num_identities=8,
+        num_samples=40,
+        level=0.8,
+    )
+    areas = []
+    for key in jax.random.split(KEY, 40):
+        drawn = np.asarray(jax.random.randint(key, (8,), 0, 8)).tolist()
+        weights = [
+            drawn.count(a) * (1 if a == b else drawn.count(b)) for a, b in identities.T
+        ]
+        counted = np.array(weights) > 0
+        areas.append(
+            metrics.roc_auc_score(
+                same[counted], -distances[counted], sample_weight=np.array(weights)[counted]
+            )
+        )
+    np.testing.assert_allclose([low, high], np.quantile(areas, [0.1, 0.9]), rtol=1e-4)
+
+
+def test_bootstrap_hides_neither_nan_nor_an_unknown_identity():
+    distances, same, _ = judged(7, num=50)
+    identities = jnp.asarray(np.random.default_rng(0).integers(5, size=(2, 50)))
+
+    def interval(distances, identities):
+        return verification.bootstrap_interval(
+            KEY,
+            verification.roc_area,
+            jnp.asarray(distances),
+            jnp.asarray(same),
+            identities,
+            num_identities=5,
+            num_samples=20,
+        )
+
+    assert np.isfinite(interval(distances, identities)).all()
+    broken = distances.copy()
+    broken[3] = np.nan
+    assert np.isnan(interval(broken, identities)).all()
+    assert np.isnan(interval(distances, identities.at[0, 0].set(5))).all()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_thresholds_hold_where_the_smallest_distance_is_zero(same):
+    distances, labels = jnp.array([0.0, 0.0, 0.5]), jnp.array([same] * 3)
+    best = verification.best_threshold(distances, labels)
+    again = verification.decision_rates(distances, labels, best.threshold)
+    assert again.accuracy == best.accuracy == 1
+    assert verification.roc_curve(distances, labels).thresholds[0] < 0
+
+
+def test_the_best_threshold_holds_between_neighbouring_numbers():
+    distances = jnp.array([1 + 2**-23, 1 + 2**-22], jnp.float32)
+    same = jnp.array([True, False])
+    best = verification.best_threshold(distances, same)
+    assert verification.decision_rates(distances, same, best.threshold).accuracy == 1
+
+
+def test_nothing_to_judge_is_nan_or_refused():
+    same, where = jnp.array([True, False]), jnp.zeros(2, bool)
+    best = verification.best_threshold(jnp.ones(2), same, where=where)
+    assert np.isnan(best).all()
+    with pytest.raises(ValueError, match="number of distances must be at least 1"):
+        verification.best_threshold(jnp.ones(0), jnp.ones(0, bool))
+
+
+def test_weights_may_be_nan_or_negative_but_never_ignored():
+    distances, same = jnp.array([0.1, 0.2, 0.3]), jnp.array([True, False, True])
+    weights = jnp.array([jnp.nan, 1.0, 1.0])
+    assert np.isnan(verification.roc_area(distances, same, weights=weights))
+
+
+def test_aligned_episodes_are_judged_like_any_other():
+    labels = np.repeat(np.arange(5), 4)
+    drawers = np.tile(np.arange(4), 5)
+    # the drawer dominates: among candidates of one drawer the letter still decides
+    points = np.concatenate([np.eye(5)[labels], 10 * np.eye(4)[drawers]], axis=1)
+    result = episodes.episode_accuracy(
+        KEY,
+        jnp.asarray(points, jnp.float32),
+        samplers.class_index(labels),
+        num_episodes=100,
+        num_ways=5,
+        aligned=True,
+    )
+    assert result.mean == 1

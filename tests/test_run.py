@@ -358,3 +358,47 @@ def test_without_a_workdir_the_name_tells_the_runs_apart():
     assert glyphs.Config(font_dir=pathlib.Path("/my/fonts")).directory.as_posix() == (
         "runs/glyphs-font_dir=my_fonts"
     )
+
+
+def test_a_second_process_in_the_same_directory_is_refused(tmp_path):
+    config = run.RunConfig(tmp_path, num_steps=2, steps_per_call=2, checkpoint_every=2)
+    run.start(config)
+    with run._locked(tmp_path), pytest.raises(run.UserError, match="another process"):
+        toy_run(config)
+    assert int(toy_run(config).state.step) == 2
+
+
+def test_a_damaged_log_is_named(tmp_path):
+    config = run.RunConfig(tmp_path, num_steps=4, steps_per_call=2, checkpoint_every=2)
+    run.start(config)
+    toy_run(config)
+    log = tmp_path / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([lines[0], "###", *lines[2:]]))
+    with pytest.raises(run.UserError, match="does not hold each step up to the checkpoint"):
+        toy_run(config)
+
+
+def test_a_directory_where_nothing_ran_takes_another_configuration(tmp_path):
+    run.start(run.RunConfig(tmp_path, num_steps=2))
+    assert run.start(run.RunConfig(tmp_path, num_steps=3))
+    (tmp_path / "file").touch()
+    with pytest.raises(run.UserError, match="is not a folder"):
+        run.start(run.RunConfig(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_ways": 200}, "num_ways: armenian has .* letters; got 200"),
+        ({"num_letters": 900}, "num_letters: latin has .* letters; got 900"),
+        ({"num_faces": 13}, "num_faces: there are 12; got 13"),
+        ({"num_episodes": 1}, "num_episodes must be at least 2"),
+    ],
+)
+def test_glyphs_refuse_what_the_letters_cannot_give_before_training(changes, words):
+    faces = np.tile(np.arange(12), 250)
+    alphabets = np.repeat([*glyphs.TRAINING, *glyphs.TEST], 600)
+    letters = Letters(np.zeros(3000), np.repeat(np.arange(250), 12), alphabets, faces)
+    with pytest.raises(run.UserError, match=words):
+        glyphs.check_counts(glyphs.Config(**changes), letters)

@@ -160,3 +160,51 @@ def test_an_index_may_be_an_argument_of_a_compiled_function():
     np.testing.assert_array_equal(
         pairs.examples, samplers.sample_pairs(jax.random.key(0), INDEX, 4).examples
     )
+
+
+def test_every_subset_of_a_class_is_equally_likely():
+    index = samplers.class_index([0] * 5 + [1] * 5)
+    keys = jax.random.split(jax.random.key(2), 4000)
+    batches = jax.jit(jax.vmap(lambda key: samplers.sample_batch(key, index, 2, 3)))(keys)
+    subsets = np.sort(np.asarray(batches.examples).reshape(-1, 3) % 5, axis=1)
+    _, counts = np.unique(subsets, axis=0, return_counts=True)
+    assert len(counts) == 10  # 5 choose 3
+    np.testing.assert_allclose(counts / counts.sum(), 0.1, atol=0.015)
+
+
+def test_groups_and_examples_are_drawn_evenly():
+    batches = draw(lambda key: samplers.sample_batch(key, LARGE, 2, 1, max_groups=1))
+    groups = np.bincount(batches.labels[:, 0] // 3, minlength=3) / len(KEYS)
+    np.testing.assert_allclose(groups, 1 / 3, atol=0.08)
+    anchor, positive, negative = np.moveaxis(
+        draw(lambda key: samplers.sample_triplets(key, LARGE, 8)), 1, 0
+    )
+    for examples in (anchor, positive, negative):
+        shares = np.bincount(examples.ravel(), minlength=36) / examples.size
+        np.testing.assert_allclose(shares, 1 / 36, atol=0.013)
+
+
+def test_aligned_episodes_take_the_same_places_in_all_classes():
+    places = np.asarray(INDEX.rank_of)
+    support, query = draw(
+        lambda key: samplers.sample_episode(key, INDEX, 4, 1, 1, aligned=True)
+    )
+    both = places[np.concatenate([support, query], axis=2)]
+    assert (both == both[:, :1]).all()
+    assert (both[:, 0, 0] != both[:, 0, 1]).all()
+    assert set(both.ravel()) == {0, 1}  # the smallest class has two
+
+
+def test_samplers_work_under_shard_map_with_a_key_for_each_device():
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("devices")
+
+    def one_device(keys):
+        episode = samplers.sample_episode(keys[0], INDEX, 2, 1, 1)
+        return jax.tree.map(lambda leaf: leaf[None], episode)
+
+    keys = jax.random.split(jax.random.key(3))
+    sharded = jax.jit(jax.shard_map(one_device, mesh=mesh, in_specs=spec, out_specs=spec))
+    for number, key in enumerate(keys):
+        wanted = samplers.sample_episode(key, INDEX, 2, 1, 1)
+        np.testing.assert_array_equal(sharded(keys).support[number], wanted.support)

@@ -193,3 +193,90 @@ def test_mapping_in_batches_drops_nothing(num_rows):
 def test_unequal_rows_are_refused():
     with pytest.raises(ValueError, match=r"equally many rows, at least 1; got \[2, 3\]"):
         batching.map_batches(lambda x: x, (jnp.ones(2), jnp.ones(3)), batch_size=2)
+
+
+def test_the_state_a_step_returns_does_not_compile_it_anew():
+    """A weakly typed parameter would: its first update gives it a firm type."""
+    num_traces = 0
+
+    def loss_fn(params, statistics, batch, key):
+        nonlocal num_traces
+        num_traces += 1
+        return params**2, (statistics, {})
+
+    state = training.init_state(jnp.log(0.5), OPTIMIZER)
+    step = jax.jit(partial(training.train_step, loss_fn=loss_fn, optimizer=OPTIMIZER))
+    for _ in range(3):
+        state, _ = step(KEY, state, None)
+    assert num_traces == 1
+
+
+def noisy_loss(params, statistics, batch, key):
+    """Reports what the key gives, and a counter and a mean as statistics."""
+    draw = jax.random.normal(key, ())
+    statistics = {"count": statistics["count"] + 1, "mean": jnp.mean(batch)}
+    return jnp.sum(params * batch), (statistics, {"draw": draw, "square": draw**2})
+
+
+def noisy_state():
+    statistics = {"count": jnp.zeros((), jnp.int32), "mean": jnp.zeros(())}
+    return training.init_state(jnp.zeros(2), OPTIMIZER, statistics=statistics)
+
+
+def test_one_key_serves_a_whole_run():
+    step = jax.jit(partial(training.train_step, loss_fn=noisy_loss, optimizer=OPTIMIZER))
+    state, draws = noisy_state(), set()
+    for _ in range(3):
+        state, metrics = step(KEY, state, jnp.ones(2))
+        draws.add(float(metrics["draw"]))
+    assert len(draws) == 3
+
+
+def test_devices_draw_apart_and_agree_on_the_statistics():
+    step = partial(
+        training.train_step, loss_fn=noisy_loss, optimizer=OPTIMIZER, axis_name="devices"
+    )
+    state, metrics = jax.pmap(step, axis_name="devices", in_axes=(None, 0, 0))(
+        KEY, replicate(noisy_state()), jnp.array([[1.0, 1.0], [3.0, 3.0]])
+    )
+    mean, square = metrics["draw"][0], metrics["square"][0]
+    assert square - mean**2 > 1e-4  # two different draws
+    np.testing.assert_array_equal(state.statistics["mean"], [2.0, 2.0])
+    np.testing.assert_array_equal(state.statistics["count"], [1, 1])
+    assert state.statistics["count"].dtype == jnp.int32
+
+
+def test_under_shard_map_gradients_are_averaged_too():
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    step = partial(
+        training.train_step, loss_fn=noisy_loss, optimizer=OPTIMIZER, axis_name="devices"
+    )
+    spec = jax.sharding.PartitionSpec
+    sharded = jax.shard_map(
+        lambda key, state, batch: step(key, state, batch[0])[0].params,
+        mesh=mesh,
+        in_specs=(spec(), spec(), spec("devices")),
+        out_specs=spec(),
+    )
+    batch = jnp.array([[1.0, 1.0], [3.0, 3.0]])
+    params = jax.jit(sharded)(KEY, noisy_state(), batch)
+    np.testing.assert_allclose(params, -0.1 * batch.mean(axis=0), rtol=1e-6)
+
+
+def test_a_metric_named_loss_is_refused():
+    def loss_fn(params, statistics, batch, key):
+        return params**2, (statistics, {"loss": params})
+
+    with pytest.raises(ValueError, match='must not name a metric "loss"'):
+        training.train_step(
+            KEY,
+            training.init_state(jnp.ones(()), OPTIMIZER),
+            None,
+            loss_fn=loss_fn,
+            optimizer=OPTIMIZER,
+        )
+
+
+def test_a_function_that_loses_rows_is_refused():
+    with pytest.raises(ValueError, match="fn must return 2 rows for 2 rows"):
+        batching.map_batches(lambda x: x[:1], jnp.arange(6), batch_size=2)

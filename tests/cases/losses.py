@@ -57,6 +57,20 @@ def _pairs_misuse(name):
     )
 
 
+def _not_scalar(*names):
+    d, same = jnp.zeros(4), jnp.zeros(4, bool)
+    column = jnp.ones((4, 1))
+    return tuple(
+        (
+            (d, same),
+            {name: column},
+            ValueError,
+            rf"{name} must be a scalar; got shape \(4, 1\)",
+        )
+        for name in names
+    )
+
+
 def _matrix_misuse(name="distances"):
     d, same = jnp.zeros((4, 4)), jnp.zeros((4, 4), bool)
     return (
@@ -70,8 +84,12 @@ def _matrix_misuse(name="distances"):
 
 def _loss_misuse(name):
     d, same = jnp.zeros((4, 4)), jnp.zeros((4, 4), bool)
-    wrong = ((d, same), {"weights": jnp.ones(3)}, ValueError, "weights must have shape")
-    return (*_matrix_misuse(name), wrong)
+    scalar = "temperature" if name == "similarities" else "margin"
+    return (
+        *_matrix_misuse(name),
+        ((d, same), {"weights": jnp.ones(3)}, ValueError, "weights must have shape"),
+        ((d, same), {scalar: jnp.ones(4)}, ValueError, f"{scalar} must be a scalar"),
+    )
 
 
 LOSS = frozenset({"loss", "half", "nan"})
@@ -91,7 +109,8 @@ LOSSES = [
         oracle=oracles.contrastive,
         gradient=(0,),
         singular=lambda: (f32([0.0, 0.0, 1.0, 0.3]), jnp.array([True, False, False, True])),
-        misuse=_pairs_misuse("distances"),
+        misuse=_pairs_misuse("distances")
+        + _not_scalar("margin", "positive_margin", "factor"),
         traits=LOSS,
     ),
     Case(

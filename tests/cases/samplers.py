@@ -24,11 +24,6 @@ def keyed(rng):
 
 SAMPLERS = [
     Case(
-        "samplers.class_index",
-        lambda labels: labels,  # runs on the host; its properties are in test_samplers
-        lambda rng: (jnp.asarray(LABELS),),
-    ),
-    Case(
         "samplers.sample_pairs",
         samplers.sample_pairs,
         keyed,
