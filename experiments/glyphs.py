@@ -4,7 +4,7 @@ Source:  this project's own; the training recipe is Khosla et al. 2020 on P x K 
 Run:     python -m experiments.glyphs --workdir runs/glyphs        (`make demo`)
 Expect:  one_shot_accuracy .776 +- .005 over three seeds (nearest pixels: .147), in about a
          minute of training and half a minute of judging, on two CPU cores
-Quick:   python -m experiments.glyphs --workdir runs/quick --num-steps 40   (20 seconds)
+Quick:   python -m experiments.glyphs --workdir runs/quick --num-steps 40   (about a minute)
 
 Letters are drawn from the fonts that matplotlib brings; a class is a letter, an example is
 a face of the font, distorted anew each time it is seen. The net learns from Latin, Greek
@@ -432,6 +432,7 @@ def main(config: Config) -> None:
         partial(train_steps, config, encoder),
         images_per_step=config.num_letters * config.num_faces,
     )
+    print("judging ...")
     embedded = embed(encoder, trained.state, letters.images)
     alphabets = {name: select(embedded, letters, [name]) for name in TEST}
     test = select(embedded, letters, TEST)
@@ -440,11 +441,11 @@ def main(config: Config) -> None:
         select(embedded, letters, TRAINING), config.num_pairs, "training pairs"
     )
     metrics = one_shot(config, alphabets) | verification(test, pairs, training_pairs)
+    run.finish(config, metrics, trained)  # first: a report can be made again
     pictures = sections(
         config, alphabets, letters.only(TEST), test, pairs, metrics["pair_threshold"]
     )
     report.write_report(config, "Letters of alphabets never seen", metrics, pictures)
-    run.finish(config, metrics, trained)
 
 
 if __name__ == "__main__":

@@ -273,7 +273,7 @@ def sections(
         ),
         report.Section(
             "Distances of test pairs",
-            "The margin is 1; the line is the tutorial's threshold.",
+            f"The margin is {config.margin}; the line is the tutorial's threshold, .5.",
             report.distance_histogram(judged, same, 0.5),
         ),
         report.Section(
@@ -304,6 +304,10 @@ def load(config: Config, split: str) -> Dataset:
 
 def main(config: Config) -> None:
     """Loads, trains, judges, reports."""
+    if not 0 <= config.dropout < 1:
+        raise run.UserError(f"dropout must be in [0, 1); got {config.dropout}")
+    if config.margin <= 0:
+        raise run.UserError(f"margin must be positive; got {config.margin}")
     if not run.start(config):
         return
     seen, unseen = load(config, "train"), load(config, "test")
@@ -325,9 +329,9 @@ def main(config: Config) -> None:
     test_pairs = tutorial_pairs(unseen.labels, np.random.default_rng(TEST_SEED))
     test = judge(embeddings, test_pairs)
     metrics = evaluate(test, judge(embed(encoder, params, seen.images), pairs))
+    run.finish(config, metrics, trained)  # first: a report can be made again
     pictures = sections(config, unseen, embeddings, test_pairs, test)
-    report.write_report(config, "Pairs of digits", metrics, pictures)
-    run.finish(config, metrics, trained)
+    report.write_report(config, f"Pairs of digits: {config.dataset}", metrics, pictures)
 
 
 if __name__ == "__main__":

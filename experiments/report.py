@@ -166,18 +166,21 @@ def embedding_map(embeddings: np.ndarray, images: np.ndarray, seed: int = 0) -> 
     """The images themselves, laid out in the plane by t-SNE of their embeddings."""
     from sklearn.manifold import TSNE
 
+    figure = Figure(figsize=(8, 8))
+    axes = figure.subplots()
+    axes.set_axis_off()
+    if np.ptp(embeddings, axis=0).max() < 1e-6:
+        axes.set_title("All embeddings coincide: the net has collapsed.")
+        return figure
     perplexity = min(30.0, (len(embeddings) - 1) / 3)
     layout = TSNE(random_state=seed, perplexity=perplexity, init="pca")
     places = layout.fit_transform(embeddings)
-    figure = Figure(figsize=(8, 8))
-    axes = figure.subplots()
     half = np.ptp(places, axis=0).max() / 70
     for (x, y), image in zip(places, images, strict=True):
         box = (x - half, x + half, y - half, y + half)
         axes.imshow(image[:, :, 0], cmap="gray_r", extent=box, aspect="auto", alpha=0.9)
     axes.set(xlim=(places[:, 0].min() - 2 * half, places[:, 0].max() + 2 * half))
     axes.set(ylim=(places[:, 1].min() - 2 * half, places[:, 1].max() + 2 * half))
-    axes.set_axis_off()
     return figure
 
 

@@ -176,6 +176,8 @@ def train(
         checkpoints = stack.enter_context(_open_checkpoints(config.directory))
         state = _restore(checkpoints, state)
         first = int(state.step)
+        if 0 < first < config.num_steps:
+            print(f"going on from step {first} in {config.directory}")
         log = stack.enter_context(_Log.at_step(config.directory, first))
         progress = stack.enter_context(
             tqdm(total=config.num_steps, initial=first, unit="step", mininterval=0.5)
@@ -326,8 +328,9 @@ def _restore(checkpoints: ocp.CheckpointManager, state: TrainState) -> TrainStat
     except Exception as error:  # whatever the storage layers raise
         folder = pathlib.Path(checkpoints.directory) / str(step)
         raise UserError(
-            f"checkpoint {folder} cannot be read ({type(error).__name__}: "
-            f"{str(error)[:200]}); delete that folder to go on from the checkpoint before"
+            f"checkpoint {folder} cannot be read: it is damaged, cut short or of another "
+            f"network ({type(error).__name__}). Delete that folder to go on from the "
+            "checkpoint before it, if there is one, or from the beginning"
         ) from error
 
 
@@ -337,13 +340,13 @@ def _check_finite(metrics: dict[str, np.ndarray], step: int) -> None:
             bad = step + 1 + int(np.argmin(np.isfinite(array)))
             raise UserError(
                 f"{name} is {array[bad - step - 1]} at step {bad}: training has diverged; "
-                "the last checkpoint is kept"
+                "what was saved before is kept"
             )
 
 
 def _plain(value: Any) -> str:
     """A flag's value as part of a file name."""
-    return re.sub(r"[^\w.+]+", "_", str(value)).strip("_")
+    return re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
 
 
 def _as_json(config: RunConfig) -> dict[str, Any]:
@@ -356,7 +359,9 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+        raise UserError(
+            f"{path} is damaged ({error}); delete it, or the folder, to start again"
+        ) from error
 
 
 def _write_whole(path: pathlib.Path, text: str) -> None:

@@ -31,7 +31,7 @@ def check_boolean(name: str, array: Array) -> None:
 
 def check_integer(name: str, array: Array) -> None:
     """Raises TypeError unless `array` has an integer dtype."""
-    _check_dtype(name, array, jnp.integer, "integer")
+    _check_dtype(name, array, jnp.integer, "integer", "an")
 
 
 def check_scalar(name: str, value: float | Array) -> None:
@@ -46,9 +46,13 @@ def check_at_least(name: str, value: float, minimum: float) -> None:
         raise ValueError(f"{name} must be at least {minimum}; got {value}")
 
 
-def _check_dtype(name: str, array: Array, kind: type, words: str) -> None:
+def _check_dtype(
+    name: str, array: Array, kind: type, words: str, article: str = "a"
+) -> None:
     dtype = getattr(array, "dtype", None)
     if dtype is None:
-        raise TypeError(f"{name} must be a {words} array; got {type(array).__name__}")
+        raise TypeError(
+            f"{name} must be {article} {words} array; got {type(array).__name__}"
+        )
     if not jnp.issubdtype(dtype, kind):
-        raise TypeError(f"{name} must be a {words} array; got dtype {dtype}")
+        raise TypeError(f"{name} must be {article} {words} array; got dtype {dtype}")

@@ -3,6 +3,10 @@
 XLA gives CPU convolutions their fast form only outside loops: inside a scan the backward
 pass falls to a naive loop, some ten times slower. A small kernel as patches and a matrix
 product does not. On other platforms `lax` is the right call, and is made.
+
+>>> images, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 2))
+>>> print(max_pool(convolution(images, kernel, (1, 1), "VALID"), 2))
+[[[[9. 9.]]]]
 """
 
 from collections.abc import Sequence

@@ -40,7 +40,7 @@ class Items(NamedTuple):
     Attributes:
       labels: Class of each item, or whatever the relation's `same_fn` compares.
       ids: Identity of each item; equal ids are the same image and are not compared.
-      valid: False for padding.
+      valid: False for padding, whose embeddings must be finite all the same.
     """
 
     labels: Shaped[Array, "n ..."]
@@ -110,6 +110,7 @@ def between(rows: Items, columns: Items, *, same_fn: SameFn = equal_labels) -> R
 
     Raises:
       ValueError: If a set's ids or validity is not one per item.
+      TypeError: If ids are not integers or validity not boolean.
 
     >>> batch = Items(jnp.array([1, 2]), ids=jnp.array([10, 11]))
     >>> queue = Items(jnp.array([1, 1, 2]), ids=jnp.array([10, 9, 8]))
@@ -134,11 +135,13 @@ def within(items: Items, *, same_fn: SameFn = equal_labels) -> Relation:
 
     Raises:
       ValueError: If ids or validity is not one per item.
+      TypeError: If ids are not integers or validity not boolean.
 
     >>> items = Items(jnp.array([1, 1]), valid=jnp.array([True, False]))
     >>> print(within(items).where.tolist())
     [[False, False], [False, False]]
     """
+    _check_items("items", items)
     if items.ids is None:
         num_items = len(jax.tree.leaves(items.labels)[0])
         items = items._replace(ids=jnp.arange(num_items))
@@ -146,10 +149,15 @@ def within(items: Items, *, same_fn: SameFn = equal_labels) -> Relation:
 
 
 def _check_items(name: str, items: Items) -> None:
+    if not isinstance(items, Items):
+        raise TypeError(f"{name} must be Items(labels); got {type(items).__name__}")
     num_items = len(jax.tree.leaves(items.labels)[0])
-    for field in ("ids", "valid"):
+    for field, check in (("ids", check_integer), ("valid", check_boolean)):
         value = getattr(items, field)
-        if value is not None and value.shape != (num_items,):
+        if value is None:
+            continue
+        check(f"{name}.{field}", value)
+        if value.shape != (num_items,):
             raise ValueError(
                 f"{name}.{field} must have shape ({num_items},), one per label; "
                 f"got {value.shape}"

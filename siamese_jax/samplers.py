@@ -147,7 +147,7 @@ def class_index(
     if astray.size:
         name = names[class_of[astray[0]]]
         found = np.unique(groups[labels == name])
-        raise ValueError(f"class {name!r} is in several groups: {found.tolist()}")
+        raise ValueError(f"class {name.item()!r} is in several groups: {found.tolist()}")
     group_classes, group_starts, group_counts, group_rank_of = _sorted_runs(
         group_of, len(group_names)
     )

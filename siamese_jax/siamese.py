@@ -21,6 +21,16 @@ Batch statistics: let `apply_fn` return `(embeddings, statistics)` and say
 `has_statistics=True`. With `nn.BatchNorm(axis_name="twin")` they are joint, equal to those
 of the flattened batch; without the name each input normalises by itself, and the updated
 running statistics are averaged over the inputs.
+
+    def apply_fn(params, x):  # linen, with the statistics before the step
+        variables = {"params": params, "batch_stats": statistics}
+        x, updates = module.apply(variables, x, train=True, mutable=["batch_stats"])
+        return x, updates["batch_stats"]
+
+    graph, params, statistics, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+
+    def apply_fn(params, x):  # NNX; return `nnx.state(model, nnx.BatchStat)` beside x
+        return nnx.merge(graph, params, statistics, rest)(x)
 """
 
 from collections.abc import Callable

@@ -27,10 +27,11 @@ without passes it through. `metrics` is a dictionary of scalars.
 3.000 (100,)
 
 The caller compiles: `jax.jit(..., donate_argnums=1)` gives the old state's memory to the
-new one. Under `jax.pmap(..., axis_name="devices")` pass `axis_name="devices"`, and
-gradients, statistics and metrics are averaged over the devices inside the step: no factor
-is left to do. The average is that of equally large shards; a loss that must see the whole
-batch gathers it itself.
+new one (and so deletes the parameters that `init_state` was given). Under
+`jax.pmap(..., axis_name="devices")` pass `axis_name="devices"`, and gradients, statistics
+and metrics are averaged over the devices inside the step: no factor is left to do. The
+average is that of equally large shards; a loss that must see the whole batch gathers it
+itself.
 
 All randomness of a step comes from the key and `state.step`: a run cut into pieces draws
 what an unbroken run draws.
@@ -110,7 +111,8 @@ def train_step(
       The new state, and `metrics` with "loss" added.
 
     Raises:
-      ValueError: If `loss_fn` has a metric named "loss".
+      ValueError: If `loss_fn` has a metric named "loss", or changes the tree or the shapes
+        of the statistics.
 
     >>> def loss_fn(params, statistics, batch, key):
     ...     return params**2, (statistics, {})
@@ -130,6 +132,14 @@ def train_step(
     (loss, (statistics, metrics)), gradients = gradient_fn(
         params, state.statistics, batch, key
     )
+    found, wanted = (
+        jax.tree.map(jnp.shape, tree) for tree in (statistics, state.statistics)
+    )
+    if found != wanted:
+        raise ValueError(
+            f"loss_fn must return statistics shaped as they were, {wanted}; got {found} "
+            "(does twin need has_statistics=True?)"
+        )
     if "loss" in metrics:
         raise ValueError('loss_fn must not name a metric "loss": the step adds it')
     metrics = {"loss": loss, **metrics}

@@ -217,7 +217,8 @@ def test_a_checkpoint_cut_short_is_named_and_the_one_before_it_still_serves(tmp_
         if path.is_file() and path.parent.name == "d":
             path.write_bytes(path.read_bytes()[:10])
     with pytest.raises(
-        run.UserError, match=r"checkpoints/4 cannot be read .*delete that folder"
+        run.UserError,
+        match=r"checkpoints/4 cannot be read: it is damaged.*Delete that folder",
     ):
         toy_run(config)
     for path in sorted(last.rglob("*"), reverse=True):

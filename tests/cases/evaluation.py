@@ -226,7 +226,7 @@ VERIFICATION = [
                 (KEY, _D, _S, jnp.ones((2, 4))),
                 {},
                 TypeError,
-                "identities must be a integer",
+                "identities must be an integer",
             ),
             ((KEY, _D, _S, FOUR), {"level": 1.0}, ValueError, "level must be in"),
             ((KEY, _D, _S, FOUR), {"num_identities": 1}, ValueError, "num_identities"),

@@ -47,6 +47,12 @@ RELATIONS = [
                 ValueError,
                 r"columns.valid must have shape \(4,\)",
             ),
+            (
+                (FOUR, FOUR, FOUR > 0, FOUR, FOUR > 0, FOUR > 0),
+                {},
+                TypeError,
+                "rows.ids must be an integer array",
+            ),
         ),
     ),
     Case(
@@ -56,7 +62,10 @@ RELATIONS = [
         oracle=lambda labels, valid: oracles.between(
             labels, labels, range(6), range(6), valid, valid
         ),
-        misuse=(((FOUR, FOUR[:3] > 0), {}, ValueError, "valid must have shape"),),
+        misuse=(
+            ((FOUR, FOUR[:3] > 0), {}, ValueError, "valid must have shape"),
+            ((FOUR, FOUR), {}, TypeError, "items.valid must be a boolean"),
+        ),
     ),
     Case(
         "relations.equal_labels",
@@ -65,7 +74,7 @@ RELATIONS = [
         oracle=lambda a, b: np.array([[x == y for y in b] for x in a]),
         misuse=(
             ((FOUR[:, None], FOUR), {}, ValueError, "labels must have 1 axes"),
-            ((FOUR, FOUR * 1.0), {}, TypeError, "labels must be a integer"),
+            ((FOUR, FOUR * 1.0), {}, TypeError, "labels must be an integer"),
         ),
     ),
     Case(
