@@ -142,9 +142,7 @@ def start(config: RunConfig) -> bool:
     results = config.directory / "results.json"
     if results.exists():
         print_table(_read_json(results)["metrics"])
-        print(
-            f"{config.directory} is complete; delete it, or choose another, to train anew"
-        )
+        print(f"{config.directory} is complete: delete it, or give another --workdir")
         return False
     return True
 
