@@ -140,7 +140,7 @@ def start(config: RunConfig) -> bool:
     else:
         _write_whole(path, json.dumps(asked, indent=2) + "\n")
     results = config.directory / "results.json"
-    if results.exists():
+    if results.exists() and (config.directory / "report.html").exists():
         print_table(_read_json(results)["metrics"])
         print(f"{config.directory} is complete: delete it, or give another --workdir")
         return False
