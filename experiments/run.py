@@ -165,7 +165,8 @@ def train(
       images_per_step: For the speed shown.
 
     Raises:
-      UserError: If a checkpoint cannot be read, or a metric is not finite.
+      UserError: If a checkpoint or the log is damaged, another process runs in the
+        directory, or a metric is not finite.
     """
     compiled = jax.jit(steps_fn, static_argnums=3, donate_argnums=1)
     key = jax.random.key(config.seed)
@@ -176,7 +177,7 @@ def train(
         first = int(state.step)
         if 0 < first < config.num_steps:
             print(f"going on from step {first} in {config.directory}")
-        log = stack.enter_context(_Log.at_step(config.directory, first))
+        log = stack.enter_context(contextlib.closing(_Log(config.directory, first)))
         progress = stack.enter_context(
             tqdm(total=config.num_steps, initial=first, unit="step", mininterval=0.5)
         )
@@ -200,7 +201,11 @@ def train(
 
 
 def load_state(config: RunConfig, state: TrainState) -> TrainState:
-    """The last checkpoint of a working directory, shaped like `state`."""
+    """The last checkpoint of a working directory, shaped like `state`.
+
+    Raises:
+      UserError: If there is no checkpoint, or it cannot be read.
+    """
     if not (config.directory / "checkpoints").is_dir():
         raise UserError(f"{config.directory} holds no checkpoint")
     with _open_checkpoints(config.directory) as checkpoints:
@@ -259,15 +264,9 @@ class _Log:
             str(workdir / "tensorboard"), purge_step=step + 1
         )
 
-    @classmethod
-    @contextlib.contextmanager
-    def at_step(cls, workdir: pathlib.Path, step: int) -> Iterator["_Log"]:
-        log = cls(workdir, step)
-        try:
-            yield log
-        finally:
-            log._file.close()
-            log._board.close()
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
 
     def write(self, step: int, metrics: dict[str, np.ndarray], seconds: float) -> None:
         self.seconds = seconds
@@ -310,11 +309,9 @@ def _open_checkpoints(workdir: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
     options = ocp.CheckpointManagerOptions(
         max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
     )
-    manager = ocp.CheckpointManager(workdir.absolute() / "checkpoints", options=options)
-    try:
+    folder = workdir.absolute() / "checkpoints"
+    with ocp.CheckpointManager(folder, options=options) as manager:
         yield manager
-    finally:
-        manager.close()
 
 
 def _restore(checkpoints: ocp.CheckpointManager, state: TrainState) -> TrainState:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -73,27 +74,20 @@ def max_pool(
 
 
 def _suits_patches(lhs: Array, rhs: Array, options: dict[str, Any]) -> bool:
-    plain = {
-        "lhs_dilation": (1, 1),
-        "rhs_dilation": (1, 1),
-        "feature_group_count": 1,
-        "batch_group_count": 1,
-    }
-    numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, options["dimension_numbers"])
-    canonical = lax.conv_dimension_numbers(lhs.shape, rhs.shape, ("NHWC", "HWIO", "NHWC"))
+    names = ("lhs_dilation", "rhs_dilation", "feature_group_count", "batch_group_count")
+    numbers, canonical = (
+        lax.conv_dimension_numbers(lhs.shape, rhs.shape, layout)
+        for layout in (options["dimension_numbers"], ("NHWC", "HWIO", "NHWC"))
+    )
     return (
-        lhs.ndim == 4
-        and numbers == canonical
+        numbers == canonical
         and rhs.shape[0] * rhs.shape[1] <= _LARGEST_PATCH
-        and all(
-            options.get(name) is None or _same(options[name], value)
-            for name, value in plain.items()
-        )
+        and all(_is_one(options.get(name)) for name in names)
     )
 
 
-def _same(option: Any, value: Any) -> bool:
-    return tuple(option) == value if isinstance(value, tuple) else option == value
+def _is_one(option: int | Sequence[int] | None) -> bool:
+    return option is None or bool(np.all(np.asarray(option) == 1))
 
 
 def _by_patches(

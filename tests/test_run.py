@@ -1,6 +1,7 @@
 """Killed runs end where unbroken ones end; misuse is named and costs nothing."""
 
 import dataclasses
+import gc
 import json
 import pathlib
 import subprocess
@@ -208,6 +209,9 @@ def test_nan_in_the_data_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     assert int(kept.step) == 4
 
 
+# orbax leaves unfinished coroutines behind a failed read; they are collected here
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_a_checkpoint_cut_short_is_named_and_the_one_before_it_still_serves(tmp_path):
     config = run.RunConfig(tmp_path, num_steps=4, steps_per_call=2, checkpoint_every=2)
     run.start(config)
@@ -221,6 +225,7 @@ def test_a_checkpoint_cut_short_is_named_and_the_one_before_it_still_serves(tmp_
         match=r"checkpoints/4 cannot be read: it is damaged.*Delete that folder",
     ):
         toy_run(config)
+    gc.collect()
     for path in sorted(last.rglob("*"), reverse=True):
         path.unlink() if path.is_file() else path.rmdir()
     last.rmdir()
