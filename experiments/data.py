@@ -12,7 +12,8 @@ To download and prepare a TFDS set (some, like Omniglot, need TensorFlow for thi
 import os
 import pathlib
 import sys
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -33,6 +34,10 @@ class Dataset(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
 
+    def only(self, rows: np.ndarray) -> "Dataset":
+        """Some of the images: numbers, a slice or a mask."""
+        return Dataset(self.images[rows], self.labels[rows])
+
 
 # TensorFlow Datasets --------------------------------------------------------------------
 
@@ -45,20 +50,36 @@ def load_tfds(name: str, split: str) -> Dataset:
     Raises:
       FileNotFoundError: If it is not there; says where it looked and how to get it.
     """
-    folder = _tfds_folder()
-    prepared = sorted((folder / name).glob("*/dataset_info.json"))
-    if not prepared:
-        raise FileNotFoundError(
-            f"no prepared {name!r} under {folder} ($TFDS_DATA_DIR, by default "
-            f"~/tensorflow_datasets). `python -m experiments.data {name}` downloads and "
-            "prepares it there"
-        )
-    version = prepared[-1].parent.name
+    columns = {"images": _feature("image"), "labels": _feature("label")}
+    return Dataset(**load_columns(name, split, columns))
+
+
+def load_columns(
+    name: str, split: str, columns: dict[str, Callable[[Any], Any]]
+) -> dict[str, np.ndarray]:
+    """A split of a prepared TFDS set as arrays, each made by a function of an example.
+
+    Decoded once; the cache knows a set and a split by name, so a set has one form.
+
+    Raises:
+      FileNotFoundError: If it is not there; says where it looked and how to get it.
+      UserError: If it cannot be read.
+    """
+    folder, version = _prepared(name)
     cached = _cache_folder() / f"{name}-{version}-{split}.npz"
     if not cached.exists():
-        _decode(name, version, split, folder, cached)
+        _decode(name, version, split, folder, cached, columns)
     with np.load(cached) as arrays:
-        return Dataset(arrays["images"], arrays["labels"])
+        return {column: arrays[column] for column in columns}
+
+
+def class_names(name: str, feature: str) -> list[str]:
+    """The names of the numbers in a feature of a prepared TFDS set."""
+    import tensorflow_datasets as tfds
+
+    folder, version = _prepared(name)
+    builder = tfds.builder(f"{name}:{version}", data_dir=str(folder))
+    return builder.info.features[feature].names
 
 
 def prepare_tfds(name: str) -> None:
@@ -69,22 +90,44 @@ def prepare_tfds(name: str) -> None:
     builder.download_and_prepare()
 
 
+def _feature(name: str) -> Callable[[Any], Any]:
+    return lambda example: example[name]
+
+
+def _prepared(name: str) -> tuple[pathlib.Path, str]:
+    """The folder of all sets, and the newest version of this one there."""
+    folder = _tfds_folder()
+    prepared = sorted((folder / name).glob("*/dataset_info.json"))
+    if not prepared:
+        raise FileNotFoundError(
+            f"no prepared {name!r} under {folder} ($TFDS_DATA_DIR, by default "
+            f"~/tensorflow_datasets). `python -m experiments.data {name}` downloads and "
+            "prepares it there"
+        )
+    return folder, prepared[-1].parent.name
+
+
 def _decode(
-    name: str, version: str, split: str, folder: pathlib.Path, cached: pathlib.Path
+    name: str,
+    version: str,
+    split: str,
+    folder: pathlib.Path,
+    cached: pathlib.Path,
+    columns: dict[str, Callable[[Any], Any]],
 ) -> None:
     import tensorflow_datasets as tfds
 
     try:
         source = tfds.data_source(f"{name}:{version}", split=split, data_dir=str(folder))
-        examples = [(example["image"], example["label"]) for example in source]
+        rows = [[read(example) for read in columns.values()] for example in source]
     except Exception as error:  # of TFDS, array_record or the image decoder
         raise UserError(
             f"{folder / name / version}, split {split!r}, cannot be read: {error}"
         ) from error
-    images, labels = zip(*examples, strict=True)
+    arrays = dict(zip(columns, map(np.asarray, zip(*rows, strict=True)), strict=True))
     cached.parent.mkdir(parents=True, exist_ok=True)
     part = cached.with_name(f"{os.getpid()}-{cached.name}")  # ends in .npz for numpy
-    np.savez(part, images=np.stack(images), labels=np.asarray(labels))
+    np.savez_compressed(part, allow_pickle=False, **arrays)
     part.replace(cached)
 
 
@@ -112,6 +155,11 @@ def load_digits(split: str) -> Dataset:
     cut = len(images) * 2 // 3
     chosen = slice(cut) if split == "train" else slice(cut, None)
     return Dataset(images[chosen], digits.target[chosen])
+
+
+def load_digit_images(name: str, split: str) -> Dataset:
+    """MNIST, or with "digits" the small set that needs no download."""
+    return load_digits(split) if name == "digits" else load_tfds(name, split)
 
 
 def load_folder(
@@ -176,6 +224,20 @@ def read_image(
         image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
     array = np.asarray(image)
     return array if color else array[:, :, None]
+
+
+def resize(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Images of one size, as uint8 [n, *shape]: anti-aliased, in grey or in colour."""
+    height, width, channels = shape
+    if images.shape[1:] == shape:
+        return images
+
+    def one(image: np.ndarray) -> np.ndarray:
+        picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+        picture = picture.convert("RGB" if channels == 3 else "L")
+        return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
+
+    return np.stack([one(image) for image in images]).reshape(-1, *shape)
 
 
 if __name__ == "__main__":

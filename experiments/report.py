@@ -108,7 +108,8 @@ def distance_histogram(distances: np.ndarray, same: np.ndarray, threshold: float
     """Distances of same and of different pairs, with the threshold between."""
     figure = Figure(figsize=(5.5, 3))
     axes = figure.subplots()
-    bins = np.linspace(0, float(np.max(distances)), 60).tolist()
+    low, high = min(0.0, float(np.min(distances))), float(np.max(distances))
+    bins = np.linspace(low, high + 1e-9, 60).tolist()
     for kind, color, label in ((True, _RIGHT, "same"), (False, _WRONG, "different")):
         axes.hist(distances[same == kind], bins, alpha=0.6, color=color, label=label)
     axes.axvline(threshold, color="#222", linewidth=1, label="threshold")

@@ -17,6 +17,7 @@ the seed and the number of the step, and calls are cut at the same steps.
 
 import contextlib
 import dataclasses
+import importlib
 import importlib.metadata
 import json
 import logging
@@ -26,6 +27,7 @@ import platform
 import re
 import sys
 import time
+import typing
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -105,6 +107,29 @@ def command_line(main: Callable[[ConfigT], Any], config_type: type[ConfigT]) -> 
         raise SystemExit(1) from None
 
 
+def load_config(workdir: pathlib.Path) -> RunConfig:
+    """The configuration that a working directory was made with.
+
+    Raises:
+      UserError: If it holds no run of an experiment that is here.
+    """
+    path = workdir / "config.json"
+    if not path.exists():
+        raise UserError(f"{workdir} holds no run: there is no config.json")
+    found = read_json(path)
+    try:
+        name = found.pop("experiment")
+        config_type = importlib.import_module(f"experiments.{name}").Config
+        fields = {field.name: field.type for field in dataclasses.fields(config_type)}
+        given = {key: _from_json(value, fields[key]) for key, value in found.items()}
+    except (KeyError, AttributeError, ModuleNotFoundError) as error:
+        raise UserError(
+            f"{path} is not of an experiment of this version ({type(error).__name__}: "
+            f"{error}); train again with another --workdir"
+        ) from error
+    return config_type(**given | {"workdir": workdir})
+
+
 def start(config: RunConfig) -> bool:
     """Makes or checks the working directory; True if there is something to do.
 
@@ -126,7 +151,7 @@ def start(config: RunConfig) -> bool:
     path = config.directory / "config.json"
     asked = _as_json(config)
     if path.exists() and (config.directory / "metrics.jsonl").exists():
-        found = _read_json(path)
+        found = read_json(path)
         different = [
             f"{name}: {found.get(name)} there, {asked.get(name)} asked"
             for name in sorted(found.keys() | asked.keys())
@@ -138,10 +163,10 @@ def start(config: RunConfig) -> bool:
                 f"({'; '.join(different)}); choose another --workdir, or delete it"
             )
     else:
-        _write_whole(path, json.dumps(asked, indent=2) + "\n")
+        write_whole(path, json.dumps(asked, indent=2) + "\n")
     results = config.directory / "results.json"
     if results.exists() and (config.directory / "report.html").exists():
-        print_table(_read_json(results)["metrics"])
+        print_table(read_json(results)["metrics"])
         print(f"{config.directory} is complete: delete it, or give another --workdir")
         return False
     return True
@@ -224,7 +249,7 @@ def finish(config: RunConfig, metrics: dict[str, float], trained: Trained) -> No
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": _versions(),
     }
-    _write_whole(config.directory / "results.json", json.dumps(results, indent=2) + "\n")
+    write_whole(config.directory / "results.json", json.dumps(results, indent=2) + "\n")
     print_table(metrics)
     print(f"{trained.seconds:.0f} s of training; results and report in {config.directory}")
 
@@ -257,7 +282,7 @@ class _Log:
                 f"{path} does not hold each step up to the checkpoint at step {step} once; "
                 f"it was changed by hand or is damaged. Delete {workdir} to start again"
             )
-        _write_whole(path, "".join(f"{json.dumps(line)}\n" for line in kept))
+        write_whole(path, "".join(f"{json.dumps(line)}\n" for line in kept))
         self.seconds = kept[-1]["seconds"] if kept else 0.0
         self._file = path.open("a")
         self._board = tensorboardX.SummaryWriter(
@@ -347,10 +372,18 @@ def _plain(value: Any) -> str:
 def _as_json(config: RunConfig) -> dict[str, Any]:
     fields = dataclasses.asdict(config)
     del fields["workdir"]
-    return json.loads(json.dumps(fields, default=str))
+    asked = {"experiment": config.experiment, **fields}
+    return json.loads(json.dumps(asked, default=str))
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _from_json(value: Any, kind: Any) -> Any:
+    if value is not None and pathlib.Path in (kind, *typing.get_args(kind)):
+        return pathlib.Path(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """A JSON file; a damaged one is named."""
     try:
         return json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -359,7 +392,7 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
         ) from error
 
 
-def _write_whole(path: pathlib.Path, text: str) -> None:
+def write_whole(path: pathlib.Path, text: str) -> None:
     """All or nothing: a kill leaves the old file or the new one."""
     part = path.with_name(path.name + ".part")
     part.write_text(text)

@@ -99,6 +99,7 @@ def episode_accuracy(
     num_ways: int,
     num_shots: int = 1,
     num_queries: int = 1,
+    num_asked: int | None = None,
     max_groups: int | None = None,
     aligned: bool = False,
     matrix_fn: MatrixFn = euclidean_distance_matrix,
@@ -113,6 +114,8 @@ def episode_accuracy(
       num_ways: N, classes a task.
       num_shots: K, support examples a class.
       num_queries: Query examples a class; each is classified alone.
+      num_asked: How many of the classes are asked for; None asks for all. 1 with one query
+        makes tasks of a single question, which are independent of each other.
       max_groups: 1 keeps each task within one group (an alphabet).
       aligned: Support by one drawer, queries by another; see `samplers.sample_episode`.
       matrix_fn: A distance matrix function: smaller is closer.
@@ -121,13 +124,15 @@ def episode_accuracy(
       NaN accuracy for a task with a NaN embedding.
 
     Raises:
-      ValueError: If the embeddings are not one for each example of the index, or a class
-        or group is too small (named).
+      ValueError: If the embeddings are not one for each example of the index, a class or
+        group is too small (named), or `num_asked` is not from 1 to `num_ways`.
       TypeError: If `embeddings` is not floating-point.
     """
     check_floating("embeddings", embeddings)
     check_rank("embeddings", embeddings, 2)
     check_at_least("num_episodes", num_episodes, 2)
+    if num_asked is not None and not 1 <= num_asked <= num_ways:
+        raise ValueError(f"num_asked must be from 1 to {num_ways}; got {num_asked}")
     if len(embeddings) != index.num_examples:
         raise ValueError(
             f"embeddings must have {index.num_examples} rows, one for each example of the "
@@ -141,6 +146,7 @@ def episode_accuracy(
         num_ways=num_ways,
         num_shots=num_shots,
         num_queries=num_queries,
+        num_asked=num_ways if num_asked is None else num_asked,
         max_groups=max_groups,
         aligned=aligned,
         matrix_fn=matrix_fn,
@@ -150,7 +156,15 @@ def episode_accuracy(
     return EpisodeAccuracy(mean, mean - margin, mean + margin, accuracies)
 
 
-_STATIC = ("num_ways", "num_shots", "num_queries", "max_groups", "aligned", "matrix_fn")
+_STATIC = (
+    "num_ways",
+    "num_shots",
+    "num_queries",
+    "num_asked",
+    "max_groups",
+    "aligned",
+    "matrix_fn",
+)
 
 
 @partial(jax.jit, static_argnames=_STATIC)  # compiled once, not once a call
@@ -162,6 +176,7 @@ def _accuracies(
     num_ways: int,
     num_shots: int,
     num_queries: int,
+    num_asked: int,
     max_groups: int | None,
     aligned: bool,
     matrix_fn: MatrixFn,
@@ -176,8 +191,8 @@ def _accuracies(
             max_groups=max_groups,
             aligned=aligned,
         )
-        queries = embeddings[query.reshape(-1)]
-        truth = jnp.repeat(jnp.arange(num_ways), num_queries)
+        queries = embeddings[query[:num_asked].reshape(-1)]
+        truth = jnp.repeat(jnp.arange(num_asked), num_queries)
         answers = classify(embeddings[support], queries, matrix_fn=matrix_fn)
         broken = jnp.any(answers < 0)
         return jnp.where(broken, jnp.nan, jnp.mean(answers == truth))

@@ -95,6 +95,13 @@ class TransferredThreshold(NamedTuple):
     accuracy_where_applied: Float[Array, ""]
 
 
+class Logistic(NamedTuple):
+    """P(same) = sigmoid(scale * (threshold - distance)); even odds at the threshold."""
+
+    threshold: Float[Array, ""]
+    scale: Float[Array, ""]
+
+
 class Interval(NamedTuple):
     """Ends of a bootstrap interval."""
 
@@ -267,6 +274,62 @@ def transferred_threshold(
     threshold, accuracy = best_threshold(*chosen_on)
     applied = decision_rates(*applied_to, threshold)
     return TransferredThreshold(threshold, accuracy, applied.accuracy)
+
+
+def fit_logistic(
+    distances: Float[Array, " n"],
+    same: Bool[Array, " n"],
+    *,
+    where: Bool[Array, " n"] | None = None,
+    weights: Float[Array, " n"] | None = None,
+) -> Logistic:
+    """Turns distances into probabilities: logistic regression of `same` on the distance.
+
+    `siamese.threshold_logits(distance, threshold=..., scale=...)` is then the log-odds of
+    "same", given that it is as frequent as among these pairs. The targets are
+    (n_same + 1) / (n_same + 2) and 1 / (n_different + 2), counts by weight, so that
+    separable pairs have a finite scale too. Where nothing can be told (all distances
+    equal, all pairs the same or all different) the scale is 0 and the threshold NaN.
+
+    Raises:
+      ValueError: If a shape is wrong.
+      TypeError: If `distances` is not floating-point, `same` or `where` not boolean.
+
+    Reference:
+      Platt. Probabilistic Outputs for Support Vector Machines. 1999, section 2.2; by
+      Newton's method as in Lin, Lin, Weng. A Note on Platt's Probabilistic Outputs. 2007.
+
+    >>> distances = jnp.array([1.0, 2.0, 3.0, 4.0])
+    >>> fit = fit_logistic(distances, jnp.array([True, True, False, False]))
+    >>> print(f"{fit.threshold:.3f}")
+    2.500
+    """
+    distances, weights = _prepare(distances, same, where, weights)
+    total = jnp.sum(weights)
+    mean = jnp.sum(jnp.where(weights == 0, 0, weights * distances)) / total
+    centred = jnp.where(weights == 0, 0, distances - mean)
+    deviation = jnp.sqrt(jnp.sum(weights * centred**2) / total)
+    z = centred / jnp.where(deviation == 0, 1, deviation)
+    num_same, num_different = jnp.sum(weights * same), jnp.sum(weights * ~same)
+    target = jnp.where(same, (num_same + 1) / (num_same + 2), 1 / (num_different + 2))
+
+    def loss(line: Array) -> Array:
+        logits = line[0] + line[1] * z
+        return jnp.sum(weights * (jax.nn.softplus(logits) - target * logits)) / total
+
+    shares = jnp.concatenate([0.5 ** jnp.arange(12.0), jnp.zeros(1)])
+
+    def newton(_: int, line: Array) -> Array:
+        curvature = jax.hessian(loss)(line) + 1e-6 * jnp.eye(2)
+        step = jnp.linalg.solve(curvature, jax.grad(loss)(line))
+        lines = line - shares[:, None] * step
+        return lines[jnp.argmin(jax.vmap(loss)(lines))]
+
+    offset, slope = lax.fori_loop(0, 50, newton, jnp.zeros(2))
+    told = deviation > 0  # else, or where it is NaN, the slope means nothing
+    scale = jnp.where(told, -slope / deviation, jnp.where(deviation == 0, 0.0, jnp.nan))
+    even = jnp.where(told & (slope != 0), mean - deviation * _ratio(offset, slope), jnp.nan)
+    return Logistic(threshold=even, scale=scale)
 
 
 def bootstrap_interval(

@@ -1,0 +1,121 @@
+"""Omniglot: which alphabets are for what, and random tasks over them.
+
+Images come from TFDS: its `train` has the 30 background alphabets, its `test` the 20 for
+evaluation. Ten of these are in Lake's one-shot runs and are the test set; the other ten are
+for validation, as in Koch et al. 2015. TFDS carries no drawer: the two images of a class in
+a task are different ones, by any drawers.
+
+Images are pictures as in the files: dark ink, 0, on light paper, 255.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import run
+from experiments.data import class_names, load_columns
+from experiments.model import Model
+from siamese_jax import episodes, samplers
+
+LAKE_ALPHABETS = (
+    "Atlantean",
+    "Ge_ez",
+    "Glagolitic",
+    "Gurmukhi",
+    "Kannada",
+    "Malayalam",
+    "Manipuri",
+    "Old_Church_Slavonic_(Cyrillic)",
+    "Tengwar",
+    "Tibetan",
+)
+
+Part = Literal["background", "validation", "test", "all"]
+
+
+class Characters(NamedTuple):
+    """Drawings of characters.
+
+    Attributes:
+      images: uint8 [n, 105, 105, 1].
+      labels: [n], one number a character, over all alphabets.
+      alphabets: [n], names.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    alphabets: np.ndarray
+
+    def only(self, rows: np.ndarray) -> "Characters":
+        """Some of the drawings: numbers, a slice or a mask."""
+        return Characters(*(array[rows] for array in self))
+
+    def class_index(self) -> samplers.ClassIndex:
+        """Characters as classes, alphabets as their groups."""
+        return samplers.class_index(self.labels, groups=self.alphabets)
+
+
+def load(part: Part) -> Characters:
+    """Background, validation or test alphabets; "all" is the 20 for evaluation.
+
+    Raises:
+      FileNotFoundError: If Omniglot is not prepared; says how to get it.
+    """
+    if part == "background":
+        return load_split("train")
+    characters = load_split("test")
+    in_runs = np.isin(characters.alphabets, LAKE_ALPHABETS)
+    wanted = {"validation": ~in_runs, "test": in_runs, "all": np.full_like(in_runs, True)}
+    return characters.only(wanted[part])
+
+
+def load_split(split: str) -> Characters:
+    """A split of TFDS: "train", "test", "small1" or "small2"."""
+    columns = {
+        # decoders differ in whether paper is 1 or 255, and in the number of channels
+        "images": lambda example: np.where(
+            example["image"][:, :, :1] > 0, np.uint8(255), np.uint8(0)
+        ),
+        "labels": lambda example: example["label"],
+        "alphabets": lambda example: example["alphabet"],
+    }
+    arrays = load_columns("omniglot", split, columns)
+    names = np.array(class_names("omniglot", "alphabet"))
+    return Characters(arrays["images"], arrays["labels"], names[arrays["alphabets"]])
+
+
+def task_accuracy(
+    key: jax.Array,
+    model: Model,
+    embeddings: jax.Array,
+    index: samplers.ClassIndex,
+    *,
+    num_episodes: int,
+    within_alphabet: bool,
+    num_ways: int = 20,
+) -> episodes.EpisodeAccuracy:
+    """One-shot tasks of one query each, within an alphabet or over all of them.
+
+    Raises:
+      UserError: If an alphabet has too few characters.
+    """
+    try:
+        return episodes.episode_accuracy(
+            key,
+            embeddings,
+            index,
+            num_episodes=num_episodes,
+            num_ways=num_ways,
+            num_asked=1,
+            max_groups=1 if within_alphabet else None,
+            matrix_fn=model.matrix_fn,
+        )
+    except ValueError as error:
+        raise run.UserError(f"{num_ways}-way tasks: {error}") from error
+
+
+def as_metrics(name: str, accuracy: episodes.EpisodeAccuracy) -> dict[str, Any]:
+    """The mean under its name, with half the width of its interval."""
+    half = float(accuracy.high - accuracy.mean)
+    return {name: float(accuracy.mean), f"{name}_interval": half}
