@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import model, pairs, report, run
 from experiments.data import Dataset, load_digit_images
-from siamese_jax import samplers
+from siamese_jax import distances, losses, relations, samplers
 from siamese_jax import verification as verify
 
 TEST_SEED = 0  # the test pairs are the same for every seed
 NUM_VALIDATION_PAIRS = 10_000
+NUM_DIGITS = 10
 
 
 class Splits(NamedTuple):
@@ -39,6 +41,48 @@ def load_splits(name: str) -> Splits:
 def image_shape(name: str) -> tuple[int, int, int]:
     """Of MNIST, or of scikit-learn's "digits"."""
     return (8, 8, 1) if name == "digits" else (28, 28, 1)
+
+
+# Comparing all of a batch ---------------------------------------------------------------
+
+
+class LabelledBatch(NamedTuple):
+    """Images [n, ...] in [0, 1] with their classes [n]."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+def check_batch_size(config: pairs.PairConfig) -> None:
+    """A batch of all digits needs two of each."""
+    if config.batch_size < NUM_DIGITS:
+        raise run.UserError(f"batch_size must be at least 10; got {config.batch_size}")
+
+
+def sample_labelled(
+    config: pairs.PairConfig, key: jax.Array, step: jax.Array, data: pairs.Data
+) -> LabelledBatch:
+    """As many images as `batch_size` pairs have, evenly of the ten digits."""
+    assert data.classes is not None
+    num_each = 2 * config.batch_size // NUM_DIGITS
+    batch = samplers.sample_batch(key, data.classes, NUM_DIGITS, num_each)
+    return LabelledBatch(data.images[batch.examples] / 255, batch.labels)
+
+
+def supervised_loss(
+    embeddings: jax.Array, labels: jax.Array, log_temperature: jax.Array
+) -> jax.Array:
+    """Supervised contrastive loss of cosine similarities, all against all."""
+    same, where = relations.within(relations.Items(labels))
+    return losses.supervised_contrastive_loss(
+        distances.cosine_similarity_matrix(embeddings, embeddings),
+        same,
+        where=where,
+        temperature=jnp.exp(log_temperature),
+    )
+
+
+# Judging --------------------------------------------------------------------------------
 
 
 class Conclusion(NamedTuple):

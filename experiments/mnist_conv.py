@@ -12,11 +12,13 @@ same pairs 1. So it reads the distance as the probability of "same": the polarit
 down, a distance is no probability, and beyond 1 the clipped cross-entropy has no gradient.
 `--form literal` does just that. The forms that are right:
 
-contrastive  Hadsell's loss: same pairs are pulled together, others pushed to the margin.
-logistic     the log-odds of "same" are scale * (threshold - distance), both learnt.
+contrastive  Hadsell's loss: same pairs are pulled together, others pushed to the margin
+logistic     the log-odds of "same" are scale * (threshold - distance), both learnt
+supervised   the 256 images of 128 pairs as ten digits x 25, all compared with all by the
+             supervised contrastive loss of cosine similarities
 
-Both draw fresh pairs of the same images at every step, and Adam's rate falls to zero. Their
-`pair_accuracy` is at the threshold that is best on validation pairs; the literal form's is
+They draw the same images afresh at every step, slightly distorted (`--no-distort`: as they
+are), and Adam's rate falls to zero. Their `pair_accuracy` is at the threshold that is best on validation pairs; the literal form's is
 that of the tutorial, "same if the distance is above .5".
 """
 
@@ -31,7 +33,7 @@ import optax
 
 from experiments import digits, pairs, run
 from experiments.model import Model
-from siamese_jax import distances, losses, samplers, training
+from siamese_jax import augment, distances, losses, samplers, training
 from siamese_jax.encoders import MnistConv
 from siamese_jax.siamese import threshold_logits, twin
 
@@ -47,9 +49,15 @@ class Config(pairs.PairConfig):
     checkpoint_every: int = 847  # an epoch
 
     dataset: Literal["mnist", "digits"] = "mnist"
-    form: Literal["contrastive", "logistic", "literal"] = "contrastive"
+    form: Literal["supervised", "contrastive", "logistic", "literal"] = "supervised"
+    distort: bool = True  # not in the literal form
     margin: float = 1.0
     learning_rate: float = 1e-3
+
+
+DISTORTION = augment.Affine(
+    max_rotation=10.0, max_shear=0.1, scale_range=(0.9, 1.1), max_shift=2.0
+)
 
 
 # Training -------------------------------------------------------------------------------
@@ -67,17 +75,25 @@ def initial_state(config: Config) -> training.TrainState:
     """Random parameters from the seed."""
     key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)  # no step has it
     image = jnp.zeros((1, *digits.image_shape(config.dataset)))
-    params = {
-        "encoder": MnistConv().init(key, image)["params"],
-        "threshold": jnp.ones(()),
-        "log_scale": jnp.zeros(()),
-    }
+    params = {"encoder": MnistConv().init(key, image)["params"]}
+    if config.form == "supervised":
+        params |= {"log_temperature": jnp.log(0.1)}
+    elif config.form == "logistic":
+        params |= {"threshold": jnp.ones(()), "log_scale": jnp.zeros(())}
     return training.init_state(params, make_optimizer(config))
 
 
 def embed(params: Any, images: jax.Array) -> Any:
     """Embeddings of the tutorial's network."""
     return MnistConv().apply({"params": params["encoder"]}, images)
+
+
+def distort(config: Config, key: jax.Array, images: jax.Array) -> jax.Array:
+    """A little affine distortion of every image of a batch [..., height, width, 1]."""
+    if config.form == "literal" or not config.distort:
+        return images
+    flat = images.reshape(-1, *images.shape[-3:])
+    return augment.random_affine(key, flat, DISTORTION).reshape(images.shape)
 
 
 def cross_entropy_of_distance(distance: jax.Array, same: jax.Array) -> jax.Array:
@@ -90,7 +106,7 @@ def loss_fn(
     config: Config, params: Any, statistics: Any, batch: pairs.Batch, key: jax.Array
 ) -> Any:
     """The loss of the form that is asked for."""
-    a, b = twin(embed)(params, batch.images)
+    a, b = twin(embed)(params, distort(config, key, batch.images))
     distance = distances.euclidean_distance(a, b)
     if config.form == "literal":
         values = cross_entropy_of_distance(distance, batch.same)
@@ -107,6 +123,15 @@ def loss_fn(
     return loss, (statistics, {})
 
 
+def supervised_loss_fn(
+    config: Config, params: Any, statistics: Any, batch: digits.LabelledBatch, key: Any
+) -> Any:
+    """Each image finds the others of its digit among all of the batch."""
+    embeddings = embed(params, distort(config, key, batch.images))
+    loss = digits.supervised_loss(embeddings, batch.labels, params["log_temperature"])
+    return loss, (statistics, {"temperature": jnp.exp(params["log_temperature"])})
+
+
 def train_steps(
     config: Config,
     key: jax.Array,
@@ -115,8 +140,19 @@ def train_steps(
     num_steps: int,
 ) -> tuple[training.TrainState, training.Metrics]:
     """Many steps as one program."""
-    fn, optimizer = partial(loss_fn, config), make_optimizer(config)
-    return pairs.train_steps(config, fn, optimizer, key, state, data, num_steps)
+    optimizer = make_optimizer(config)
+    if config.form != "supervised":
+        fn = partial(loss_fn, config)
+        return pairs.train_steps(config, fn, optimizer, key, state, data, num_steps)
+    return training.train_steps(
+        key,
+        state,
+        data,
+        num_steps=num_steps,
+        batch_fn=partial(digits.sample_labelled, config),
+        loss_fn=partial(supervised_loss_fn, config),
+        optimizer=optimizer,
+    )
 
 
 # Use ------------------------------------------------------------------------------------
@@ -124,8 +160,15 @@ def train_steps(
 
 def load_model(config: Config) -> Model:
     """The trained encoder; in the literal form the farthest are the most alike."""
-    state = run.load_state(config, initial_state(config))
-    fitted = Model(partial(embed, state.params), digits.image_shape(config.dataset))
+    params = run.load_state(config, initial_state(config)).params
+
+    def embed_fn(images: jax.Array) -> Any:
+        embeddings = embed(params, images)
+        return (
+            distances.normalize(embeddings) if config.form == "supervised" else embeddings
+        )
+
+    fitted = Model(embed_fn, digits.image_shape(config.dataset))
     if config.form != "literal":
         return fitted
     return fitted._replace(distance_fn=minus_distance, matrix_fn=minus_distance_matrix)
@@ -145,6 +188,8 @@ def main(config: Config) -> None:
     """Loads, trains, judges, reports."""
     if config.margin <= 0:
         raise run.UserError(f"margin must be positive; got {config.margin}")
+    if config.form == "supervised":
+        digits.check_batch_size(config)
     if not run.start(config):
         return
     splits = digits.load_splits(config.dataset)

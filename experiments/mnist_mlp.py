@@ -24,7 +24,7 @@ they calibrate the tuned recipe's threshold and the probabilities of both.
 
 import dataclasses
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ import optax
 
 from experiments import digits, pairs, run
 from experiments.model import Model
-from siamese_jax import distances, losses, relations, samplers, training
+from siamese_jax import distances, losses, samplers, training
 from siamese_jax.encoders import MnistMlp
 from siamese_jax.siamese import twin
 
@@ -57,7 +57,6 @@ class Config(pairs.PairConfig):
 
 
 TUTORIAL_THRESHOLD = 0.5
-NUM_DIGITS = 10
 
 
 # Training -------------------------------------------------------------------------------
@@ -108,27 +107,13 @@ def loss_fn(
     return loss, (statistics, {})
 
 
-class LabelledBatch(NamedTuple):
-    """Images [n, ...] in [0, 1] with their classes [n]."""
-
-    images: jax.Array
-    labels: jax.Array
-
-
 def tuned_loss_fn(
-    config: Config, params: Any, statistics: Any, batch: LabelledBatch, key: jax.Array
+    config: Config, params: Any, statistics: Any, batch: digits.LabelledBatch, key: Any
 ) -> Any:
     """Each image finds the others of its digit among all of the batch."""
     embeddings = embed(config, params["encoder"], batch.images, key)
-    same, where = relations.within(relations.Items(batch.labels))
-    temperature = jnp.exp(params["log_temperature"])
-    loss = losses.supervised_contrastive_loss(
-        distances.cosine_similarity_matrix(embeddings, embeddings),
-        same,
-        where=where,
-        temperature=temperature,
-    )
-    return loss, (statistics, {"temperature": temperature})
+    loss = digits.supervised_loss(embeddings, batch.labels, params["log_temperature"])
+    return loss, (statistics, {"temperature": jnp.exp(params["log_temperature"])})
 
 
 def train_steps(
@@ -144,18 +129,12 @@ def train_steps(
         fn = partial(loss_fn, config)
         return pairs.train_steps(config, fn, optimizer, key, state, data, num_steps)
 
-    def sample(key: jax.Array, step: jax.Array, data: pairs.Data) -> LabelledBatch:
-        assert data.classes is not None
-        num_each = 2 * config.batch_size // NUM_DIGITS
-        batch = samplers.sample_batch(key, data.classes, NUM_DIGITS, num_each)
-        return LabelledBatch(data.images[batch.examples] / 255, batch.labels)
-
     return training.train_steps(
         key,
         state,
         data,
         num_steps=num_steps,
-        batch_fn=sample,
+        batch_fn=partial(digits.sample_labelled, config),
         loss_fn=partial(tuned_loss_fn, config),
         optimizer=optimizer,
     )
@@ -183,8 +162,8 @@ def check(config: Config) -> None:
         raise run.UserError(f"dropout must be in [0, 1); got {config.dropout}")
     if config.margin <= 0:
         raise run.UserError(f"margin must be positive; got {config.margin}")
-    if config.recipe == "tuned" and config.batch_size < NUM_DIGITS:
-        raise run.UserError(f"batch_size must be at least 10; got {config.batch_size}")
+    if config.recipe == "tuned":
+        digits.check_batch_size(config)
 
 
 def main(config: Config) -> None:

@@ -69,14 +69,16 @@ def _as_png(figure: Figure) -> str:
 # Pictures -------------------------------------------------------------------------------
 
 
-def curves(workdir: pathlib.Path, names: Sequence[str] = ("loss",)) -> Figure:
-    """Metrics of metrics.jsonl over the steps, with a running mean."""
-    log = read_log(workdir)
+def curves(
+    workdir: pathlib.Path, names: Sequence[str] = ("loss",), *, log: str = "metrics.jsonl"
+) -> Figure:
+    """Metrics of a log over the steps, with a running mean."""
+    logged = read_log(workdir, log)
     figure = Figure(figsize=(4.2 * len(names), 3))
     for axes, name in zip(
         figure.subplots(1, len(names), squeeze=False)[0], names, strict=True
     ):
-        steps, values = log["step"], log[name]
+        steps, values = logged["step"], logged[name]
         window = max(1, len(values) // 50)
         means = np.convolve(values, np.ones(window) / window, mode="valid")
         axes.plot(steps, values, color=_SOFT, linewidth=0.6)

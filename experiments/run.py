@@ -7,6 +7,7 @@ working directory, `train` runs the steps, `finish` writes the results:
     workdir/metrics.jsonl   one line a step, each step once, also after a kill
     workdir/tensorboard/    the same curves, one point a call
     workdir/checkpoints/    the last two states
+    workdir/judgements.jsonl, workdir/best/   where a run is judged as it goes
     workdir/results.json    figures, seconds, device, versions
     workdir/report.html     one page to look at
 
@@ -91,6 +92,20 @@ class Trained(NamedTuple):
     seconds: float
 
 
+class Evaluation(NamedTuple):
+    """How a run is judged at every checkpoint, and when it has seen enough.
+
+    Attributes:
+      judge_fn: State to figures; the same state gives the same figures.
+      metric: The figure whose highest value marks the best state, which is kept.
+      patience: Judgements without a better one after which training stops.
+    """
+
+    judge_fn: Callable[[TrainState], dict[str, float]]
+    metric: str
+    patience: int
+
+
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 StepsFn = Callable[..., tuple[TrainState, Metrics]]
 
@@ -138,7 +153,8 @@ def start(config: RunConfig) -> bool:
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name != "seed" and isinstance(value, int) and value < 1:
+        counts = isinstance(value, int) and not isinstance(value, bool)
+        if counts and field.name != "seed" and value < 1:
             raise UserError(f"{field.name} must be at least 1; got {value}")
     if config.checkpoint_every % config.steps_per_call:
         raise UserError(
@@ -179,6 +195,7 @@ def train(
     steps_fn: StepsFn,
     *,
     images_per_step: int,
+    evaluation: Evaluation | None = None,
 ) -> Trained:
     """Runs `steps_fn` to the end, from the last checkpoint if there is one.
 
@@ -188,6 +205,7 @@ def train(
       data: Handed to `steps_fn`.
       steps_fn: `steps_fn(key, state, data, num_steps) -> (state, metrics)`, pure.
       images_per_step: For the speed shown.
+      evaluation: Judges the state at every checkpoint.
 
     Raises:
       UserError: If a checkpoint or the log is damaged, another process runs in the
@@ -203,11 +221,15 @@ def train(
         if 0 < first < config.num_steps:
             print(f"going on from step {first} in {config.directory}")
         log = stack.enter_context(contextlib.closing(_Log(config.directory, first)))
+        judgements = _Judgements(config.directory, first, evaluation)
         progress = stack.enter_context(
             tqdm(total=config.num_steps, initial=first, unit="step", mininterval=0.5)
         )
         began = time.perf_counter() - log.seconds
         for step in range(first, config.num_steps, config.steps_per_call):
+            if judgements.out_of_patience():
+                print(f"stopped at step {step}: no better judgement for a while")
+                break
             num_steps = min(config.steps_per_call, config.num_steps - step)
             call_began = time.perf_counter()
             state, metrics = compiled(key, state, data, num_steps)
@@ -221,6 +243,7 @@ def train(
             progress.update(num_steps)
             done = step + num_steps
             if done % config.checkpoint_every == 0 or done == config.num_steps:
+                judgements.add(done, state)
                 checkpoints.save(done, args=ocp.args.StandardSave(state))
         return Trained(state, log.seconds)
 
@@ -237,6 +260,25 @@ def load_state(config: RunConfig, state: TrainState) -> TrainState:
         if checkpoints.latest_step() is None:
             raise UserError(f"{config.directory} holds no whole checkpoint")
         return _restore(checkpoints, state)
+
+
+def load_best(config: RunConfig, state: TrainState) -> TrainState:
+    """The state that was judged best, shaped like `state`.
+
+    Raises:
+      UserError: If none was judged yet, or it cannot be read.
+    """
+    folder = config.directory.absolute() / "best"
+    if not folder.is_dir():
+        raise UserError(f"{config.directory} holds no checkpoint that was judged")
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            return checkpointer.restore(folder, state)
+        except Exception as error:  # whatever the storage layers raise
+            raise UserError(
+                f"{folder} cannot be read: it is damaged, cut short or of another network "
+                f"({type(error).__name__})"
+            ) from error
 
 
 def finish(config: RunConfig, metrics: dict[str, float], trained: Trained) -> None:
@@ -263,11 +305,9 @@ def print_table(metrics: dict[str, float]) -> None:
     print()
 
 
-def read_log(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-    """Every metric of metrics.jsonl, one array each."""
-    lines = [
-        json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()
-    ]
+def read_log(workdir: pathlib.Path, name: str = "metrics.jsonl") -> dict[str, np.ndarray]:
+    """Every metric of metrics.jsonl, or of another log, one array each."""
+    lines = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
     return {name: np.array([line[name] for line in lines]) for name in lines[0]}
 
 
@@ -302,6 +342,36 @@ class _Log:
         self._file.flush()  # before the checkpoint that relies on it
         for name, array in metrics.items():
             self._board.add_scalar(name, array.mean(), step + len(array))
+
+
+class _Judgements:
+    """judgements.jsonl, and the best state; what lies beyond a step is judged again."""
+
+    def __init__(
+        self, workdir: pathlib.Path, step: int, evaluation: Evaluation | None
+    ) -> None:
+        self._folder, self._evaluation = workdir, evaluation
+        self._lines = list(_lines_until(workdir / "judgements.jsonl", step))
+
+    def add(self, step: int, state: TrainState) -> None:
+        if self._evaluation is None:
+            return
+        figures = self._evaluation.judge_fn(state)
+        metric = self._evaluation.metric
+        tqdm.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+        better = all(figures[metric] > line[metric] for line in self._lines)
+        self._lines.append({"step": step, **figures})
+        if better:
+            with ocp.StandardCheckpointer() as checkpointer:
+                checkpointer.save(self._folder.absolute() / "best", state, force=True)
+        text = "".join(f"{json.dumps(line)}\n" for line in self._lines)
+        write_whole(self._folder / "judgements.jsonl", text)
+
+    def out_of_patience(self) -> bool:
+        if self._evaluation is None or not self._lines:
+            return False
+        figures = [line[self._evaluation.metric] for line in self._lines]
+        return len(figures) - 1 - int(np.argmax(figures)) >= self._evaluation.patience
 
 
 def _lines_until(path: pathlib.Path, step: int) -> Iterator[dict[str, float]]:

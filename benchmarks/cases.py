@@ -1,0 +1,144 @@
+"""What is trained: the five systems with the tutorials' settings, on synthetic images.
+
+Only NumPy is imported here: every contestant reads the same cases in a process of its own.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+NUM_IMAGES = 5_000
+
+
+class Case(NamedTuple):
+    """One system as it is timed.
+
+    Attributes:
+      image_shape: Of one image.
+      batch_size: Pairs in a step.
+      num_steps: In one timed run.
+      num_compared_steps: Whose losses must agree.
+      config: Of our experiment, beside the batch size.
+      options: Of the Keras model.
+      without_dropout: Laid over both where losses are compared.
+      steps_per_execution: Of Keras, where its backend has it: the fastest for tiny steps.
+    """
+
+    image_shape: tuple[int, int, int]
+    batch_size: int
+    num_steps: int
+    num_compared_steps: int
+    config: Mapping[str, Any]
+    options: Mapping[str, Any]
+    without_dropout: Mapping[str, Any]
+    steps_per_execution: int
+
+
+class Pairs(NamedTuple):
+    """Images as bytes, the numbers of each pair's two [2, n], and which are the same."""
+
+    images: np.ndarray
+    examples: np.ndarray
+    same: np.ndarray
+
+
+CASES = {
+    "mnist_mlp": Case(
+        image_shape=(28, 28, 1),
+        batch_size=128,
+        num_steps=800,
+        num_compared_steps=10,
+        config={"dropout": 0.5},
+        options={"dropout": 0.5},
+        without_dropout={"dropout": 0.0},
+        steps_per_execution=20,
+    ),
+    "mnist_conv": Case(
+        image_shape=(28, 28, 1),
+        batch_size=128,
+        num_steps=60,
+        num_compared_steps=10,
+        config={"form": "literal"},
+        options={"form": "literal"},
+        without_dropout={},
+        steps_per_execution=1,
+    ),
+    "orl_faces": Case(
+        image_shape=(56, 46, 1),
+        batch_size=128,
+        num_steps=60,
+        num_compared_steps=10,
+        config={"stride": 1},
+        options={"stride": 1},
+        without_dropout={"dropout": (0.0, 0.0, 0.0)},
+        steps_per_execution=1,
+    ),
+    "omniglot_koch": Case(
+        image_shape=(105, 105, 1),
+        batch_size=32,
+        num_steps=3,
+        num_compared_steps=2,
+        config={},
+        options={},
+        without_dropout={},
+        steps_per_execution=1,
+    ),
+    "mnist_towers": Case(
+        image_shape=(28, 28, 1),
+        batch_size=16,
+        num_steps=2_000,
+        num_compared_steps=10,
+        config={"variants": ("c",)},
+        options={"variant": "c"},
+        without_dropout={},
+        steps_per_execution=20,
+    ),
+}
+
+_DIGITS: dict[str, Any] = {
+    "image_shape": (8, 8, 1),
+    "config": {"dataset": "digits"},
+    "options": {"image_shape": (8, 8, 1)},
+}
+_SMOKE: dict[str, dict[str, Any]] = {
+    "mnist_mlp": _DIGITS,
+    "mnist_conv": _DIGITS,
+    "mnist_towers": _DIGITS,
+    "omniglot_koch": {
+        "image_shape": (53, 53, 1),
+        "config": {"size": "half"},
+        "options": {"image_size": 53, "kernel_sizes": (5, 4, 3, 3)},
+    },
+}
+
+
+def get_case(system: str, *, smoke: bool = False) -> Case:
+    """One of `CASES`; `smoke` makes it so small that it only shows that all runs."""
+    case = CASES[system]
+    if not smoke:
+        return case
+    small = _SMOKE.get(system, {})
+    return case._replace(
+        image_shape=small.get("image_shape", case.image_shape),
+        batch_size=4,
+        num_steps=4,
+        num_compared_steps=3,
+        config={**case.config, **small.get("config", {})},
+        options={**case.options, **small.get("options", {})},
+        steps_per_execution=min(case.steps_per_execution, 2),
+    )
+
+
+def make_pairs(case: Case) -> Pairs:
+    """The same random pairs in every process: a fifth of the pixels are lit, as in digits.
+
+    Throughput does not depend on what the images show.
+    """
+    rng = np.random.default_rng(0)
+    num_pairs = case.num_steps * case.batch_size
+    shape = (min(NUM_IMAGES, 2 * num_pairs), *case.image_shape)
+    images = rng.integers(0, 256, shape, np.uint8)
+    images[rng.random(shape, np.float32) > 0.2] = 0
+    examples = rng.integers(0, len(images), (2, num_pairs), np.int32)
+    return Pairs(images, examples, np.arange(num_pairs) % 2 == 0)

@@ -1,0 +1,331 @@
+"""The five systems in Keras 3, for any of its backends: what ours is held against.
+
+`build(system, **options)` gives a compiled Keras model that takes `[left, right]` and gives
+what the tutorial's model gives, `[n, 1]`: a distance, or the probability of "same". Targets
+are 1 for same pairs. `set_weights` and `get_weights` carry over the parameter tree of our
+experiment of the same name.
+
+Choose the backend by the environment variable KERAS_BACKEND before this is imported. Only
+Keras and NumPy are imported here, so that a process can have one framework to itself.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+EPSILON = 1e-7  # below which the tutorials' squared distances are cut off
+
+
+class Leaf(NamedTuple):
+    """Where one array of our parameter tree is in Keras.
+
+    Attributes:
+      variables: Of Keras; two for towers with weights of their own, which ours stacks.
+      shape: Of our array.
+    """
+
+    variables: tuple[Any, ...]
+    shape: tuple[int, ...]
+
+
+class Reference(NamedTuple):
+    """A system in Keras.
+
+    Attributes:
+      model: Compiled; `[left, right]` to a distance or a probability, `[n, 1]`.
+      encoders: Images to embeddings: one for both inputs, or one for each.
+      leaves: Our parameter tree with a `Leaf` for each array.
+    """
+
+    model: keras.Model
+    encoders: tuple[keras.Model, ...]
+    leaves: dict[str, Any]
+
+
+# Weights --------------------------------------------------------------------------------
+
+
+def set_weights(reference: Reference, params: Mapping[str, Any]) -> None:
+    """Copies the parameters of our experiment into the Keras model.
+
+    Raises:
+      ValueError: If a name or a shape is not what the model has.
+    """
+    _assign(reference.leaves, params, "params")
+
+
+def get_weights(reference: Reference) -> dict[str, Any]:
+    """The weights of the Keras model as the parameters of our experiment, in NumPy."""
+    return _values(reference.leaves)
+
+
+def _assign(leaves: Any, params: Any, path: str) -> None:
+    if isinstance(leaves, Leaf):
+        if np.shape(params) != leaves.shape:
+            raise ValueError(
+                f"{path} must have shape {leaves.shape}; got {np.shape(params)}"
+            )
+        parts = np.reshape(params, (len(leaves.variables), -1))
+        for variable, part in zip(leaves.variables, parts, strict=True):
+            variable.assign(np.reshape(part, variable.shape))
+        return
+    if set(leaves) != set(params):
+        raise ValueError(f"{path} must have {sorted(leaves)}; got {sorted(params)}")
+    for name in leaves:
+        _assign(leaves[name], params[name], f"{path}/{name}")
+
+
+def _values(leaves: Any) -> Any:
+    if isinstance(leaves, Leaf):
+        parts = [ops.convert_to_numpy(variable.value) for variable in leaves.variables]
+        return np.reshape(np.stack(parts), leaves.shape)
+    return {name: _values(below) for name, below in leaves.items()}
+
+
+def _leaf(*variables: Any, shape: Sequence[int] | None = None) -> Leaf:
+    own = tuple(variables[0].shape)
+    stacked = own if len(variables) == 1 else (len(variables), *own)
+    return Leaf(variables, stacked if shape is None else tuple(shape))
+
+
+def _leaves(*encoders: keras.Model) -> dict[str, Any]:
+    """Of one encoder, or of several side by side; layers are named as Flax names them."""
+    return {
+        same[0].name: {
+            "kernel": _leaf(*[layer.kernel for layer in same]),
+            "bias": _leaf(*[layer.bias for layer in same]),
+        }
+        for same in zip(*[encoder.layers for encoder in encoders], strict=True)
+        if same[0].weights
+    }
+
+
+# Pieces ---------------------------------------------------------------------------------
+
+
+def _encoder(
+    image_shape: Sequence[int], *stack: layers.Layer, name: str = "encoder"
+) -> keras.Model:
+    return keras.Sequential([keras.Input(tuple(image_shape)), *stack], name=name)
+
+
+def _dense(number: int, features: int, activation: str = "relu") -> layers.Layer:
+    return layers.Dense(features, activation=activation, name=f"Dense_{number}")
+
+
+def _conv(number: int, features: int, size: int, **options: Any) -> layers.Layer:
+    return layers.Conv2D(
+        features,
+        size,
+        activation="relu",
+        data_format="channels_last",
+        name=f"Conv_{number}",
+        **options,
+    )
+
+
+def _pool() -> layers.Layer:
+    return layers.MaxPooling2D(2, data_format="channels_last")
+
+
+def _inputs(image_shape: Sequence[int]) -> list[Any]:
+    return [keras.Input(tuple(image_shape), name=name) for name in ("left", "right")]
+
+
+def _squared_distance(a: Any, b: Any) -> Any:
+    return ops.sum(ops.square(a - b), axis=1, keepdims=True)
+
+
+def _guarded_distance(a: Any, b: Any) -> Any:
+    return ops.sqrt(ops.maximum(_squared_distance(a, b), EPSILON))
+
+
+def contrastive_loss(target: Any, distance: Any) -> Any:
+    """Margin 1, no factor 1/2: y d^2 + (1 - y) max(1 - d, 0)^2, with y = 1 for same."""
+    pull, push = ops.square(distance), ops.square(ops.maximum(1.0 - distance, 0.0))
+    return ops.mean(target * pull + (1.0 - target) * push, axis=-1)
+
+
+def _rmsprop() -> keras.optimizers.Optimizer:
+    return keras.optimizers.RMSprop(learning_rate=1e-3, rho=0.9, epsilon=1e-7)
+
+
+# The five systems -----------------------------------------------------------------------
+
+
+def mnist_conv(
+    *,
+    form: Literal["literal", "contrastive"] = "literal",
+    num_steps: int = 8_470,
+    image_shape: Sequence[int] = (28, 28, 1),
+) -> Reference:
+    """One convolution, one dense layer, Euclidean distance, Adam.
+
+    Args:
+      form: "literal" is the tutorial: cross-entropy of the raw distance, at a constant
+        rate. "contrastive" is our correction, whose rate falls to zero.
+      num_steps: Over which it falls.
+      image_shape: Of one image.
+    """
+    encoder = _encoder(image_shape, _conv(0, 32, 3), layers.Flatten(), _dense(0, 128))
+    left, right = _inputs(image_shape)
+    model = keras.Model([left, right], _guarded_distance(encoder(left), encoder(right)))
+    if form == "literal":
+        model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
+    else:
+        rate = keras.optimizers.schedules.CosineDecay(1e-3, num_steps)
+        model.compile(keras.optimizers.Adam(rate, epsilon=1e-8), contrastive_loss)
+    return Reference(model, (encoder,), {"encoder": _leaves(encoder)})
+
+
+def mnist_mlp(
+    *, dropout: float = 0.5, image_shape: Sequence[int] = (28, 28, 1)
+) -> Reference:
+    """Three dense layers with dropout between, an unguarded distance, contrastive loss."""
+    encoder = _encoder(
+        image_shape,
+        layers.Flatten(),
+        _dense(0, 128),
+        layers.Dropout(dropout),
+        _dense(1, 128),
+        layers.Dropout(dropout),
+        _dense(2, 128),
+    )
+    left, right = _inputs(image_shape)
+    output = ops.sqrt(_squared_distance(encoder(left), encoder(right)))
+    model = keras.Model([left, right], output)
+    model.compile(_rmsprop(), contrastive_loss)
+    return Reference(model, (encoder,), _leaves(encoder))
+
+
+def orl_faces(
+    *,
+    stride: int = 1,
+    dropout: Sequence[float] = (0.25, 0.25, 0.1),
+    image_shape: Sequence[int] = (56, 46, 1),
+) -> Reference:
+    """Two convolutions with pooling and dropout, two dense layers, contrastive loss.
+
+    Args:
+      stride: Of the convolutions: 1 was meant, 3 is what the tutorial's code does.
+      dropout: Rates after each pooling and after the first dense layer.
+      image_shape: Of one image.
+    """
+    encoder = _encoder(
+        image_shape,
+        _conv(0, 6, 3, strides=stride),
+        _pool(),
+        layers.Dropout(dropout[0]),
+        _conv(1, 12, 3, strides=stride),
+        _pool(),
+        layers.Dropout(dropout[1]),
+        layers.Flatten(),
+        _dense(0, 128),
+        layers.Dropout(dropout[2]),
+        _dense(1, 50),
+    )
+    left, right = _inputs(image_shape)
+    model = keras.Model([left, right], _guarded_distance(encoder(left), encoder(right)))
+    model.compile(_rmsprop(), contrastive_loss)
+    return Reference(model, (encoder,), _leaves(encoder))
+
+
+def omniglot_koch(
+    *,
+    image_size: int = 105,
+    kernel_sizes: Sequence[int] = (10, 7, 4, 4),
+    dim: int = 4096,
+) -> Reference:
+    """Four convolutions, a dense sigmoid layer, a weighted city-block distance.
+
+    Args:
+      image_size: Height and width; 105 is the paper's.
+      kernel_sizes: Of the four convolutions.
+      dim: Of the embedding.
+    """
+    normal = keras.initializers.RandomNormal
+    decayed = {
+        "kernel_initializer": normal(0.0, 0.01),
+        "kernel_regularizer": keras.regularizers.L2(2e-4),
+    }
+    stack: list[layers.Layer] = []
+    for number, features in enumerate((64, 128, 128, 256)):
+        bias = normal(0.5, 0.01) if number else "zeros"
+        size = kernel_sizes[number]
+        stack.append(_conv(number, features, size, bias_initializer=bias, **decayed))
+        stack += [_pool()] if number < 3 else [layers.Flatten()]
+    dense = layers.Dense(
+        dim,
+        activation="sigmoid",
+        kernel_initializer=normal(0.0, 0.01),
+        bias_initializer=normal(0.5, 0.01),
+        kernel_regularizer=keras.regularizers.L2(1e-3),
+        name="Dense_0",
+    )
+    image_shape = (image_size, image_size, 1)
+    encoder = _encoder(image_shape, *stack, dense)
+    head = layers.Dense(
+        1,
+        activation="sigmoid",
+        kernel_initializer=normal(0.0, 0.01),
+        bias_initializer=normal(0.5, 0.01),
+    )
+    left, right = _inputs(image_shape)
+    model = keras.Model([left, right], head(ops.abs(encoder(left) - encoder(right))))
+    model.compile(keras.optimizers.Adam(6e-5), "binary_crossentropy")
+    of_head = {
+        "weights": _leaf(head.kernel, shape=(dim,)),
+        "bias": _leaf(head.bias, shape=()),
+    }
+    return Reference(model, (encoder,), {"encoder": _leaves(encoder), "head": of_head})
+
+
+def mnist_towers(
+    *, variant: Literal["a", "b", "c"] = "c", image_shape: Sequence[int] = (28, 28, 1)
+) -> Reference:
+    """One dense layer for each input, and a dense layer to the probability of "same".
+
+    Args:
+      variant: "a" two towers, concatenated; "b" one tower, concatenated; "c" one tower,
+        Euclidean distance.
+      image_shape: Of one image.
+    """
+    encoders = tuple(
+        _encoder(image_shape, layers.Flatten(), _dense(0, 128), name=f"tower_{number}")
+        for number in range(2 if variant == "a" else 1)
+    )
+    left, right = _inputs(image_shape)
+    a, b = encoders[0](left), encoders[-1](right)
+    if variant == "c":
+        compared = _guarded_distance(a, b)
+    else:
+        compared = ops.concatenate([a, b], axis=1)
+    head = layers.Dense(1, activation="sigmoid")
+    model = keras.Model([left, right], head(compared))
+    model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
+    of_head = {"Dense_0": {"kernel": _leaf(head.kernel), "bias": _leaf(head.bias)}}
+    return Reference(model, encoders, {"towers": _leaves(*encoders), "head": of_head})
+
+
+SYSTEMS: dict[str, Callable[..., Reference]] = {
+    fn.__name__: fn
+    for fn in (mnist_mlp, mnist_conv, orl_faces, omniglot_koch, mnist_towers)
+}
+
+
+def build(system: str, **options: Any) -> Reference:
+    """The Keras model of one of `SYSTEMS`, freshly initialised and compiled.
+
+    Args:
+      system: The name of our experiment.
+      options: Those of the function of that name.
+
+    Raises:
+      ValueError: If there is no such system.
+    """
+    if system not in SYSTEMS:
+        raise ValueError(f"system must be one of {', '.join(SYSTEMS)}; got {system!r}")
+    return SYSTEMS[system](**options)

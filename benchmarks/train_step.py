@@ -1,0 +1,324 @@
+"""How many pairs a second are trained on: our experiments beside the same nets in Keras.
+
+    python -m benchmarks.train_step --json benchmarks/results/train_step.json
+    python -m benchmarks.train_step --systems mnist_mlp --rivals keras-jax --smoke
+
+The same network, batch size, optimiser, loss and dropout as the tutorial, float32. Ours are
+the steps of the experiment: many in one compiled program, images in memory as bytes. Keras
+runs `fit` over tensors in memory with `jit_compile="auto"`. The images are synthetic, which
+changes nothing about the speed.
+
+Each contestant has a process of its own, and they take turns: a round is one run of each,
+in the opposite order every other round, and a ratio is that of two runs of one round.
+Compilation and the first runs are not counted. Before anything is timed, the losses of the
+first steps, from the same weights on the same pairs without dropout, must agree.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.metadata
+import importlib.util
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cases import CASES, get_case
+from benchmarks.contestants import BACKENDS, OURS
+
+ROOT = pathlib.Path(__file__).parent.parent
+LARGEST_DIFFERENCE = 1e-3  # between losses, relative
+PACKAGES = (
+    "jax",
+    "flax",
+    "optax",
+    "numpy",
+    "keras",
+    "tensorflow-cpu",
+    "tensorflow",
+    "torch",
+)
+
+Ask = Callable[..., dict[str, Any]]
+
+
+class BenchmarkError(Exception):
+    """What ends a benchmark: shown without a traceback, exit status 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One system against one rival; speeds are medians over rounds."""
+
+    system: str
+    rival: str
+    batch_size: int
+    num_steps: int
+    rounds: int
+    ours_pairs_per_second: float
+    rival_pairs_per_second: float
+    ratio: float
+    ratio_min: float
+    ratio_max: float
+    ours_compile_seconds: float
+    rival_compile_seconds: float
+    ours_device: str
+    rival_device: str
+    loss_difference: float
+
+
+# Contestants ----------------------------------------------------------------------------
+
+
+def why_not(rival: str) -> str | None:
+    """What a rival needs and is not installed."""
+    needed = ("keras", BACKENDS[rival])
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(missing)} not installed" if missing else None
+
+
+@contextlib.contextmanager
+def started(name: str) -> Iterator[Ask]:
+    """A contestant's process; call what is given with a request to have the reply."""
+    environment = {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        **os.environ,
+    }
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.contestants", name],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        requests, replies = process.stdin, process.stdout
+
+        def ask(**request: Any) -> dict[str, Any]:
+            with contextlib.suppress(BrokenPipeError):
+                print(json.dumps(request), file=requests, flush=True)
+            reply = replies.readline()
+            if not reply:
+                errors.seek(0)
+                raise BenchmarkError(f"{name} failed at {request}:\n{errors.read()}")
+            return json.loads(reply)
+
+        try:
+            yield ask
+        finally:
+            process.kill()
+            process.communicate()
+
+
+# Measuring ------------------------------------------------------------------------------
+
+
+def measure(
+    system: str, contestants: Mapping[str, Ask], *, rounds: int, smoke: bool
+) -> list[Row]:
+    """Ours against every rival on one system, taking turns.
+
+    Raises:
+      BenchmarkError: If a contestant fails, or computes something else than ours.
+    """
+    about = {
+        name: ask(do="prepare", system=system, smoke=smoke)
+        for name, ask in contestants.items()
+    }
+    differences = compare_losses(system, contestants)
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds):
+        names = list(contestants)[:: -1 if number % 2 else 1]
+        for name in names:
+            seconds[name].append(contestants[name](do="time")["seconds"])
+    return [
+        make_row(system, rival, seconds, about, differences[rival], smoke=smoke)
+        for rival in contestants
+        if rival != OURS
+    ]
+
+
+def compare_losses(system: str, contestants: Mapping[str, Ask]) -> dict[str, float]:
+    """The largest relative difference of each rival's first losses from ours.
+
+    Raises:
+      BenchmarkError: If one is above `LARGEST_DIFFERENCE`, or not a number.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        weights = str(pathlib.Path(folder, "weights.npz"))  # ours, the first asked, writes
+        losses = {
+            name: np.array(ask(do="losses", weights=weights)["losses"])
+            for name, ask in contestants.items()
+        }
+    differences = {}
+    for rival in losses.keys() - {OURS}:
+        difference = float(np.max(np.abs(losses[rival] / losses[OURS] - 1)))
+        if not difference <= LARGEST_DIFFERENCE:
+            raise BenchmarkError(
+                f"{system}: ours and {rival} do not train the same; their losses without "
+                f"dropout are {losses[OURS].tolist()} and {losses[rival].tolist()}"
+            )
+        differences[rival] = difference
+    return differences
+
+
+def make_row(
+    system: str,
+    rival: str,
+    seconds: Mapping[str, Sequence[float]],
+    about: Mapping[str, Mapping[str, Any]],
+    difference: float,
+    *,
+    smoke: bool,
+) -> Row:
+    """Speeds from seconds; the ratio is the median of the rounds' ratios."""
+    case = get_case(system, smoke=smoke)
+    num_pairs = case.num_steps * case.batch_size
+    ours, theirs = (num_pairs / np.array(seconds[name]) for name in (OURS, rival))
+    ratios = ours / theirs
+    return Row(
+        system=system,
+        rival=rival,
+        batch_size=case.batch_size,
+        num_steps=case.num_steps,
+        rounds=len(ratios),
+        ours_pairs_per_second=float(np.median(ours)),
+        rival_pairs_per_second=float(np.median(theirs)),
+        ratio=float(np.median(ratios)),
+        ratio_min=float(ratios.min()),
+        ratio_max=float(ratios.max()),
+        ours_compile_seconds=about[OURS]["compile_seconds"],
+        rival_compile_seconds=about[rival]["compile_seconds"],
+        ours_device=about[OURS]["device"],
+        rival_device=about[rival]["device"],
+        loss_difference=difference,
+    )
+
+
+# Reporting ------------------------------------------------------------------------------
+
+
+def machine() -> dict[str, Any]:
+    """Where it ran: processor, versions, commit."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return {
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": commit(),
+    }
+
+
+def commit() -> str | None:
+    """Of the checkout, with a plus where files are changed; None outside of one."""
+    describe = ["git", "describe", "--always", "--abbrev=10", "--dirty=+"]
+    with contextlib.suppress(OSError):
+        found = subprocess.run(
+            describe, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        return found.stdout.strip() or None
+    return None
+
+
+def line(row: Row) -> str:
+    """Of the Markdown table."""
+    cells = (
+        row.system,
+        row.rival,
+        row.batch_size,
+        f"{row.ours_pairs_per_second:,.0f}",
+        f"{row.rival_pairs_per_second:,.0f}",
+        f"{row.ratio:.2f} ({row.ratio_min:.2f} to {row.ratio_max:.2f})",
+        f"{row.ours_compile_seconds:.1f} / {row.rival_compile_seconds:.1f}",
+        f"{row.ours_device} / {row.rival_device}",
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+HEADER = (
+    "| system | rival | batch | ours, pairs/s | rival, pairs/s | ratio | compiling, s "
+    "| device |\n| --- | --- | --: | --: | --: | --: | --: | --- |"
+)
+
+
+# Command line ---------------------------------------------------------------------------
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags; an unknown system or rival is named beside those there are."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.train_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--systems", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--rivals", nargs="+", choices=BACKENDS, default=["keras-jax"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=pathlib.Path, metavar="OUT", help="write rows there")
+    parser.add_argument(
+        "--smoke", action="store_true", help="tiny: only shows that it runs"
+    )
+    options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error(f"--rounds must be at least 1; got {options.rounds}")
+    return options
+
+
+def benchmark(options: argparse.Namespace) -> dict[str, Any]:
+    """Measures, printing rows as they come; what `--json` writes."""
+    skipped = {name: why for name in options.rivals if (why := why_not(name))}
+    for rival, why in skipped.items():
+        print(f"skipped: {rival}: {why}")
+    rivals = [name for name in dict.fromkeys(options.rivals) if name not in skipped]
+    rows: list[Row] = []
+    with contextlib.ExitStack() as stack:
+        contestants = {
+            name: stack.enter_context(started(name)) for name in (OURS, *rivals) if rivals
+        }
+        print(HEADER)
+        for system in dict.fromkeys(options.systems if rivals else ()):
+            found = measure(system, contestants, rounds=options.rounds, smoke=options.smoke)
+            print("\n".join(map(line, found)), flush=True)
+            rows += found
+    return {
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "skipped": skipped,
+        "smoke": options.smoke,
+        "images": "synthetic",
+        "machine": machine(),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, prints a Markdown table, writes JSON."""
+    options = parse(arguments)
+    try:
+        results = benchmark(options)
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Each experiment trains as its tutorial does: same numbers, same weights after ten steps.
+
+Keras runs on JAX here. Our side is the experiment's own `loss_fn` and `make_optimizer`.
+"""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
+
+import importlib
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import keras_reference
+from experiments import mnist_conv, mnist_mlp, mnist_towers, pairs
+from siamese_jax import encoders, training
+from siamese_jax.distances import euclidean_distance
+from siamese_jax.siamese import twin, two_towers
+
+KEY = jax.random.key(0)
+NUM_STEPS = 10
+NUM_MASKED = 2  # pairs that fill up our batch, and do not count
+
+
+class Row(NamedTuple):
+    """A system in both forms, without dropout.
+
+    `embed` maps our parameters and images [2, n, ...] to embeddings [2, n, dim], `answer`
+    to what the Keras model gives, [n]. `light` scales images so that nothing saturates.
+    """
+
+    config: Any
+    options: dict
+    embed: Any
+    answer: Any
+    image_shape: tuple = (28, 28, 1)
+    num_pairs: int = 8
+    light: float = 1.0
+
+
+def apart(embed):
+    return lambda params, images: euclidean_distance(*embed(params, images))
+
+
+def mlp_row():
+    config = mnist_mlp.Config(dropout=0.0)
+    embed = twin(lambda params, x: mnist_mlp.embed(config, params, x, KEY))
+    return Row(config, {"dropout": 0.0}, embed, apart(embed), light=1.5)
+
+
+def conv_row(form):
+    embed = twin(mnist_conv.embed)
+    light = 0.3 if form == "literal" else 0.7
+    config = mnist_conv.Config(form=form)
+    return Row(config, {"form": form}, embed, apart(embed), light=light)
+
+
+def towers_row(variant):
+    both = (two_towers if variant == "a" else twin)(mnist_towers.embed)
+
+    def answer(params, images):
+        return jax.nn.sigmoid(mnist_towers.logits(variant, params, images))
+
+    return Row(
+        mnist_towers.Config(variants=(variant,)),
+        {"variant": variant},
+        lambda params, images: both(params["towers"], images),
+        answer,
+    )
+
+
+ROWS = {
+    "mnist_mlp": mlp_row(),
+    "mnist_conv literal": conv_row("literal"),
+    "mnist_conv contrastive": conv_row("contrastive"),
+    "mnist_towers a": towers_row("a"),
+    "mnist_towers b": towers_row("b"),
+    "mnist_towers c": towers_row("c"),
+}
+
+
+class System(NamedTuple):
+    row: Row
+    experiment: Any
+    reference: keras_reference.Reference
+    state: training.TrainState
+
+
+@pytest.fixture(scope="module", params=ROWS)
+def system(request):
+    row = ROWS[request.param]
+    name = request.param.split()[0]
+    experiment = importlib.import_module(f"experiments.{name}")
+    state = experiment.initial_state(row.config)
+    state = state._replace(params=shaken(state.params))
+    reference = keras_reference.build(name, **row.options)
+    return System(row, experiment, reference, state)
+
+
+def shaken(params):
+    """Biases that begin at 0 would hide that they are forgotten."""
+    rng = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: leaf + 0.01 * rng.normal(size=leaf.shape).astype(np.float32), params
+    )
+
+
+def make_batch(row, seed):
+    rng = np.random.default_rng(seed)
+    shape = (2, row.num_pairs + NUM_MASKED, *row.image_shape)
+    images = row.light * rng.random(shape) * (rng.random(shape) < 0.3)
+    number = np.arange(row.num_pairs + NUM_MASKED)
+    same, where = rng.permutation(number % 2 == 0), number < row.num_pairs
+    return pairs.Batch(jnp.float32(images), jnp.array(same), jnp.array(where))
+
+
+def for_keras(batch):
+    counts = np.asarray(batch.where)
+    inputs = [np.asarray(side)[counts] for side in batch.images]
+    return inputs, np.asarray(batch.same, np.float32)[counts][:, None]
+
+
+def keras_allowed():
+    """Keras adds biases by rank promotion."""
+    return jax.numpy_rank_promotion("allow")
+
+
+def largest_difference(found, wanted):
+    """Relative to the largest number wanted."""
+    found, wanted = np.asarray(found), np.asarray(wanted)
+    assert found.shape == wanted.shape
+    return np.max(np.abs(found - wanted)) / np.max(np.abs(wanted))
+
+
+def length(tree):
+    return np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(tree)))
+
+
+def subtract(a, b):
+    return jax.tree.map(lambda x, y: np.asarray(x) - np.asarray(y), a, b)
+
+
+def check_forward(row, experiment, reference, params):
+    """Embeddings, answers and the loss; the model has our parameters."""
+    batch = make_batch(row, seed=0)
+    inputs, same = for_keras(batch)
+    real = [jnp.asarray(side) for side in inputs]
+    with keras_allowed():
+        sides = zip(reference.encoders * 2, inputs, strict=False)
+        wanted = [encoder.predict_on_batch(side) for encoder, side in sides]
+        answers = reference.model.predict_on_batch(inputs)[:, 0]
+        wanted_loss = reference.model.test_on_batch(inputs, same)
+    embeddings = row.embed(params, jnp.stack(real))
+    assert largest_difference(embeddings, np.stack(wanted)) < 1e-5
+    np.testing.assert_allclose(row.answer(params, jnp.stack(real)), answers, rtol=1e-5)
+    assert np.ptp(answers) > 0.01
+    loss, _ = experiment.loss_fn(row.config, params, (), batch, KEY)
+    assert loss == pytest.approx(float(wanted_loss), rel=1e-5)
+
+
+def test_embeddings_answers_and_losses_are_equal(system):
+    row, experiment, reference, state = system
+    with keras_allowed():
+        keras_reference.set_weights(reference, state.params)
+    check_forward(row, experiment, reference, state.params)
+
+
+def test_ten_steps_end_at_the_same_weights(system):
+    row, experiment, reference, state = system
+    step = jax.jit(
+        partial(
+            training.train_step,
+            loss_fn=partial(experiment.loss_fn, row.config),
+            optimizer=experiment.make_optimizer(row.config),
+        )
+    )
+    with keras_allowed():
+        keras_reference.set_weights(reference, state.params)
+    first = state.params
+    for seed in range(NUM_STEPS):
+        batch = make_batch(row, seed)
+        with keras_allowed():
+            wanted_loss = reference.model.train_on_batch(*for_keras(batch))
+        state, metrics = step(KEY, state, batch)
+        assert metrics["loss"] == pytest.approx(float(wanted_loss), rel=1e-4)
+    wanted = keras_reference.get_weights(reference)
+    apart = subtract(state.params, wanted)
+    largest = max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(apart))
+    assert largest < 1e-4
+    assert length(apart) < 1e-3 * length(subtract(wanted, first))
+
+
+def test_weights_come_back_as_they_went(system):
+    _, _, reference, state = system
+    with keras_allowed():
+        keras_reference.set_weights(reference, state.params)
+    found = keras_reference.get_weights(reference)
+    jax.tree.map(np.testing.assert_array_equal, found, state.params)
+
+
+def test_wrong_weights_and_systems_are_refused(system):
+    _, _, reference, state = system
+    with pytest.raises(ValueError, match="must have shape"):
+        wrong = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape)), state.params)
+        keras_reference.set_weights(reference, wrong)
+    with pytest.raises(ValueError, match=r"params must have \["):
+        keras_reference.set_weights(reference, {**state.params, "more": jnp.zeros(1)})
+    with pytest.raises(ValueError, match="system must be one of mnist_mlp, mnist_conv"):
+        keras_reference.build("mnist")
