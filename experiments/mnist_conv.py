@@ -18,8 +18,9 @@ supervised   the 256 images of 128 pairs as ten digits x 25, all compared with a
              supervised contrastive loss of cosine similarities
 
 They draw the same images afresh at every step, slightly distorted (`--no-distort`: as they
-are), and Adam's rate falls to zero. Their `pair_accuracy` is at the threshold that is best on validation pairs; the literal form's is
-that of the tutorial, "same if the distance is above .5".
+are), and Adam's rate falls to zero. Their `pair_accuracy` is at the threshold that is best
+on validation pairs; the literal form's is that of the tutorial, "same if the distance is
+above .5".
 """
 
 import dataclasses

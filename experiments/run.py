@@ -106,7 +106,7 @@ class Evaluation(NamedTuple):
     patience: int
 
 
-ConfigT = TypeVar("ConfigT", bound=RunConfig)
+ConfigT = TypeVar("ConfigT")  # a frozen dataclass
 StepsFn = Callable[..., tuple[TrainState, Metrics]]
 
 
@@ -297,12 +297,41 @@ def finish(config: RunConfig, metrics: dict[str, float], trained: Trained) -> No
 
 
 def print_table(metrics: dict[str, float]) -> None:
-    """One figure a line."""
+    """One figure a line; whole numbers are shown as such."""
     width = max(map(len, metrics))
     print()
     for name, value in metrics.items():
-        print(f"  {name:<{width}}  {value:.4f}")
+        shown = str(value) if isinstance(value, int) else f"{value:.4f}"
+        print(f"  {name:<{width}}  {shown}")
     print()
+
+
+def check_output(path: pathlib.Path | None) -> None:
+    """Refuses, before any work, a place where no file can be written after it.
+
+    Raises:
+      UserError: If the path is a folder, or its folder does not exist.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError(f"--json: {path} is a folder; a file is wanted")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--json: the folder {path.parent} does not exist")
+
+
+def show_figures(figures: dict[str, Any], path: pathlib.Path | None) -> None:
+    """Shows figures["metrics"] as a table and, if a path is given, writes all as JSON.
+
+    Raises:
+      UserError: If a metric is not finite; nothing is written.
+    """
+    for name, value in figures["metrics"].items():
+        if not np.isfinite(value):
+            raise UserError(f"{name} is {value}: the model gives distances without a value")
+    print_table(figures["metrics"])
+    if path is not None:
+        write_whole(path, json.dumps(figures, indent=2) + "\n")
 
 
 def read_log(workdir: pathlib.Path, name: str = "metrics.jsonl") -> dict[str, np.ndarray]:

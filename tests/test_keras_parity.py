@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 import pytest
 
 from benchmarks import keras_reference
-from experiments import mnist_conv, mnist_mlp, mnist_towers, pairs
+from experiments import mnist_conv, mnist_mlp, mnist_towers, omniglot_koch, pairs
 from siamese_jax import encoders, training
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.siamese import twin, two_towers
@@ -31,7 +32,8 @@ class Row(NamedTuple):
     """A system in both forms, without dropout.
 
     `embed` maps our parameters and images [2, n, ...] to embeddings [2, n, dim], `answer`
-    to what the Keras model gives, [n]. `light` scales images so that nothing saturates.
+    to what the Keras model gives, [n]. `seen` turns our images into what the net sees.
+    `light` scales images so that nothing saturates or vanishes.
     """
 
     config: Any
@@ -41,6 +43,7 @@ class Row(NamedTuple):
     image_shape: tuple = (28, 28, 1)
     num_pairs: int = 8
     light: float = 1.0
+    seen: Any = np.asarray
 
 
 def apart(embed):
@@ -56,7 +59,7 @@ def mlp_row():
 def conv_row(form):
     embed = twin(mnist_conv.embed)
     light = 0.3 if form == "literal" else 0.7
-    config = mnist_conv.Config(form=form)
+    config = mnist_conv.Config(form=form, distort=False)
     return Row(config, {"form": form}, embed, apart(embed), light=light)
 
 
@@ -71,6 +74,26 @@ def towers_row(variant):
         {"variant": variant},
         lambda params, images: both(params["towers"], images),
         answer,
+        light=0.2,
+    )
+
+
+def koch_row(size, options, **settings):
+    config = omniglot_koch.Config(size=size)
+    embed = twin(partial(omniglot_koch.embed, config))
+
+    def answer(params, images):
+        head = {"params": params["head"]}
+        return jax.nn.sigmoid(encoders.WeightedL1Head().apply(head, *embed(params, images)))
+
+    return Row(
+        config,
+        options,
+        embed,
+        answer,
+        image_shape=omniglot_koch.image_shape(config),
+        seen=lambda images: 1 - np.asarray(images),
+        **settings,
     )
 
 
@@ -78,6 +101,9 @@ ROWS = {
     "mnist_mlp": mlp_row(),
     "mnist_conv literal": conv_row("literal"),
     "mnist_conv contrastive": conv_row("contrastive"),
+    "omniglot_koch": koch_row(
+        "half", {"image_size": 53, "kernel_sizes": (5, 4, 3, 3)}, num_pairs=4
+    ),
     "mnist_towers a": towers_row("a"),
     "mnist_towers b": towers_row("b"),
     "mnist_towers c": towers_row("c"),
@@ -93,21 +119,23 @@ class System(NamedTuple):
 
 @pytest.fixture(scope="module", params=ROWS)
 def system(request):
-    row = ROWS[request.param]
-    name = request.param.split()[0]
+    return make_system(request.param.split()[0], ROWS[request.param])
+
+
+def make_system(name, row):
+    """Parameters are drawn here: biases of 0 would hide that they are forgotten."""
     experiment = importlib.import_module(f"experiments.{name}")
-    state = experiment.initial_state(row.config)
-    state = state._replace(params=shaken(state.params))
+    shapes = jax.eval_shape(partial(experiment.initial_state, row.config)).params
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: draw_weights(rng, leaf.shape), shapes)
+    state = training.init_state(params, experiment.make_optimizer(row.config))
     reference = keras_reference.build(name, **row.options)
     return System(row, experiment, reference, state)
 
 
-def shaken(params):
-    """Biases that begin at 0 would hide that they are forgotten."""
-    rng = np.random.default_rng(1)
-    return jax.tree.map(
-        lambda leaf: leaf + 0.01 * rng.normal(size=leaf.shape).astype(np.float32), params
-    )
+def draw_weights(rng, shape):
+    scale = np.sqrt(2 / np.prod(shape[:-1])) if len(shape) > 1 else 0.1
+    return jnp.asarray(scale * rng.standard_normal(shape, np.float32))
 
 
 def make_batch(row, seed):
@@ -119,9 +147,10 @@ def make_batch(row, seed):
     return pairs.Batch(jnp.float32(images), jnp.array(same), jnp.array(where))
 
 
-def for_keras(batch):
+def for_keras(row, batch):
+    """Left and right as the net sees them, and targets; only the pairs that count."""
     counts = np.asarray(batch.where)
-    inputs = [np.asarray(side)[counts] for side in batch.images]
+    inputs = [row.seen(side)[counts] for side in batch.images]
     return inputs, np.asarray(batch.same, np.float32)[counts][:, None]
 
 
@@ -145,29 +174,44 @@ def subtract(a, b):
     return jax.tree.map(lambda x, y: np.asarray(x) - np.asarray(y), a, b)
 
 
-def check_forward(row, experiment, reference, params):
-    """Embeddings, answers and the loss; the model has our parameters."""
+def check_forward(system):
+    """Embeddings, answers and the loss."""
+    row, experiment, reference, state = system
     batch = make_batch(row, seed=0)
-    inputs, same = for_keras(batch)
-    real = [jnp.asarray(side) for side in inputs]
+    inputs, same = for_keras(row, batch)
     with keras_allowed():
-        sides = zip(reference.encoders * 2, inputs, strict=False)
-        wanted = [encoder.predict_on_batch(side) for encoder, side in sides]
-        answers = reference.model.predict_on_batch(inputs)[:, 0]
-        wanted_loss = reference.model.test_on_batch(inputs, same)
-    embeddings = row.embed(params, jnp.stack(real))
+        keras_reference.set_weights(reference, state.params)
+        *wanted, answers = with_embeddings(reference).predict_on_batch(inputs)
+        wanted_loss = float(reference.model.test_on_batch(inputs, same))
+
+    @jax.jit
+    def ours(params, images):
+        loss, _ = experiment.loss_fn(row.config, params, (), batch, KEY)
+        return row.embed(params, images), row.answer(params, images), loss
+
+    embeddings, found, loss = ours(state.params, batch.images[:, batch.where])
     assert largest_difference(embeddings, np.stack(wanted)) < 1e-5
-    np.testing.assert_allclose(row.answer(params, jnp.stack(real)), answers, rtol=1e-5)
+    np.testing.assert_allclose(found, answers[:, 0], rtol=1e-5)
     assert np.ptp(answers) > 0.01
-    loss, _ = experiment.loss_fn(row.config, params, (), batch, KEY)
-    assert loss == pytest.approx(float(wanted_loss), rel=1e-5)
+    assert loss == pytest.approx(wanted_loss, rel=1e-5)
+
+
+def with_embeddings(reference):
+    """The Keras model that gives both embeddings too."""
+    left, right = reference.model.inputs
+    embeddings = [reference.encoders[0](left), reference.encoders[-1](right)]
+    return keras.Model([left, right], [*embeddings, reference.model.output])
 
 
 def test_embeddings_answers_and_losses_are_equal(system):
-    row, experiment, reference, state = system
-    with keras_allowed():
-        keras_reference.set_weights(reference, state.params)
-    check_forward(row, experiment, reference, state.params)
+    check_forward(system)
+
+
+def test_koch_in_full():
+    row = koch_row("full", {}, num_pairs=2)
+    system = make_system("omniglot_koch", row)
+    assert system.reference.model.count_params() == 38_951_745
+    check_forward(system)
 
 
 def test_ten_steps_end_at_the_same_weights(system):
@@ -185,7 +229,7 @@ def test_ten_steps_end_at_the_same_weights(system):
     for seed in range(NUM_STEPS):
         batch = make_batch(row, seed)
         with keras_allowed():
-            wanted_loss = reference.model.train_on_batch(*for_keras(batch))
+            wanted_loss = reference.model.train_on_batch(*for_keras(row, batch))
         state, metrics = step(KEY, state, batch)
         assert metrics["loss"] == pytest.approx(float(wanted_loss), rel=1e-4)
     wanted = keras_reference.get_weights(reference)
@@ -205,8 +249,8 @@ def test_weights_come_back_as_they_went(system):
 
 def test_wrong_weights_and_systems_are_refused(system):
     _, _, reference, state = system
+    wrong = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape)), state.params)
     with pytest.raises(ValueError, match="must have shape"):
-        wrong = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape)), state.params)
         keras_reference.set_weights(reference, wrong)
     with pytest.raises(ValueError, match=r"params must have \["):
         keras_reference.set_weights(reference, {**state.params, "more": jnp.zeros(1)})

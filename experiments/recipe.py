@@ -1,0 +1,191 @@
+"""A recipe for small sets of images: P x K batches, distortions, one softmax over a batch.
+
+What `image_folder` and `orl_faces` train with. A batch has several images of each of some
+classes, each distorted anew; each image is to find the others of its class among all of the
+batch (supervised contrastive loss of cosine similarities, learnt temperature). The network
+is `ConvNet`; its embeddings are compared on the unit sphere.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import run
+from experiments.data import Dataset
+from experiments.model import Model
+from siamese_jax import augment, distances, losses, relations, samplers, training
+from siamese_jax.encoders import ConvNet
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeConfig(run.RunConfig):
+    """What can be asked of the recipe."""
+
+    num_classes: int = 16  # P: classes in a batch
+    num_images: int = 4  # K: images of each
+    widths: tuple[int, ...] = (16, 32, 64, 128)  # of the encoder's blocks
+    dim: int = 64  # of the embedding
+    learning_rate: float = 2e-3  # peak of a one-cycle schedule
+    weight_decay: float = 1e-4
+    temperature: float = 0.1  # at first; it is learnt
+    max_rotation: float = 10.0  # degrees
+    max_shear: float = 0.1
+    max_scale: float = 0.15  # smaller or larger by this share
+    max_shift: float = 0.08  # share of the height
+    flip: bool = True  # left and right may be swapped
+
+
+class Data(NamedTuple):
+    """What stays on the device."""
+
+    images: jax.Array
+    classes: samplers.ClassIndex
+
+
+def make_data(dataset: Dataset) -> Data:
+    """The training images and where their classes are."""
+    return Data(jnp.asarray(dataset.images), samplers.class_index(dataset.labels))
+
+
+def check(config: RecipeConfig, labels: np.ndarray) -> None:
+    """Refuses what the training classes cannot give."""
+    names, counts = np.unique(labels, return_counts=True)
+    if config.num_classes > len(names):
+        raise run.UserError(
+            f"num_classes: there are {len(names)} training classes; "
+            f"got {config.num_classes}"
+        )
+    if config.num_images > counts.min():
+        raise run.UserError(
+            f"num_images: class {names[counts.argmin()]!s} has {counts.min()}; "
+            f"got {config.num_images}"
+        )
+    if config.num_images < 2 or config.num_classes < 2:
+        raise run.UserError(
+            "num_classes and num_images must be at least 2; "
+            f"got {config.num_classes} and {config.num_images}"
+        )
+
+
+# Training -------------------------------------------------------------------------------
+
+
+def standardize(images: jax.Array) -> jax.Array:
+    """Each image with mean 0 and deviation 1: light and contrast tell nothing."""
+    axes = (1, 2, 3)
+    mean = jnp.mean(images, axes, keepdims=True)
+    deviation = jnp.std(images, axes, keepdims=True)
+    return (images - mean) / (deviation + 1e-3)
+
+
+def distort(config: RecipeConfig, key: jax.Array, images: jax.Array) -> jax.Array:
+    """Affine distortion and mirroring of images in [0, 1]."""
+    affine_key, flip_key = jax.random.split(key)
+    distortion = augment.Affine(
+        max_rotation=config.max_rotation,
+        max_shear=config.max_shear,
+        scale_range=(1 - config.max_scale, 1 + config.max_scale),
+        max_shift=config.max_shift * images.shape[1],
+    )
+    images = augment.random_affine(affine_key, images, distortion, fill=0.5)
+    if not config.flip:
+        return images
+    flipped = jax.random.bernoulli(flip_key, 0.5, (len(images), 1, 1, 1))
+    return jnp.where(flipped, images[:, :, ::-1], images)
+
+
+def sample(config: RecipeConfig, key: jax.Array, step: jax.Array, data: Data) -> Any:
+    """P classes, K images of each, all distorted."""
+    batch_key, distortion_key = jax.random.split(key)
+    batch = samplers.sample_batch(
+        batch_key, data.classes, config.num_classes, config.num_images
+    )
+    images = distort(config, distortion_key, data.images[batch.examples] / 255)
+    return standardize(images), batch.labels
+
+
+def make_encoder(config: RecipeConfig) -> ConvNet:
+    """Blocks of convolution, batch norm, ReLU and pooling."""
+    return ConvNet(widths=config.widths, dim=config.dim)
+
+
+def loss_fn(
+    config: RecipeConfig, params: Any, statistics: Any, batch: Any, key: jax.Array
+) -> Any:
+    """Each image finds the others of its class among all of the batch."""
+    images, labels = batch
+    embeddings, updates = make_encoder(config).apply(
+        {"params": params["encoder"], "batch_stats": statistics},
+        images,
+        train=True,
+        mutable=["batch_stats"],
+    )
+    same, where = relations.within(relations.Items(labels))
+    temperature = jnp.exp(params["log_temperature"])
+    loss = losses.supervised_contrastive_loss(
+        distances.cosine_similarity_matrix(embeddings, embeddings),
+        same,
+        where=where,
+        temperature=temperature,
+    )
+    return loss, (updates["batch_stats"], {"temperature": temperature})
+
+
+def make_optimizer(config: RecipeConfig) -> optax.GradientTransformation:
+    """AdamW on a one-cycle cosine schedule."""
+    schedule = optax.cosine_onecycle_schedule(config.num_steps, config.learning_rate, 0.1)
+    return optax.adamw(schedule, weight_decay=config.weight_decay)
+
+
+def initial_state(
+    config: RecipeConfig, image_shape: tuple[int, ...]
+) -> training.TrainState:
+    """Random parameters from the seed."""
+    key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)  # no step has it
+    image = jnp.zeros((1, *image_shape))
+    variables = jax.jit(make_encoder(config).init)(key, image)
+    params = {
+        "encoder": variables["params"],
+        "log_temperature": jnp.log(config.temperature),
+    }
+    optimizer = make_optimizer(config)
+    return training.init_state(params, optimizer, statistics=variables["batch_stats"])
+
+
+def train_steps(
+    config: RecipeConfig,
+    key: jax.Array,
+    state: training.TrainState,
+    data: Data,
+    num_steps: int,
+) -> tuple[training.TrainState, training.Metrics]:
+    """Many steps as one program."""
+    return training.train_steps(
+        key,
+        state,
+        data,
+        num_steps=num_steps,
+        batch_fn=partial(sample, config),
+        loss_fn=partial(loss_fn, config),
+        optimizer=make_optimizer(config),
+    )
+
+
+# Use ------------------------------------------------------------------------------------
+
+
+def load_model(config: RecipeConfig, image_shape: tuple[int, int, int]) -> Model:
+    """The trained encoder, with embeddings on the unit sphere."""
+    state = run.load_state(config, initial_state(config, image_shape))
+    variables = {"params": state.params["encoder"], "batch_stats": state.statistics}
+
+    def embed_fn(images: jax.Array) -> Any:
+        embeddings: Any = make_encoder(config).apply(variables, standardize(images))
+        return distances.normalize(embeddings)
+
+    return Model(embed_fn, image_shape)
