@@ -1,8 +1,9 @@
 # Each target sets up what it needs in .venv, and runs again quickly.
 PYTHON ?= python3
 BIN := .venv/bin
+BENCH := .venv/bench
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format bench clean
 
 demo: .venv/experiments  ## Train on Latin, Greek and Cyrillic letters, recognise Armenian and Georgian ones.
 	$(BIN)/python -m experiments.glyphs --workdir runs/glyphs
@@ -19,6 +20,11 @@ format: .venv/development
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench: $(BENCH)/installed  ## Training speed beside Keras on JAX, TensorFlow and torch.
+	$(BENCH)/bin/python -m benchmarks.train_step \
+		--rivals keras-jax keras-tensorflow keras-torch \
+		--json benchmarks/results/train_step.json
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -29,6 +35,12 @@ format: .venv/development
 .venv/development: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[experiments,test,lint]'
 	touch $@ .venv/experiments
+
+# an environment of its own: the rivals' frameworks stay out of the tests
+$(BENCH)/installed: pyproject.toml
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --editable '.[experiments,bench]'
+	touch $@
 
 clean:
 	rm -rf .venv runs

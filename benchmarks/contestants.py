@@ -50,16 +50,21 @@ def make_ours(system: str, case: Case, pairs: Pairs) -> Contestant:
     import jax.numpy as jnp
 
     from experiments import pairs as experiment_pairs
-    from siamese_jax import training
+    from siamese_jax import samplers, training
 
     module = importlib.import_module(f"experiments.{system}")
     config = module.Config(batch_size=case.batch_size, **case.config)
     data = experiment_pairs.Data(
         jnp.asarray(pairs.images),
         pairs=experiment_pairs.Pairs(jnp.asarray(pairs.examples), jnp.asarray(pairs.same)),
+        classes=samplers.class_index(np.arange(len(pairs.images)) // 2),
     )
     key = jax.random.key(0)
-    steps = partial(module.train_steps, config)
+    if hasattr(module, "train_steps"):
+        steps = partial(module.train_steps, config)
+    else:
+        loss_fn, optimizer = partial(module.loss_fn, config), module.make_optimizer(config)
+        steps = partial(experiment_pairs.train_steps, config, loss_fn, optimizer)
     compiled = jax.jit(steps, static_argnums=3, donate_argnums=1)
     state = module.initial_state(config)
 
@@ -110,7 +115,9 @@ def make_keras(system: str, case: Case, pairs: Pairs) -> Contestant:
 
     from benchmarks import keras_reference
 
-    sides = [pairs.images[side].astype(np.float32) / 255 for side in pairs.examples]
+    images = pairs.images.astype(np.float32) / 255
+    images = 1 - images if case.inverted else images
+    sides = [images[side] for side in pairs.examples]
     same = pairs.same.astype(np.float32)[:, None]
     inputs = [keras.ops.convert_to_tensor(side) for side in sides]
     targets = keras.ops.convert_to_tensor(same)

@@ -127,6 +127,15 @@ def _conv(number: int, features: int, size: int, **options: Any) -> layers.Layer
     )
 
 
+def _normal(rng: np.random.Generator, mean: float) -> Callable[..., np.ndarray]:
+    """An initialiser: N(mean, .01)."""
+
+    def draw(shape: Sequence[int], dtype: Any = None) -> np.ndarray:
+        return mean + 0.01 * rng.standard_normal(shape, np.float32)
+
+    return draw
+
+
 def _pool() -> layers.Layer:
     return layers.MaxPooling2D(2, data_format="channels_last")
 
@@ -246,33 +255,26 @@ def omniglot_koch(
       kernel_sizes: Of the four convolutions.
       dim: Of the embedding.
     """
-    normal = keras.initializers.RandomNormal
-    decayed = {
-        "kernel_initializer": normal(0.0, 0.01),
-        "kernel_regularizer": keras.regularizers.L2(2e-4),
-    }
+    rng = np.random.default_rng()
+    kernel = {"kernel_initializer": _normal(rng, 0.0)}
+    initializers = {**kernel, "bias_initializer": _normal(rng, 0.5)}
+    decay = {"kernel_regularizer": keras.regularizers.L2(2e-4)}
     stack: list[layers.Layer] = []
     for number, features in enumerate((64, 128, 128, 256)):
-        bias = normal(0.5, 0.01) if number else "zeros"
-        size = kernel_sizes[number]
-        stack.append(_conv(number, features, size, bias_initializer=bias, **decayed))
+        size, first = kernel_sizes[number], number == 0
+        drawn = kernel if first else initializers
+        stack.append(_conv(number, features, size, **drawn, **decay))
         stack += [_pool()] if number < 3 else [layers.Flatten()]
     dense = layers.Dense(
         dim,
         activation="sigmoid",
-        kernel_initializer=normal(0.0, 0.01),
-        bias_initializer=normal(0.5, 0.01),
         kernel_regularizer=keras.regularizers.L2(1e-3),
         name="Dense_0",
+        **initializers,
     )
     image_shape = (image_size, image_size, 1)
     encoder = _encoder(image_shape, *stack, dense)
-    head = layers.Dense(
-        1,
-        activation="sigmoid",
-        kernel_initializer=normal(0.0, 0.01),
-        bias_initializer=normal(0.5, 0.01),
-    )
+    head = layers.Dense(1, activation="sigmoid", **initializers)
     left, right = _inputs(image_shape)
     model = keras.Model([left, right], head(ops.abs(encoder(left) - encoder(right))))
     model.compile(keras.optimizers.Adam(6e-5), "binary_crossentropy")

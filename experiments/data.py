@@ -181,30 +181,41 @@ def load_folder(
       UserError: If there is no class, a class has no image, a file cannot be read, or
         sizes are mixed; the class or file is named.
     """
+    files = list_folder(folder)
+    images: list[np.ndarray] = []
+    for file in files:
+        image = read_image(file, size=size, color=color)
+        if images and image.shape != images[0].shape:
+            raise UserError(
+                f"{file} has {image.shape[0]} x {image.shape[1]} pixels, those "
+                f"before it {images[0].shape[0]} x {images[0].shape[1]}; give a size "
+                "to resize to"
+            )
+        images.append(image)
+    return Dataset(np.stack(images), np.array([file.parent.name for file in files]))
+
+
+def list_folder(folder: str | pathlib.Path) -> list[pathlib.Path]:
+    """The image files of a folder with one sub-folder a class, class after class.
+
+    Raises:
+      FileNotFoundError: If the folder does not exist.
+      UserError: If there is no class, or a class has no image.
+    """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not a folder; it should hold one a class")
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     if not classes:
         raise UserError(f"{folder} has no sub-folders; one is needed for each class")
-    images: list[np.ndarray] = []
-    labels: list[str] = []
+    found: list[pathlib.Path] = []
     for path in classes:
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
         if not files:
             endings = ", ".join(sorted(_SUFFIXES))
             raise UserError(f"class {path.name!r} has no image ({endings}) in {path}")
-        for file in files:
-            image = read_image(file, size=size, color=color)
-            if images and image.shape != images[0].shape:
-                raise UserError(
-                    f"{file} has {image.shape[0]} x {image.shape[1]} pixels, those "
-                    f"before it {images[0].shape[0]} x {images[0].shape[1]}; give a size "
-                    "to resize to"
-                )
-            images.append(image)
-            labels.append(path.name)
-    return Dataset(np.stack(images), np.array(labels))
+        found += files
+    return found
 
 
 def read_image(

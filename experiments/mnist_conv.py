@@ -163,13 +163,13 @@ def load_model(config: Config) -> Model:
     """The trained encoder; in the literal form the farthest are the most alike."""
     params = run.load_state(config, initial_state(config)).params
 
-    def embed_fn(images: jax.Array) -> Any:
+    def embed_fn(params: Any, images: jax.Array) -> Any:
         embeddings = embed(params, images)
         return (
             distances.normalize(embeddings) if config.form == "supervised" else embeddings
         )
 
-    fitted = Model(embed_fn, digits.image_shape(config.dataset))
+    fitted = Model(params, embed_fn, digits.image_shape(config.dataset))
     if config.form != "literal":
         return fitted
     return fitted._replace(distance_fn=minus_distance, matrix_fn=minus_distance_matrix)

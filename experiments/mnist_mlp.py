@@ -145,15 +145,15 @@ def train_steps(
 
 def load_model(config: Config) -> Model:
     """The trained encoder; tuned, its embeddings are on the unit sphere."""
-    state = run.load_state(config, initial_state(config))
+    tuned = config.recipe == "tuned"
+    params = run.load_state(config, initial_state(config)).params
 
-    def embed_fn(images: jax.Array) -> Any:
-        tuned = config.recipe == "tuned"
-        params = state.params["encoder"] if tuned else state.params
+    def embed_fn(params: Any, images: jax.Array) -> Any:
         embeddings: Any = make_encoder(config).apply({"params": params}, images)
         return distances.normalize(embeddings) if tuned else embeddings
 
-    return Model(embed_fn, digits.image_shape(config.dataset))
+    params = params["encoder"] if tuned else params
+    return Model(params, embed_fn, digits.image_shape(config.dataset))
 
 
 def check(config: Config) -> None:

@@ -175,9 +175,7 @@ def load_model(config: Config) -> Model:
     if config.variants != ("c",):
         raise run.UserError(f"{directory}: only variant c has a distance; train it")
     state = run.load_state(config, initial_state(config))
-    tower = Model(
-        partial(embed, state.params["towers"]), digits.image_shape(config.dataset)
-    )
+    tower = Model(state.params["towers"], embed, digits.image_shape(config.dataset))
     return tower._replace(prepare_fn=_as_digits) if config.dataset == "omniglot" else tower
 
 

@@ -17,8 +17,7 @@ import dataclasses
 import importlib
 import json
 import pathlib
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import run
-from experiments.data import resize
+from experiments.data import read_image, resize
 from experiments.pairs import Judged, Pairs
 from siamese_jax import verification as verify
 from siamese_jax.batching import map_batches
@@ -37,14 +36,17 @@ class Model(NamedTuple):
     """From images to distances.
 
     Attributes:
-      embed_fn: Images [n, *image_shape] in [0, 1] to embeddings [n, dim]; pure.
+      params: Whatever `embed_fn` takes.
+      embed_fn: `embed_fn(params, images)`: images [n, *image_shape] in [0, 1] to embeddings
+        [n, dim]; pure.
       image_shape: Height, width, channels.
       distance_fn: Embeddings [n, dim] twice to distances [n]; smaller is closer.
       matrix_fn: Embeddings [n, dim], [m, dim] to distances [n, m].
       prepare_fn: uint8 images of any one size to uint8 [n, *image_shape], as for training.
     """
 
-    embed_fn: Callable[[jax.Array], jax.Array]
+    params: Any
+    embed_fn: Callable[[Any, jax.Array], jax.Array]
     image_shape: tuple[int, int, int]
     distance_fn: Callable[[jax.Array, jax.Array], jax.Array] = euclidean_distance
     matrix_fn: Callable[[jax.Array, jax.Array], jax.Array] = euclidean_distance_matrix
@@ -61,15 +63,40 @@ def load_model(workdir: pathlib.Path) -> Model:
     return importlib.import_module(f"experiments.{config.experiment}").load_model(config)
 
 
+def pixel_model(image_shape: tuple[int, int, int]) -> Model:
+    """The baseline: pixels as they are, and their Euclidean distance."""
+    return Model((), _pixels, image_shape)
+
+
+def _pixels(params: Any, images: jax.Array) -> jax.Array:
+    return images.reshape(images.shape[0], -1)
+
+
 def embed(model: Model, images: np.ndarray, *, batch_size: int = 256) -> jax.Array:
-    """Embeddings of uint8 images of any one size."""
-    prepared = model.prepare_fn(images, model.image_shape)
-    return _embed(model.embed_fn, jnp.asarray(prepared), min(batch_size, len(images)))
+    """Embeddings of uint8 images, of any one size or already [n, *image_shape]."""
+    ready = images.shape[1:] == model.image_shape
+    prepared = images if ready else model.prepare_fn(images, model.image_shape)
+    batch_size = min(batch_size, len(images))
+
+    @jax.jit
+    def embed_all(params: Any, images: jax.Array) -> Any:
+        def some(images: jax.Array) -> jax.Array:
+            return model.embed_fn(params, images / 255)
+
+        return map_batches(some, images, batch_size=batch_size)
+
+    return embed_all(model.params, jnp.asarray(prepared))
 
 
-@partial(jax.jit, static_argnums=(0, 2))
-def _embed(embed_fn: Callable, images: jax.Array, batch_size: int) -> Any:
-    return map_batches(lambda some: embed_fn(some / 255), images, batch_size=batch_size)
+def read_images(model: Model, files: Sequence[pathlib.Path]) -> np.ndarray:
+    """Image files of any sizes as uint8 [n, *image_shape], made ready as in training.
+
+    Raises:
+      UserError: If a file cannot be read as an image; it is named.
+    """
+    shape = model.image_shape
+    images = (read_image(file, color=shape[2] == 3) for file in files)
+    return np.concatenate([model.prepare_fn(image[None], shape) for image in images])
 
 
 def judge(model: Model, embeddings: jax.Array, pairs: Pairs) -> Judged:

@@ -27,6 +27,7 @@ alphabet: both are reported, by their names.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -40,8 +41,10 @@ from experiments.data import resize
 from experiments.model import Model
 from siamese_jax import augment, losses, samplers, training
 from siamese_jax import verification as verify
+from siamese_jax.batching import map_batches
 from siamese_jax.distances import distance_matrix
 from siamese_jax.encoders import KochConv, WeightedL1Head
+from siamese_jax.episodes import EpisodeAccuracy
 from siamese_jax.siamese import twin
 
 
@@ -215,10 +218,9 @@ def as_model(config: Config, params: Any) -> Model:
     def distance(a: jax.Array, b: jax.Array) -> Any:
         return -jnp.asarray(WeightedL1Head().apply(head, a, b))
 
-    embed_fn = partial(embed, config, params)
-    return Model(
-        embed_fn, image_shape(config), distance, partial(distance_matrix, distance)
-    )
+    embed_fn = partial(embed, config)
+    matrix_fn = partial(distance_matrix, distance)
+    return Model(params, embed_fn, image_shape(config), distance, matrix_fn)
 
 
 def load_model(config: Config) -> Model:
@@ -227,32 +229,50 @@ def load_model(config: Config) -> Model:
     return as_model(config, best.params)
 
 
-def judge_state(
-    config: Config, shown: omniglot.Characters, state: training.TrainState
-) -> dict[str, float]:
-    """One-shot tasks over some drawings of the validation alphabets."""
-    learnt = as_model(config, state.params)
-    return judge_tasks(learnt, shown, num_episodes=2_000)
+Tasks = dict[str, EpisodeAccuracy]
+
+
+def make_judge(
+    config: Config, shown: omniglot.Characters
+) -> Callable[[training.TrainState], dict[str, float]]:
+    """Judges a state by tasks over some drawings; compiled once for the whole run."""
+    images = jnp.asarray(resize(shown.images, image_shape(config)))
+    index = shown.class_index()
+
+    @jax.jit
+    def judge(params: Any) -> Tasks:
+        def some(images: jax.Array) -> Any:
+            return embed(config, params, images / 255)
+
+        embeddings = map_batches(some, images, batch_size=64)
+        return judge_tasks(as_model(config, params), embeddings, index, 2_000)
+
+    return lambda state: as_metrics(judge(state.params))
+
+
+def as_metrics(tasks: Tasks) -> dict[str, float]:
+    """Means and half intervals by their names."""
+    figures: dict[str, float] = {}
+    for name, accuracy in tasks.items():
+        figures |= omniglot.as_metrics(f"{name}_accuracy", accuracy)
+    return figures
 
 
 def judge_tasks(
-    learnt: Model, characters: omniglot.Characters, *, num_episodes: int, suffix: str = ""
-) -> dict[str, float]:
+    learnt: Model, embeddings: jax.Array, index: samplers.ClassIndex, num_episodes: int
+) -> Tasks:
     """Random 20-way tasks, over all alphabets and within one."""
-    embeddings = model.embed(learnt, characters.images, batch_size=64)
-    index = characters.class_index()
-    figures: dict[str, float] = {}
-    for name, within in (("random_20_way", False), ("within_alphabet", True)):
-        accuracy = omniglot.task_accuracy(
+    return {
+        name: omniglot.task_accuracy(
             jax.random.key(TEST_SEED),
             learnt,
             embeddings,
             index,
             num_episodes=num_episodes,
-            within_alphabet=within,
+            within_alphabet=name == "within_alphabet",
         )
-        figures |= omniglot.as_metrics(f"{name}_accuracy{suffix}", accuracy)
-    return figures
+        for name in ("random_20_way", "within_alphabet")
+    }
 
 
 def some_of_each(characters: omniglot.Characters, num: int) -> omniglot.Characters:
@@ -290,7 +310,7 @@ def main(config: Config) -> None:
         partial(train_steps, config),
         images_per_step=2 * config.batch_size,
         evaluation=run.Evaluation(
-            partial(judge_state, config, shown), "within_alphabet_accuracy", config.patience
+            make_judge(config, shown), "within_alphabet_accuracy", config.patience
         ),
     )
     print("judging ...")
@@ -307,16 +327,22 @@ def final_metrics(
     config: Config, learnt: Model, validation: omniglot.Characters, threshold: float
 ) -> dict[str, float]:
     """The tutorial's random tasks, tasks within alphabets, and pairs of the test's."""
-    num = config.num_episodes
-    everything = judge_tasks(learnt, omniglot.load("all"), num_episodes=num)
-    within = judge_tasks(learnt, validation, num_episodes=num)
+
+    def tasks(characters: omniglot.Characters) -> Tasks:
+        embeddings = model.embed(learnt, characters.images, batch_size=64)
+        index = characters.class_index()
+        return judge_tasks(learnt, embeddings, index, config.num_episodes)
+
     test = omniglot.load("test")
-    within_test = judge_tasks(learnt, test, num_episodes=num, suffix="_test")
-    tasks = {name: x for name, x in everything.items() if name.startswith("random")}
-    tasks |= {name: x for name, x in within.items() if name.startswith("within")}
-    tasks |= {name: x for name, x in within_test.items() if name.startswith("within")}
+    judged_tasks = {
+        "random_20_way": tasks(omniglot.load("all"))["random_20_way"],
+        "within_alphabet": tasks(validation)["within_alphabet"],
+    }
+    within_test = omniglot.as_metrics(
+        "within_alphabet_accuracy_test", tasks(test)["within_alphabet"]
+    )
     judged = judge_pairs(learnt, some_of_each(test, 8))
-    return tasks | pairs.pair_metrics(judged, threshold)
+    return as_metrics(judged_tasks) | within_test | pairs.pair_metrics(judged, threshold)
 
 
 def write_report(

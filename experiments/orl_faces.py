@@ -38,7 +38,7 @@ import optax
 from experiments import model, pairs, recipe, report, run
 from experiments.data import Dataset, load_folder, resize
 from experiments.model import Model
-from siamese_jax import distances, episodes, losses, samplers, training
+from siamese_jax import distances, losses, samplers, training
 from siamese_jax import verification as verify
 from siamese_jax.encoders import OrlConv
 from siamese_jax.siamese import twin
@@ -181,62 +181,11 @@ def load_model(config: Config) -> Model:
     else:
         params = run.load_state(config, initial_state(config)).params
 
-        def embed_fn(images: jax.Array) -> Any:
+        def embed_fn(params: Any, images: jax.Array) -> Any:
             return make_encoder(config).apply({"params": params}, images)
 
-        fitted = Model(embed_fn, IMAGE_SHAPE)
+        fitted = Model(params, embed_fn, IMAGE_SHAPE)
     return fitted._replace(prepare_fn=every_second_pixel)
-
-
-def pixel_model() -> Model:
-    """The nearest in Euclidean distance of the pixels."""
-    return Model(lambda images: images.reshape(len(images), -1), IMAGE_SHAPE)
-
-
-def all_pairs(labels: np.ndarray) -> pairs.Pairs:
-    """Every two images, once."""
-    first, second = np.triu_indices(len(labels), 1)
-    return pairs.Pairs(np.stack([first, second]), labels[first] == labels[second])
-
-
-def judge_unseen(
-    learnt: Model, faces: Dataset, threshold: float
-) -> tuple[dict[str, float], pairs.Judged]:
-    """Verification over all pairs, and identification with one image a person.
-
-    Genuine and impostor pairs count equally in the accuracy. The gallery of an
-    identification holds one image of each person, the queries are all others.
-    """
-    embeddings = model.embed(learnt, faces.images)
-    judged = model.judge(learnt, embeddings, all_pairs(faces.labels))
-    same = judged.same
-    weights = jnp.where(same, 1 / jnp.sum(same), 1 / jnp.sum(~same))
-    rates = verify.decision_rates(*judged, threshold, weights=weights)
-    index = samplers.class_index(faces.labels)
-    identified = episodes.episode_accuracy(
-        jax.random.key(SPLIT_SEED),
-        embeddings,
-        index,
-        num_episodes=1_000,
-        num_ways=index.num_classes,
-        num_queries=index.smallest_class[1] - 1,
-        matrix_fn=learnt.matrix_fn,
-    )
-    figures = {
-        "pair_accuracy": rates.accuracy,
-        "pair_eer": verify.equal_error_rate(*judged),
-        "roc_area": verify.roc_area(*judged),
-        "one_shot_accuracy": identified.mean,
-    }
-    return {name: float(figure) for name, figure in figures.items()}, judged
-
-
-def calibrate(learnt: Model, faces: Dataset) -> model.Calibration:
-    """What distances mean, from pairs of persons that are neither trained on nor tested."""
-    drawn = pairs.random_pairs(jax.random.key(SPLIT_SEED), faces.labels, 4_000)
-    embeddings = model.embed(learnt, faces.images)
-    judged = model.judge(learnt, embeddings, drawn)
-    return model.calibrate(judged, "pairs of the persons kept for validation")
 
 
 # The protocols --------------------------------------------------------------------------
@@ -254,7 +203,7 @@ def run_pairs(config: Config, faces: Dataset) -> None:
     learnt = model.load_model(config.directory)
     test = model.judge(learnt, model.embed(learnt, faces.images), unseen)
     training_judged = model.judge(learnt, model.embed(learnt, faces.images), seen)
-    pixels = pixel_model()
+    pixels = model.pixel_model(IMAGE_SHAPE)
     pixel_test = model.judge(pixels, model.embed(pixels, faces.images), unseen)
     calibration = model.calibrate(training_judged, "training pairs")
     model.save_calibration(config, calibration)
@@ -265,7 +214,7 @@ def run_pairs(config: Config, faces: Dataset) -> None:
     )
     run.finish(config, metrics, trained)  # first: a report can be made again
     pictures = [
-        *pairs.sections(faces.images, unseen, test, TUTORIAL_THRESHOLD),
+        *pairs.sections(faces.images, unseen, test, TUTORIAL_THRESHOLD, "gray"),
         report.Section("Training", "", report.curves(config.directory)),
     ]
     report.write_report(config, "Pairs of faces, as the tutorial", metrics, pictures)
@@ -281,20 +230,24 @@ def run_fold(config: Config, faces: Dataset) -> tuple[run.Trained, dict[str, flo
     seen, kept, unseen = (faces.only(np.isin(faces.labels, part)) for part in persons)
     trained = train(config, seen)
     learnt = model.load_model(config.directory)
-    calibration = calibrate(learnt, kept)
+    calibration = recipe.calibrate(learnt, kept, "pairs of the validation persons")
     model.save_calibration(config, calibration)
-    metrics, judged = judge_unseen(learnt, unseen, calibration.threshold)
-    kept_metrics, _ = judge_unseen(learnt, kept, calibration.threshold)
+    metrics, judged = recipe.judge_unseen(learnt, unseen, calibration.threshold)
+    kept_metrics, _ = recipe.judge_unseen(learnt, kept, calibration.threshold)
     metrics |= {f"validation_{name}": x for name, x in kept_metrics.items()}
-    pixels = pixel_model()
-    at = calibrate(pixels, kept).threshold
-    pixel_metrics, pixels_judged = judge_unseen(pixels, unseen, at)
+    pixels = model.pixel_model(IMAGE_SHAPE)
+    at = recipe.calibrate(pixels, kept, "").threshold
+    pixel_metrics, pixels_judged = recipe.judge_unseen(pixels, unseen, at)
     metrics |= {f"pixels_{name}": x for name, x in pixel_metrics.items()}
     run.finish(config, metrics, trained)
     curves = {"net": verify.roc_curve(*judged), "pixels": verify.roc_curve(*pixels_judged)}
     pictures = [
         *pairs.sections(
-            unseen.images, all_pairs(unseen.labels), judged, calibration.threshold
+            unseen.images,
+            recipe.all_pairs(unseen.labels),
+            judged,
+            calibration.threshold,
+            "gray",
         )[:2],
         report.Section(
             "ROC", "The falling line marks equal error rates.", report.roc(curves)

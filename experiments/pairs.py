@@ -197,7 +197,11 @@ def called_the_same(labels: np.ndarray, pairs: Pairs, called: np.ndarray) -> np.
 
 
 def sections(
-    images: np.ndarray, pairs: Pairs, judged: Judged, threshold: float
+    images: np.ndarray,
+    pairs: Pairs,
+    judged: Judged,
+    threshold: float,
+    cmap: str = "gray_r",
 ) -> list[report.Section]:
     """Test pairs, half of them mistakes; their distances; the ROC."""
     away, same = (np.asarray(array) for array in judged)
@@ -209,7 +213,11 @@ def sections(
             "Test pairs with their distances; green where the threshold judges rightly. "
             "The right half are all mistakes.",
             report.pair_grid(
-                images[pairs.examples[:, shown]], away[shown], same[shown], threshold
+                images[pairs.examples[:, shown]],
+                away[shown],
+                same[shown],
+                threshold,
+                cmap=cmap,
             ),
         ),
         report.Section(

@@ -15,10 +15,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import run
+from experiments import model, pairs, run
 from experiments.data import Dataset
 from experiments.model import Model
-from siamese_jax import augment, distances, losses, relations, samplers, training
+from siamese_jax import (
+    augment,
+    distances,
+    episodes,
+    losses,
+    relations,
+    samplers,
+    training,
+)
+from siamese_jax import verification as verify
 from siamese_jax.encoders import ConvNet
 
 
@@ -184,8 +193,61 @@ def load_model(config: RecipeConfig, image_shape: tuple[int, int, int]) -> Model
     state = run.load_state(config, initial_state(config, image_shape))
     variables = {"params": state.params["encoder"], "batch_stats": state.statistics}
 
-    def embed_fn(images: jax.Array) -> Any:
+    def embed_fn(variables: Any, images: jax.Array) -> Any:
         embeddings: Any = make_encoder(config).apply(variables, standardize(images))
         return distances.normalize(embeddings)
 
-    return Model(embed_fn, image_shape)
+    return Model(variables, embed_fn, image_shape)
+
+
+# Judging classes never seen -------------------------------------------------------------
+
+_JUDGE_SEED = 0  # pairs and galleries are the same for every seed
+_MOST_PAIRED = 1_000  # images up to which every two of them are compared
+
+
+def all_pairs(labels: np.ndarray) -> pairs.Pairs:
+    """Every two images, once; of a large set balanced pairs at random."""
+    if len(labels) > _MOST_PAIRED:
+        return pairs.random_pairs(jax.random.key(_JUDGE_SEED), labels, 100_000)
+    first, second = np.triu_indices(len(labels), 1)
+    return pairs.Pairs(np.stack([first, second]), labels[first] == labels[second])
+
+
+def judge_unseen(
+    learnt: Model, dataset: Dataset, threshold: float
+) -> tuple[dict[str, float], pairs.Judged]:
+    """Verification over all pairs, and identification from one image a class.
+
+    Same and different pairs count equally in the accuracy. The gallery of an
+    identification holds one image of each class, or of 20 of them; the queries are others.
+    """
+    embeddings = model.embed(learnt, dataset.images)
+    judged = model.judge(learnt, embeddings, all_pairs(dataset.labels))
+    same = judged.same
+    weights = jnp.where(same, 1 / jnp.sum(same), 1 / jnp.sum(~same))
+    rates = verify.decision_rates(*judged, threshold, weights=weights)
+    index = samplers.class_index(dataset.labels)
+    identified = episodes.episode_accuracy(
+        jax.random.key(_JUDGE_SEED),
+        embeddings,
+        index,
+        num_episodes=1_000,
+        num_ways=min(20, index.num_classes),
+        num_queries=min(9, index.smallest_class[1] - 1),
+        matrix_fn=learnt.matrix_fn,
+    )
+    figures = {
+        "pair_accuracy": rates.accuracy,
+        "pair_eer": verify.equal_error_rate(*judged),
+        "roc_area": verify.roc_area(*judged),
+        "one_shot_accuracy": identified.mean,
+    }
+    return {name: float(figure) for name, figure in figures.items()}, judged
+
+
+def calibrate(learnt: Model, dataset: Dataset, which: str) -> model.Calibration:
+    """What distances mean, from pairs of classes neither trained on nor tested."""
+    drawn = pairs.random_pairs(jax.random.key(_JUDGE_SEED), dataset.labels, 4_000)
+    embeddings = model.embed(learnt, dataset.images)
+    return model.calibrate(model.judge(learnt, embeddings, drawn), which)

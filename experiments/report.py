@@ -122,14 +122,19 @@ def distance_histogram(distances: np.ndarray, same: np.ndarray, threshold: float
 
 
 def pair_grid(
-    images: np.ndarray, distances: np.ndarray, same: np.ndarray, threshold: float
+    images: np.ndarray,
+    distances: np.ndarray,
+    same: np.ndarray,
+    threshold: float,
+    *,
+    cmap: str = "gray_r",
 ) -> Figure:
     """Pairs one above the other, their distance, green where judged rightly."""
     num = len(distances)
     figure = Figure(figsize=(0.95 * num, 2.3))
     for column, axes in enumerate(figure.subplots(1, num)):
         right = (distances[column] <= threshold) == same[column]
-        axes.imshow(np.concatenate(list(images[:, column, :, :, 0])), cmap="gray_r")
+        axes.imshow(np.concatenate(list(images[:, column, :, :, 0])), cmap=cmap)
         axes.set_title(f"{distances[column]:.2f}", color=_RIGHT if right else _WRONG)
         axes.set_xlabel("same" if same[column] else "diff.")
         axes.set(xticks=[], yticks=[])
@@ -209,5 +214,25 @@ def confusion_pairs(
     ):
         axes.imshow(np.concatenate([truth[:, :, 0], answer[:, :, 0]]), cmap="gray_r")
         axes.set_title(f"{share:.0%}", fontsize=9)
+        axes.set(xticks=[], yticks=[])
+    return figure
+
+
+def matches(
+    queries: np.ndarray,
+    nearest: np.ndarray,
+    titles: Sequence[str],
+    accepted: Sequence[bool],
+) -> Figure:
+    """Queries above what they are nearest to; green where that is near enough."""
+    num = len(titles)
+    figure = Figure(figsize=(1.2 * max(num, 2), 3.2))
+    for column, axes in enumerate(figure.subplots(1, num, squeeze=False)[0]):
+        stacked = np.concatenate([queries[column], nearest[column]])
+        gray = {"cmap": "gray"} if stacked.shape[2] == 1 else {}
+        axes.imshow(stacked[:, :, 0] if gray else stacked, **gray)
+        color = _RIGHT if accepted[column] else _WRONG
+        axes.set_title(titles[column], color=color, fontsize=9)
+        axes.set_xlabel("" if accepted[column] else "none of these", fontsize=8)
         axes.set(xticks=[], yticks=[])
     return figure

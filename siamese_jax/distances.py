@@ -348,6 +348,8 @@ def distance_matrix(
     def one_row(row: Float[Array, " dim"]) -> Float[Array, " m"]:
         return row_fn(jnp.broadcast_to(row, b.shape), b)
 
+    if not isinstance(b.shape[0], int):  # symbolic, in an export
+        return lax.map(one_row, a)
     rows_per_tile = max(1, _TILE_NUMBERS // max(1, b.size))
     return lax.map(one_row, a, batch_size=rows_per_tile)
 
@@ -414,12 +416,13 @@ def _squared_matrix(
     a: Float[Array, "n dim"], b: Float[Array, "m dim"]
 ) -> Float[Array, "n m"]:
     """|a|^2 + |b|^2 - 2ab by matrix product; near entries again from the differences."""
-    if 0 in (len(a), len(b)):
-        return jnp.zeros((len(a), len(b)), a.dtype)
+    n, m = a.shape[0], b.shape[0]  # symbolic in an export: no len()
+    if 0 in (n, m):
+        return jnp.zeros((n, m), a.dtype)
     norms = _sum_of_squares(a)[:, None] + _sum_of_squares(b)[None, :]
     squared = norms - 2 * _products(a, b)
     near = squared < _NEAR * norms
-    rows = jnp.arange(len(a))
+    rows = jnp.arange(n)
 
     def next_near_of_each_row(_: Array, carry: tuple[Array, Array]) -> tuple:
         squared, near = carry
@@ -439,7 +442,7 @@ def _squared_matrix(
     squared, _ = lax.fori_loop(
         0, jnp.where(few, rounds, 0), next_near_of_each_row, (squared, near)
     )
-    return lax.fori_loop(0, jnp.where(few, 0, len(a)), whole_row, squared)
+    return lax.fori_loop(0, jnp.where(few, 0, n), whole_row, squared)
 
 
 @_squared_matrix.defjvp

@@ -56,7 +56,7 @@ def _conv(features: int, size: int, stride: int = 1) -> nn.Conv:
 
 
 def _flatten(x: Float[Array, "n ..."]) -> Float[Array, "n features"]:
-    return x.reshape(len(x), -1)
+    return x.reshape(x.shape[0], -1)  # which may be symbolic: no len()
 
 
 # Encoders -----------------------------------------------------------------------------

@@ -191,8 +191,12 @@ def _accuracies(
             max_groups=max_groups,
             aligned=aligned,
         )
-        queries = embeddings[query[:num_asked].reshape(-1)]
-        truth = jnp.repeat(jnp.arange(num_asked), num_queries)
+        asked = jnp.arange(num_ways)
+        if num_asked < num_ways:  # at random: of equal distances the first one answers
+            asked_key = jax.random.fold_in(key, 1)
+            asked = jax.random.permutation(asked_key, num_ways)[:num_asked]
+        queries = embeddings[query[asked].reshape(-1)]
+        truth = jnp.repeat(asked, num_queries)
         answers = classify(embeddings[support], queries, matrix_fn=matrix_fn)
         broken = jnp.any(answers < 0)
         return jnp.where(broken, jnp.nan, jnp.mean(answers == truth))

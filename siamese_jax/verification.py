@@ -319,10 +319,10 @@ def fit_logistic(
 
     shares = jnp.concatenate([0.5 ** jnp.arange(12.0), jnp.zeros(1)])
 
-    def newton(_: int, line: Array) -> Array:
+    def newton(_: Array, line: Array) -> Array:
         curvature = jax.hessian(loss)(line) + 1e-6 * jnp.eye(2)
         step = jnp.linalg.solve(curvature, jax.grad(loss)(line))
-        lines = line - shares[:, None] * step
+        lines = line[None, :] - shares[:, None] * step[None, :]
         return lines[jnp.argmin(jax.vmap(loss)(lines))]
 
     offset, slope = lax.fori_loop(0, 50, newton, jnp.zeros(2))

@@ -7,6 +7,7 @@ import math
 from itertools import pairwise, product
 
 import numpy as np
+from scipy import optimize
 
 # Distances -----------------------------------------------------------------------------
 
@@ -322,6 +323,23 @@ def transferred_threshold(chosen_on, applied_to):
         (d <= threshold) == s for d, s, _ in _counted(*applied_to, where=None, weights=None)
     ]
     return threshold, accuracy, sum(right) / len(right)
+
+
+def fit_logistic(distances, same, *, where=None, weights=None):
+    pairs = list(_counted(distances, same, where, weights))
+    num_same = math.fsum(w for _, s, w in pairs if s)
+    num_different = math.fsum(w for _, s, w in pairs if not s)
+
+    def cross_entropy(line):
+        total = 0.0
+        for d, s, w in pairs:
+            target = (num_same + 1) / (num_same + 2) if s else 1 / (num_different + 2)
+            p = 1 / (1 + math.exp(-line[1] * (line[0] - d)))
+            total -= w * (target * math.log(p) + (1 - target) * math.log(1 - p))
+        return total
+
+    start = (sum(d for d, _, _ in pairs) / len(pairs), 1.0)
+    return optimize.minimize(cross_entropy, start, tol=1e-10).x
 
 
 # The rest --------------------------------------------------------------------------------

@@ -33,6 +33,49 @@ def test_separated_classes_are_always_recognised_and_noise_is_at_chance():
     )
 
 
+def test_one_question_an_episode_is_right_or_wrong():
+    rng = np.random.default_rng(0)
+    index = samplers.class_index(np.repeat(np.arange(6), 4))
+    points = jnp.asarray(rng.normal(size=(24, 2)), jnp.float32)
+    kwargs = {"num_episodes": 2000, "num_ways": 5}
+    one = episodes.episode_accuracy(KEY, points, index, num_asked=1, **kwargs)
+    assert set(np.unique(one.accuracies)) == {0.0, 1.0}
+    # one of the five questions of the same episodes
+    all_asked = episodes.episode_accuracy(KEY, points, index, **kwargs)
+    assert bool(jnp.all(one.accuracies <= 5 * all_asked.accuracies + 1e-6))
+    assert abs(one.mean - all_asked.mean) < 0.04
+    # a net that sees no difference is at chance, whichever place is asked for
+    blind = episodes.episode_accuracy(KEY, 0 * points, index, num_asked=1, **kwargs)
+    assert abs(blind.mean - 0.2) < 0.03
+    assert one.high - one.mean > all_asked.high - all_asked.mean
+
+
+@pytest.mark.parametrize(
+    ("distances", "same"),
+    [([1.0, 1.0, 1.0], [True, False, True]), ([1.0, 2.0, 3.0], [True, True, True])],
+)
+def test_where_nothing_can_be_told_the_scale_is_0(distances, same):
+    fit = verification.fit_logistic(jnp.array(distances), jnp.array(same))
+    assert fit.scale == 0
+    assert jnp.isnan(fit.threshold)
+
+
+def test_probabilities_are_those_of_a_logistic_regression():
+    rng = np.random.default_rng(0)
+    distances = rng.normal(size=4000)
+    same = rng.random(4000) < 1 / (1 + np.exp(-3 * (0.4 - distances)))
+    fit = verification.fit_logistic(jnp.asarray(distances, jnp.float32), jnp.asarray(same))
+    assert abs(fit.scale - 3) < 0.2
+    assert abs(fit.threshold - 0.4) < 0.05
+    # separable, and at any scale of the distances
+    for unit in (1e-4, 1e4):
+        apart = verification.fit_logistic(
+            unit * jnp.array([1.0, 2.0, 3.0, 4.0]), jnp.array([True, True, False, False])
+        )
+        np.testing.assert_allclose(apart.threshold, 2.5 * unit, rtol=1e-3)
+        assert 0 < apart.scale < np.inf
+
+
 def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(1)
     labels = np.repeat(np.arange(6), 4)

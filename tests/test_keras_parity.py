@@ -1,6 +1,8 @@
 """Each experiment trains as its tutorial does: same numbers, same weights after ten steps.
 
 Keras runs on JAX here. Our side is the experiment's own `loss_fn` and `make_optimizer`.
+Answers are compared in float32. The ten steps are in float64: in float32 the signs of tiny
+gradients differ by rounding, and Adam makes whole steps of them.
 """
 
 import os
@@ -18,7 +20,7 @@ import numpy as np
 import pytest
 
 from benchmarks import keras_reference
-from experiments import mnist_conv, mnist_mlp, mnist_towers, omniglot_koch, pairs
+from experiments import mnist_conv, mnist_mlp, mnist_towers, omniglot_koch, orl_faces, pairs
 from siamese_jax import encoders, training
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.siamese import twin, two_towers
@@ -33,7 +35,7 @@ class Row(NamedTuple):
 
     `embed` maps our parameters and images [2, n, ...] to embeddings [2, n, dim], `answer`
     to what the Keras model gives, [n]. `seen` turns our images into what the net sees.
-    `light` scales images so that nothing saturates or vanishes.
+    `light` scales images so that distances lie on both sides of 1.
     """
 
     config: Any
@@ -53,12 +55,12 @@ def apart(embed):
 def mlp_row():
     config = mnist_mlp.Config(dropout=0.0)
     embed = twin(lambda params, x: mnist_mlp.embed(config, params, x, KEY))
-    return Row(config, {"dropout": 0.0}, embed, apart(embed), light=1.5)
+    return Row(config, {"dropout": 0.0}, embed, apart(embed), light=0.33)
 
 
 def conv_row(form):
     embed = twin(mnist_conv.embed)
-    light = 0.3 if form == "literal" else 0.7
+    light = 0.28 if form == "literal" else 0.33
     config = mnist_conv.Config(form=form, distort=False)
     return Row(config, {"form": form}, embed, apart(embed), light=light)
 
@@ -75,6 +77,22 @@ def towers_row(variant):
         lambda params, images: both(params["towers"], images),
         answer,
         light=0.2,
+    )
+
+
+def orl_row(stride):
+    still = (0.0, 0.0, 0.0)
+    config = orl_faces.Config(stride=stride, dropout=still)
+    encoder = orl_faces.make_encoder(config)
+    embed = twin(lambda params, images: encoder.apply({"params": params}, images))
+    options = {"stride": stride, "dropout": still}
+    return Row(
+        config,
+        options,
+        embed,
+        apart(embed),
+        image_shape=orl_faces.IMAGE_SHAPE,
+        light=0.7 if stride == 1 else 1.0,
     )
 
 
@@ -101,8 +119,10 @@ ROWS = {
     "mnist_mlp": mlp_row(),
     "mnist_conv literal": conv_row("literal"),
     "mnist_conv contrastive": conv_row("contrastive"),
+    "orl_faces stride 1": orl_row(1),
+    "orl_faces stride 3": orl_row(3),
     "omniglot_koch": koch_row(
-        "half", {"image_size": 53, "kernel_sizes": (5, 4, 3, 3)}, num_pairs=4
+        "half", {"image_size": 53, "kernel_sizes": (5, 4, 3, 3)}, num_pairs=2
     ),
     "mnist_towers a": towers_row("a"),
     "mnist_towers b": towers_row("b"),
@@ -114,12 +134,25 @@ class System(NamedTuple):
     row: Row
     experiment: Any
     reference: keras_reference.Reference
-    state: training.TrainState
+    params: Any
 
 
-@pytest.fixture(scope="module", params=ROWS)
+@pytest.fixture(scope="module", params=[name for name in ROWS if name != "omniglot_koch"])
 def system(request):
     return make_system(request.param.split()[0], ROWS[request.param])
+
+
+@pytest.fixture(params=ROWS)
+def system_in_float64(request):
+    with jax.enable_x64(True):
+        set_precision("float64")
+        yield make_system(request.param.split()[0], ROWS[request.param])
+        set_precision("float32")
+
+
+def set_precision(dtype):
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)
 
 
 def make_system(name, row):
@@ -128,14 +161,15 @@ def make_system(name, row):
     shapes = jax.eval_shape(partial(experiment.initial_state, row.config)).params
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: draw_weights(rng, leaf.shape), shapes)
-    state = training.init_state(params, experiment.make_optimizer(row.config))
     reference = keras_reference.build(name, **row.options)
-    return System(row, experiment, reference, state)
+    with keras_allowed():
+        keras_reference.set_weights(reference, params)
+    return System(row, experiment, reference, params)
 
 
 def draw_weights(rng, shape):
     scale = np.sqrt(2 / np.prod(shape[:-1])) if len(shape) > 1 else 0.1
-    return jnp.asarray(scale * rng.standard_normal(shape, np.float32))
+    return jnp.asarray(scale * rng.standard_normal(shape), keras.config.floatx())
 
 
 def make_batch(row, seed):
@@ -144,7 +178,9 @@ def make_batch(row, seed):
     images = row.light * rng.random(shape) * (rng.random(shape) < 0.3)
     number = np.arange(row.num_pairs + NUM_MASKED)
     same, where = rng.permutation(number % 2 == 0), number < row.num_pairs
-    return pairs.Batch(jnp.float32(images), jnp.array(same), jnp.array(where))
+    return pairs.Batch(
+        jnp.asarray(images, keras.config.floatx()), jnp.array(same), jnp.array(where)
+    )
 
 
 def for_keras(row, batch):
@@ -176,11 +212,10 @@ def subtract(a, b):
 
 def check_forward(system):
     """Embeddings, answers and the loss."""
-    row, experiment, reference, state = system
+    row, experiment, reference, params = system
     batch = make_batch(row, seed=0)
     inputs, same = for_keras(row, batch)
     with keras_allowed():
-        keras_reference.set_weights(reference, state.params)
         *wanted, answers = with_embeddings(reference).predict_on_batch(inputs)
         wanted_loss = float(reference.model.test_on_batch(inputs, same))
 
@@ -189,7 +224,7 @@ def check_forward(system):
         loss, _ = experiment.loss_fn(row.config, params, (), batch, KEY)
         return row.embed(params, images), row.answer(params, images), loss
 
-    embeddings, found, loss = ours(state.params, batch.images[:, batch.where])
+    embeddings, found, loss = ours(params, batch.images[:, batch.where])
     assert largest_difference(embeddings, np.stack(wanted)) < 1e-5
     np.testing.assert_allclose(found, answers[:, 0], rtol=1e-5)
     assert np.ptp(answers) > 0.01
@@ -212,47 +247,42 @@ def test_koch_in_full():
     system = make_system("omniglot_koch", row)
     assert system.reference.model.count_params() == 38_951_745
     check_forward(system)
+    check_weights(system)
 
 
-def test_ten_steps_end_at_the_same_weights(system):
-    row, experiment, reference, state = system
-    step = jax.jit(
-        partial(
-            training.train_step,
-            loss_fn=partial(experiment.loss_fn, row.config),
-            optimizer=experiment.make_optimizer(row.config),
-        )
-    )
-    with keras_allowed():
-        keras_reference.set_weights(reference, state.params)
-    first = state.params
+def test_ten_steps_end_at_the_same_weights(system_in_float64):
+    row, experiment, reference, params = system_in_float64
+    optimizer = experiment.make_optimizer(row.config)
+    state = training.init_state(params, optimizer)
+    fn = partial(experiment.loss_fn, row.config)
+    step = jax.jit(partial(training.train_step, loss_fn=fn, optimizer=optimizer))
     for seed in range(NUM_STEPS):
         batch = make_batch(row, seed)
         with keras_allowed():
-            wanted_loss = reference.model.train_on_batch(*for_keras(row, batch))
+            wanted_loss = float(reference.model.train_on_batch(*for_keras(row, batch)))
         state, metrics = step(KEY, state, batch)
-        assert metrics["loss"] == pytest.approx(float(wanted_loss), rel=1e-4)
+        assert metrics["loss"] == pytest.approx(wanted_loss, rel=1e-6)
     wanted = keras_reference.get_weights(reference)
     apart = subtract(state.params, wanted)
-    largest = max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(apart))
-    assert largest < 1e-4
-    assert length(apart) < 1e-3 * length(subtract(wanted, first))
+    assert max(np.max(np.abs(leaf)) for leaf in jax.tree.leaves(apart)) < 1e-6
+    assert length(apart) < 1e-6 * length(subtract(wanted, params))
 
 
 def test_weights_come_back_as_they_went(system):
-    _, _, reference, state = system
-    with keras_allowed():
-        keras_reference.set_weights(reference, state.params)
-    found = keras_reference.get_weights(reference)
-    jax.tree.map(np.testing.assert_array_equal, found, state.params)
+    check_weights(system)
+
+
+def check_weights(system):
+    found = keras_reference.get_weights(system.reference)
+    jax.tree.map(np.testing.assert_array_equal, found, system.params)
 
 
 def test_wrong_weights_and_systems_are_refused(system):
-    _, _, reference, state = system
-    wrong = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape)), state.params)
+    _, _, reference, params = system
+    wrong = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape)), params)
     with pytest.raises(ValueError, match="must have shape"):
         keras_reference.set_weights(reference, wrong)
     with pytest.raises(ValueError, match=r"params must have \["):
-        keras_reference.set_weights(reference, {**state.params, "more": jnp.zeros(1)})
+        keras_reference.set_weights(reference, {**params, "more": jnp.zeros(1)})
     with pytest.raises(ValueError, match="system must be one of mnist_mlp, mnist_conv"):
         keras_reference.build("mnist")

@@ -148,6 +148,12 @@ EPISODES = [
                 ValueError,
                 "class 5 has 2",
             ),
+            (
+                (KEY, jnp.ones((14, 2)), INDEX),
+                _EPISODE_OPTIONS | {"num_asked": 3},
+                ValueError,
+                "num_asked must be from 1 to 2; got 3",
+            ),
         ),
     ),
 ]
@@ -208,6 +214,7 @@ VERIFICATION = [
             (verification.roc_area, oracles.roc_area, where_and_weights),
             (verification.equal_error_rate, oracles.equal_error_rate, where_and_weights),
             (verification.best_threshold, oracles.best_threshold, where_and_weights),
+            (verification.fit_logistic, oracles.fit_logistic, where_and_weights),
         )
     ),
     Case(
