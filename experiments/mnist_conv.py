@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import digits, pairs, run
+from experiments import digits, optimizers, pairs, run
 from experiments.model import Model
 from siamese_jax import augment, distances, losses, samplers, training
 from siamese_jax.encoders import MnistConv
@@ -65,11 +65,11 @@ DISTORTION = augment.Affine(
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam; the forms that are right let its rate fall to zero."""
+    """Keras's Adam; the forms that are right let its rate fall to zero."""
     if config.form == "literal":
-        return optax.adam(config.learning_rate, eps=1e-7)
+        return optimizers.adam(config.learning_rate)
     schedule = optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
-    return optax.adam(schedule)
+    return optimizers.adam(schedule, eps=1e-8)
 
 
 def initial_state(config: Config) -> training.TrainState:

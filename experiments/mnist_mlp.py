@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import digits, pairs, run
+from experiments import digits, optimizers, pairs, run
 from experiments.model import Model
 from siamese_jax import distances, losses, samplers, training
 from siamese_jax.encoders import MnistMlp
@@ -68,9 +68,9 @@ def make_encoder(config: Config) -> MnistMlp:
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """RMSprop as Keras 3 has it: g / sqrt(v + 1e-7). Tuned: AdamW, one cosine cycle."""
+    """Keras's RMSprop; tuned: AdamW, one cosine cycle."""
     if config.recipe == "tutorial":
-        return optax.rmsprop(config.learning_rate, decay=0.9, eps=1e-7, eps_in_sqrt=True)
+        return optimizers.rmsprop(config.learning_rate)
     schedule = optax.cosine_onecycle_schedule(config.num_steps, config.learning_rate, 0.1)
     return optax.adamw(schedule, weight_decay=1e-4)
 

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import digits, model, omniglot, pairs, report, run
+from experiments import digits, model, omniglot, optimizers, pairs, report, run
 from experiments.data import Dataset, load_digit_images, resize
 from experiments.model import Model
 from siamese_jax import losses, samplers, training
@@ -62,8 +62,8 @@ class Config(pairs.PairConfig):
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam, with Keras's epsilon."""
-    return optax.adam(config.learning_rate, eps=1e-7)
+    """Keras's Adam."""
+    return optimizers.adam(config.learning_rate)
 
 
 def make_head(variant: Variant) -> DistanceHead | ConcatenationHead:

@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import model, omniglot, pairs, report, run
+from experiments import model, omniglot, optimizers, pairs, report, run
 from experiments.data import resize
 from experiments.model import Model
 from siamese_jax import augment, losses, samplers, training
@@ -96,9 +96,9 @@ def make_encoder(config: Config) -> KochConv:
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """Adam, or the paper's momentum with both its schedules."""
+    """Keras's Adam, or the paper's momentum with both its schedules."""
     if config.schedule == "tutorial":
-        return optax.adam(config.learning_rate or 6e-5, eps=1e-7)
+        return optimizers.adam(config.learning_rate or 6e-5)
     epoch = PAIRS_PER_EPOCH / config.batch_size
     first_rate = config.learning_rate or 1e-2
 
@@ -167,7 +167,8 @@ def loss_fn(
     a, b = twin(partial(embed, config))(params, batch.images)
     logits: Any = WeightedL1Head().apply({"params": params["head"]}, a, b)
     loss = losses.logistic_loss(logits, batch.same, where=batch.where)
-    accuracy = jnp.mean((logits >= 0) == batch.same)
+    right = ((logits >= 0) == batch.same) & batch.where
+    accuracy = jnp.sum(right) / jnp.sum(batch.where)
     metrics = {"cross_entropy": loss, "accuracy": accuracy}
     return loss + regularizer(config, params), (statistics, metrics)
 

@@ -2,14 +2,16 @@
 
 What `image_folder` and `orl_faces` train with. A batch has several images of each of some
 classes, each distorted anew; each image is to find the others of its class among all of the
-batch (supervised contrastive loss of cosine similarities, learnt temperature). The network
-is `ConvNet`; its embeddings are compared on the unit sphere.
+batch (supervised contrastive loss of cosine similarities, learnt temperature). The encoder
+is a `ConvNet`, or where there is too little to learn it from, a linear map of oriented
+gradients; embeddings are compared on the unit sphere.
 """
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ import optax
 
 from experiments import model, pairs, run
 from experiments.data import Dataset
+from experiments.gradients import GradientMap
 from experiments.model import Model
 from siamese_jax import (
     augment,
@@ -37,8 +40,9 @@ class RecipeConfig(run.RunConfig):
 
     num_classes: int = 16  # P: classes in a batch
     num_images: int = 4  # K: images of each
-    widths: tuple[int, ...] = (16, 32, 64, 128)  # of the encoder's blocks
-    dim: int = 64  # of the embedding
+    features: Literal["learnt", "gradients"] = "learnt"  # a ConvNet, or `gradients`
+    widths: tuple[int, ...] = (16, 32, 64, 128)  # of the ConvNet's blocks
+    dim: int = 64  # of the ConvNet's embedding
     learning_rate: float = 2e-3  # peak of a one-cycle schedule
     weight_decay: float = 1e-4
     temperature: float = 0.1  # at first; it is learnt
@@ -46,7 +50,7 @@ class RecipeConfig(run.RunConfig):
     max_shear: float = 0.1
     max_scale: float = 0.15  # smaller or larger by this share
     max_shift: float = 0.08  # share of the height
-    flip: bool = True  # left and right may be swapped
+    flip: bool = True  # a class may be shown mirrored, all of it
 
 
 class Data(NamedTuple):
@@ -84,16 +88,11 @@ def check(config: RecipeConfig, labels: np.ndarray) -> None:
 # Training -------------------------------------------------------------------------------
 
 
-def standardize(images: jax.Array) -> jax.Array:
-    """Each image with mean 0 and deviation 1: light and contrast tell nothing."""
-    axes = (1, 2, 3)
-    mean = jnp.mean(images, axes, keepdims=True)
-    deviation = jnp.std(images, axes, keepdims=True)
-    return (images - mean) / (deviation + 1e-3)
-
-
 def distort(config: RecipeConfig, key: jax.Array, images: jax.Array) -> jax.Array:
-    """Affine distortion and mirroring of images in [0, 1]."""
+    """Affine distortion of each image, and mirroring of each class as a whole.
+
+    A mirrored face is another face: the batch has as many classes, training has more.
+    """
     affine_key, flip_key = jax.random.split(key)
     distortion = augment.Affine(
         max_rotation=config.max_rotation,
@@ -104,7 +103,8 @@ def distort(config: RecipeConfig, key: jax.Array, images: jax.Array) -> jax.Arra
     images = augment.random_affine(affine_key, images, distortion, fill=0.5)
     if not config.flip:
         return images
-    flipped = jax.random.bernoulli(flip_key, 0.5, (len(images), 1, 1, 1))
+    flipped = jax.random.bernoulli(flip_key, 0.5, (len(images) // config.num_images,))
+    flipped = jnp.repeat(flipped, config.num_images)[:, None, None, None]
     return jnp.where(flipped, images[:, :, ::-1], images)
 
 
@@ -115,12 +115,28 @@ def sample(config: RecipeConfig, key: jax.Array, step: jax.Array, data: Data) ->
         batch_key, data.classes, config.num_classes, config.num_images
     )
     images = distort(config, distortion_key, data.images[batch.examples] / 255)
-    return standardize(images), batch.labels
+    return images, batch.labels
 
 
-def make_encoder(config: RecipeConfig) -> ConvNet:
-    """Blocks of convolution, batch norm, ReLU and pooling."""
-    return ConvNet(widths=config.widths, dim=config.dim)
+class Standardized(nn.Module):
+    """A network that sees each image with mean 0 and deviation 1: light tells nothing."""
+
+    net: nn.Module
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> Any:
+        """Embeds images."""
+        axes = (1, 2, 3)
+        mean = jnp.mean(images, axes, keepdims=True)
+        deviation = jnp.std(images, axes, keepdims=True)
+        return self.net((images - mean) / (deviation + 1e-3), train=train)
+
+
+def make_encoder(config: RecipeConfig) -> nn.Module:
+    """A linear map of oriented gradients, or blocks of convolution learnt from scratch."""
+    if config.features == "gradients":
+        return GradientMap()
+    return Standardized(ConvNet(widths=config.widths, dim=config.dim))
 
 
 def loss_fn(
@@ -128,11 +144,9 @@ def loss_fn(
 ) -> Any:
     """Each image finds the others of its class among all of the batch."""
     images, labels = batch
-    embeddings, updates = make_encoder(config).apply(
-        {"params": params["encoder"], "batch_stats": statistics},
-        images,
-        train=True,
-        mutable=["batch_stats"],
+    variables = {"params": params["encoder"], **statistics}
+    embeddings, statistics = make_encoder(config).apply(
+        variables, images, train=True, mutable=["batch_stats"]
     )
     same, where = relations.within(relations.Items(labels))
     temperature = jnp.exp(params["log_temperature"])
@@ -142,7 +156,7 @@ def loss_fn(
         where=where,
         temperature=temperature,
     )
-    return loss, (updates["batch_stats"], {"temperature": temperature})
+    return loss, (dict(statistics), {"temperature": temperature})
 
 
 def make_optimizer(config: RecipeConfig) -> optax.GradientTransformation:
@@ -157,13 +171,12 @@ def initial_state(
     """Random parameters from the seed."""
     key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)  # no step has it
     image = jnp.zeros((1, *image_shape))
-    variables = jax.jit(make_encoder(config).init)(key, image)
+    variables = dict(jax.jit(make_encoder(config).init)(key, image))
     params = {
-        "encoder": variables["params"],
+        "encoder": variables.pop("params"),
         "log_temperature": jnp.log(config.temperature),
     }
-    optimizer = make_optimizer(config)
-    return training.init_state(params, optimizer, statistics=variables["batch_stats"])
+    return training.init_state(params, make_optimizer(config), statistics=variables)
 
 
 def train_steps(
@@ -191,10 +204,10 @@ def train_steps(
 def load_model(config: RecipeConfig, image_shape: tuple[int, int, int]) -> Model:
     """The trained encoder, with embeddings on the unit sphere."""
     state = run.load_state(config, initial_state(config, image_shape))
-    variables = {"params": state.params["encoder"], "batch_stats": state.statistics}
+    variables = {"params": state.params["encoder"], **state.statistics}
 
     def embed_fn(variables: Any, images: jax.Array) -> Any:
-        embeddings: Any = make_encoder(config).apply(variables, standardize(images))
+        embeddings: Any = make_encoder(config).apply(variables, images)
         return distances.normalize(embeddings)
 
     return Model(variables, embed_fn, image_shape)
