@@ -126,7 +126,8 @@ class KochConv(nn.Module):
     Attributes:
       dim: Dimension of the embedding.
       kernel_sizes: Of the four convolutions. (5, 4, 3, 3) suits images of half the size,
-        53x53: 4,779,584 parameters.
+        53x53: 4,779,584 parameters. Weights of a smaller layer are drawn larger, so that
+        its signal is as strong: .01 times the root of how much fewer inputs it has.
     """
 
     dim: int = 4096
@@ -136,24 +137,24 @@ class KochConv(nn.Module):
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
         x = images
-        widths = (64, 128, 128, 256)
-        for depth, (features, size) in enumerate(
-            zip(widths, self.kernel_sizes, strict=True)
-        ):
+        layers = zip((64, 128, 128, 256), self.kernel_sizes, (10, 7, 4, 4), strict=True)
+        for depth, (features, size, size_in_paper) in enumerate(layers):
             x = nn.Conv(
                 features,
                 (size, size),
                 padding="VALID",
-                kernel_init=_normal(0.0, 0.01),
+                kernel_init=_normal(0.0, 0.01 * size_in_paper / size),
                 bias_init=nn.initializers.zeros if depth == 0 else _normal(0.5, 0.01),
                 conv_general_dilated=convolution,
             )(x)
             x = nn.relu(x)
             x = max_pool(x, 2) if depth < 3 else x
+        x = _flatten(x)
+        deviation = 0.01 * (9_216 / x.shape[1]) ** 0.5
         dense = nn.Dense(
-            self.dim, kernel_init=_normal(0.0, 0.01), bias_init=_normal(0.5, 0.01)
+            self.dim, kernel_init=_normal(0.0, deviation), bias_init=_normal(0.5, 0.01)
         )
-        return nn.sigmoid(dense(_flatten(x)))
+        return nn.sigmoid(dense(x))
 
 
 class MnistTower(nn.Module):
