@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from experiments import (
+    gradients,
     mnist_conv,
     mnist_mlp,
     mnist_towers,
@@ -184,6 +185,26 @@ def test_a_class_is_mirrored_as_a_whole():
     on_the_right = np.asarray(out[:, 0, 3, 0] == 1).reshape(4, 3)
     assert (on_the_right.all(axis=1) | ~on_the_right.any(axis=1)).all()
     assert 0 < on_the_right.mean() < 1
+
+
+def test_oriented_gradients_by_hand():
+    # lighter downwards, evenly: one direction of four, the same in every inner cell
+    ramp = jnp.broadcast_to(jnp.linspace(0, 1, 24)[:, None], (24, 20))[None, :, :, None]
+    found = gradients.oriented_gradients(ramp, (6, 5), 4).reshape(6, 5, 4)
+    np.testing.assert_allclose(found[..., 1], 1, atol=0.06)  # sin 90 degrees: down
+    np.testing.assert_allclose(found[..., jnp.array([0, 2, 3])], 0, atol=1e-5)
+    upside_down = gradients.oriented_gradients(1 - ramp, (6, 5), 4).reshape(6, 5, 4)
+    np.testing.assert_allclose(upside_down[..., 3], found[..., 1], atol=1e-5)
+    # contrast and brightness tell next to nothing
+    np.testing.assert_allclose(
+        gradients.oriented_gradients(0.5 * ramp + 0.2, (6, 5), 4).reshape(6, 5, 4),
+        found,
+        atol=0.1,
+    )
+    # the learnt map is the identity at first
+    net = gradients.GradientMap(cells=(6, 5), num_directions=4)
+    embedding, _ = net.init_with_output(jax.random.key(0), ramp)
+    np.testing.assert_allclose(embedding.reshape(6, 5, 4), found, rtol=1e-5, atol=1e-6)
 
 
 # Koch ------------------------------------------------------------------------------------
