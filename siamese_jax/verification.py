@@ -323,11 +323,14 @@ def fit_logistic(
         curvature = jax.hessian(loss)(line) + 1e-6 * jnp.eye(2)
         step = jnp.linalg.solve(curvature, jax.grad(loss)(line))
         lines = line[None, :] - shares[:, None] * step[None, :]
-        return lines[jnp.argmin(jax.vmap(loss)(lines))]
+        tolerated = loss(line) * (1 + 8 * jnp.finfo(line.dtype).eps)
+        no_worse = jax.vmap(loss)(lines) <= tolerated  # the last, no step, always is
+        return lines[jnp.argmax(no_worse)]
 
     offset, slope = lax.fori_loop(0, 50, newton, jnp.zeros(2))
-    told = deviation > 0  # else, or where it is NaN, the slope means nothing
-    scale = jnp.where(told, -slope / deviation, jnp.where(deviation == 0, 0.0, jnp.nan))
+    told = (deviation > 0) & (num_same > 0) & (num_different > 0)
+    unknown = jnp.isnan(deviation) | jnp.isnan(slope)
+    scale = jnp.where(told, -slope / deviation, jnp.where(unknown, jnp.nan, 0.0))
     even = jnp.where(told & (slope != 0), mean - deviation * _ratio(offset, slope), jnp.nan)
     return Logistic(threshold=even, scale=scale)
 

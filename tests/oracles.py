@@ -339,7 +339,7 @@ def fit_logistic(distances, same, *, where=None, weights=None):
         return total
 
     start = (sum(d for d, _, _ in pairs) / len(pairs), 1.0)
-    return optimize.minimize(cross_entropy, start, tol=1e-10).x
+    return tuple(optimize.minimize(cross_entropy, start, tol=1e-10).x)
 
 
 # The rest --------------------------------------------------------------------------------
