@@ -2,7 +2,7 @@
 
 Source:  this project's own; the training recipe is Khosla et al. 2020 on P x K batches.
 Run:     python -m experiments.image_folder --data-dir FOLDER
-Expect:  TODO
+Expect:  depends on the images; some minutes of training on two CPU cores
 Quick:   python -m experiments.image_folder --data-dir FOLDER --num-steps 30
 
 A fifth of the classes, at random, is kept for the test and a fifth to choose the threshold

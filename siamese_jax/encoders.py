@@ -126,7 +126,7 @@ class KochConv(nn.Module):
     Attributes:
       dim: Dimension of the embedding.
       kernel_sizes: Of the four convolutions. (5, 4, 3, 3) suits images of half the size,
-        53x53: 4,779,584 parameters. Weights of a smaller layer are drawn larger, so that
+        53x53: 4,774,016 parameters. Weights of a smaller layer are drawn larger, so that
         its signal is as strong: .01 times the root of how much fewer inputs it has.
     """
 

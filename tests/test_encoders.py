@@ -27,6 +27,7 @@ def shapes(module, *inputs):
         (encoders.OrlConv(stride=1), (56, 46), 60 + 660 + 1440 * 128 + 128 + 6_450, 50),
         (encoders.OrlConv(stride=3), (56, 46), 60 + 660 + 12 * 128 + 128 + 6_450, 50),
         (encoders.KochConv(), (105, 105), 38_951_745 - 4_097, 4_096),
+        (encoders.KochConv(kernel_sizes=(5, 4, 3, 3)), (53, 53), 4_774_016, 4_096),
         (encoders.MnistTower(), (28, 28), 100_480, 128),
         (
             encoders.ConvNet(widths=(8, 16), dim=4),

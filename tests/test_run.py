@@ -16,9 +16,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from experiments import __main__ as listing
-from experiments import glyphs, mnist_mlp, run
+from experiments import glyphs, mnist_mlp, pairs, run
 from experiments.letters import Letters, draw_letters
-from siamese_jax import samplers, training
+from siamese_jax import training
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = (
@@ -315,41 +315,41 @@ def test_glyphs_end_to_end(tmp_path, monkeypatch):
 
 def test_tutorial_pairs_are_the_tutorial_s():
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2])
-    pairs = mnist_mlp.tutorial_pairs(labels, np.random.default_rng(0))
+    drawn = pairs.adjacent_pairs(labels, np.random.default_rng(0))
     num = 2  # the smallest class has three
-    assert pairs.examples.shape == (2, 3 * 2 * num)
-    left, right = labels[pairs.examples]
-    np.testing.assert_array_equal(left == right, pairs.same)
-    same = pairs.examples[:, pairs.same].T.tolist()
+    assert drawn.examples.shape == (2, 3 * 2 * num)
+    left, right = labels[drawn.examples]
+    np.testing.assert_array_equal(left == right, drawn.same)
+    same = drawn.examples[:, drawn.same].T.tolist()
     assert same == [[0, 1], [1, 2], [4, 5], [5, 6], [7, 8], [8, 9]]
     # a different pair takes the same place in its other class
     rank = np.array([0, 1, 2, 3, 0, 1, 2, 0, 1, 2, 3])
-    left, right = rank[pairs.examples[:, ~pairs.same]]
+    left, right = rank[drawn.examples[:, ~drawn.same]]
     np.testing.assert_array_equal(left, right)
     with pytest.raises(run.UserError, match="class 1 has too few"):
-        mnist_mlp.tutorial_pairs(np.array([0, 0, 1]), np.random.default_rng(0))
+        pairs.adjacent_pairs(np.array([0, 0, 1]), np.random.default_rng(0))
 
 
 def test_fixed_pairs_are_each_seen_once_an_epoch_in_a_new_order_each():
     config = mnist_mlp.Config(batch_size=4)
-    pairs = mnist_mlp.Pairs(jnp.arange(20).reshape(2, 10), jnp.arange(10) % 2 == 0)
+    drawn = pairs.Pairs(jnp.arange(20).reshape(2, 10), jnp.arange(10) % 2 == 0)
     images = jnp.arange(20, dtype=jnp.uint8)[:, None, None, None]
-    data = mnist_mlp.Data(images, samplers.class_index(np.arange(20) % 2), pairs)
+    data = pairs.Data(images, drawn)
     key = jax.random.key(0)
     # six steps from step 2 touch three epochs of three batches
-    data = mnist_mlp.add_epochs(config, key, jnp.asarray(2), data, num_steps=6)
+    data = pairs.add_epochs(config, key, jnp.asarray(2), data, num_steps=6)
     orders = []
     for epoch in (1, 2):
         seen = []
         for step in range(3 * epoch, 3 * epoch + 3):
-            batch = mnist_mlp.sample(config, jax.random.key(step), jnp.asarray(step), data)
+            batch = pairs.sample(config, jax.random.key(step), jnp.asarray(step), data)
             first = np.rint(np.asarray(batch.images[0, :, 0, 0, 0]) * 255)
             seen += first[np.asarray(batch.where)].tolist()
         assert sorted(seen) == list(range(10))
         orders.append(seen)
     assert orders[0] != orders[1]
     # a call that begins elsewhere draws the same epochs
-    again = mnist_mlp.add_epochs(config, key, jnp.asarray(6), data, num_steps=3)
+    again = pairs.add_epochs(config, key, jnp.asarray(6), data, num_steps=3)
     np.testing.assert_array_equal(
         again.epochs.orders.examples[0], data.epochs.orders.examples[2]
     )
