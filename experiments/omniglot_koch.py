@@ -4,9 +4,9 @@ Source:  Koch, Zemel, Salakhutdinov. Siamese Neural Networks for One-shot Image
          Recognition. 2015; and the public Keras tutorial that simplifies it.
 Run:     python -m experiments.omniglot_koch --workdir runs/koch             (accelerator)
          python -m experiments.omniglot_koch --size half --num-steps 6000   (CPU)
-Expect:  half size, --num-steps 1500 --learning-rate 0.0003: random_20_way_accuracy .206, .244,
-         .281 at steps 500, 1000, 1500, in 20 minutes on two busy CPU cores. The full run
-         has not been made yet: it needs an accelerator
+Expect:  half size, --num-steps 1500 --learning-rate 0.0003: random_20_way_accuracy .206,
+         .244, .281 at steps 500, 1000, 1500, in 20 minutes on two busy CPU cores. The full
+         run has not been made yet: it needs an accelerator
 Quick:   python -m experiments.omniglot_koch --size half --num-steps 200 --workdir runs/q
 
 Trains on pairs of the 30 background alphabets: each batch has 32 different characters, half
