@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from experiments.run import UserError
 
@@ -226,6 +225,8 @@ def read_image(
     Raises:
       UserError: If it cannot be read as an image; the file is named.
     """
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(file) as opened:
             image = opened.convert("RGB" if color else "L")
@@ -239,6 +240,8 @@ def read_image(
 
 def resize(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Images of one size, as uint8 [n, *shape]: anti-aliased, in grey or in colour."""
+    from PIL import Image
+
     height, width, channels = shape
     if images.shape[1:] == shape:
         return images

@@ -37,7 +37,7 @@ from experiments import digits, optimizers, pairs, run
 from experiments.model import Model
 from siamese_jax import augment, distances, losses, samplers, training
 from siamese_jax.encoders import MnistConv
-from siamese_jax.siamese import threshold_logits, twin
+from siamese_jax.siamese import threshold_logits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,8 @@ def loss_fn(
     config: Config, params: Any, statistics: Any, batch: pairs.Batch, key: jax.Array
 ) -> Any:
     """The loss of the form that is asked for."""
-    a, b = twin(embed)(params, distort(config, key, batch.images))
+    images = distort(config, key, batch.images)
+    a, b = pairs.embed_both(config, embed)(params, images)
     distance = distances.euclidean_distance(a, b)
     if config.form == "literal":
         values = cross_entropy_of_distance(distance, batch.same)
@@ -129,7 +130,8 @@ def supervised_loss_fn(
     config: Config, params: Any, statistics: Any, batch: digits.LabelledBatch, key: Any
 ) -> Any:
     """Each image finds the others of its digit among all of the batch."""
-    embeddings = embed(params, distort(config, key, batch.images))
+    encode = training.with_compute_dtype(embed, config.compute_dtype)
+    embeddings = encode(params, distort(config, key, batch.images))
     loss = digits.supervised_loss(embeddings, batch.labels, params["log_temperature"])
     return loss, (statistics, {"temperature": jnp.exp(params["log_temperature"])})
 

@@ -35,7 +35,6 @@ from experiments import digits, optimizers, pairs, run
 from experiments.model import Model
 from siamese_jax import distances, losses, samplers, training
 from siamese_jax.encoders import MnistMlp
-from siamese_jax.siamese import twin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,8 +94,7 @@ def loss_fn(
     config: Config, params: Any, statistics: Any, batch: pairs.Batch, key: jax.Array
 ) -> Any:
     """Contrastive loss without the factor 1/2, as the tutorial has it."""
-    keys = jax.random.split(key)
-    a, b = twin(partial(embed, config))(params, batch.images, keys)
+    a, b = pairs.embed_both(config, partial(embed, config))(params, batch.images, key)
     loss = losses.contrastive_loss(
         distances.euclidean_distance(a, b),
         batch.same,
@@ -111,7 +109,8 @@ def tuned_loss_fn(
     config: Config, params: Any, statistics: Any, batch: digits.LabelledBatch, key: Any
 ) -> Any:
     """Each image finds the others of its digit among all of the batch."""
-    embeddings = embed(config, params["encoder"], batch.images, key)
+    encode = training.with_compute_dtype(partial(embed, config), config.compute_dtype)
+    embeddings = encode(params["encoder"], batch.images, key)
     loss = digits.supervised_loss(embeddings, batch.labels, params["log_temperature"])
     return loss, (statistics, {"temperature": jnp.exp(params["log_temperature"])})
 

@@ -38,7 +38,7 @@ from siamese_jax import losses, samplers, training
 from siamese_jax import verification as verify
 from siamese_jax.batching import map_batches
 from siamese_jax.encoders import ConcatenationHead, DistanceHead, MnistTower
-from siamese_jax.siamese import twin, two_towers
+from siamese_jax.siamese import joint_twin, two_towers
 
 Variant = Literal["a", "b", "c"]
 
@@ -94,9 +94,12 @@ def embed(towers: Any, images: jax.Array) -> Any:
     return MnistTower().apply({"params": towers}, images)
 
 
-def logits(variant: Variant, params: Any, images: jax.Array) -> Any:
+def logits(
+    variant: Variant, params: Any, images: jax.Array, compute_dtype: str = "float32"
+) -> Any:
     """Log-odds of "same" for images [2, n, ...]."""
-    both = two_towers(embed) if variant == "a" else twin(embed)
+    tower = training.with_compute_dtype(embed, compute_dtype)
+    both = two_towers(tower) if variant == "a" else joint_twin(tower)
     a, b = both(params["towers"], images)
     return make_head(variant).apply({"params": params["head"]}, a, b)
 
@@ -106,7 +109,7 @@ def loss_fn(
 ) -> Any:
     """Binary cross-entropy."""
     (variant,) = config.variants
-    odds = logits(variant, params, batch.images)
+    odds = logits(variant, params, batch.images, config.compute_dtype)
     loss = losses.logistic_loss(odds, batch.same, where=batch.where)
     accuracy = jnp.sum(((odds >= 0) == batch.same) & batch.where) / jnp.sum(batch.where)
     return loss, (statistics, {"accuracy": accuracy})

@@ -47,7 +47,6 @@ from siamese_jax.batching import map_batches
 from siamese_jax.distances import distance_matrix
 from siamese_jax.encoders import KochConv, WeightedL1Head
 from siamese_jax.episodes import EpisodeAccuracy
-from siamese_jax.siamese import twin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +165,7 @@ def loss_fn(
     config: Config, params: Any, statistics: Any, batch: pairs.Batch, key: jax.Array
 ) -> Any:
     """Binary cross-entropy of the weighted city-block distance, and the L2 terms."""
-    a, b = twin(partial(embed, config))(params, batch.images)
+    a, b = pairs.embed_both(config, partial(embed, config))(params, batch.images)
     logits: Any = WeightedL1Head().apply({"params": params["head"]}, a, b)
     loss = losses.logistic_loss(logits, batch.same, where=batch.where)
     right = ((logits >= 0) == batch.same) & batch.where

@@ -45,7 +45,6 @@ from experiments.model import Model
 from siamese_jax import distances, losses, samplers, training
 from siamese_jax import verification as verify
 from siamese_jax.encoders import OrlConv
-from siamese_jax.siamese import twin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +114,7 @@ def loss_fn(
         rngs = {"dropout": key}
         return make_encoder(config).apply({"params": params}, images, train=True, rngs=rngs)
 
-    a, b = twin(embed)(params, batch.images, jax.random.split(key))
+    a, b = pairs.embed_both(config, embed)(params, batch.images, key)
     loss = losses.contrastive_loss(
         distances.euclidean_distance(a, b),
         batch.same,
@@ -314,6 +313,8 @@ def main(config: Config) -> None:
     """One of the two protocols."""
     check(config)
     faces = load(config)
+    if config.net == "ours" and config.compute_dtype != "float32":
+        raise run.UserError("compute_dtype is for the tutorial's net; ours takes float32")
     if not run.start(config):
         return
     if config.protocol == "pairs":

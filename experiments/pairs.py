@@ -7,16 +7,18 @@ call's orders are drawn on the device, and the steps run as one program.
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 
 from experiments import report, run
 from siamese_jax import samplers, training
 from siamese_jax import verification as verify
+from siamese_jax.siamese import joint_twin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,7 @@ class PairConfig(run.RunConfig):
     """What every experiment on pairs can be asked."""
 
     batch_size: int = 128  # pairs
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"  # parameters stay float32
 
 
 class Pairs(NamedTuple):
@@ -114,7 +117,21 @@ def sample(config: PairConfig, key: jax.Array, step: jax.Array, data: Data) -> B
         row = epoch - data.epochs.first
         numbers, where = orders.examples[row, place], orders.where[row, place]
         examples, same = data.pairs.examples[:, numbers], data.pairs.same[numbers]
-    return Batch(data.images[examples] / 255, same, where)
+    return Batch(gather(data.images, examples), same, where)
+
+
+def embed_both(config: PairConfig, embed: Any) -> Any:
+    """One network for both images, in the precision asked for: `(params, images, *key)`."""
+    return joint_twin(training.with_compute_dtype(embed, config.compute_dtype))
+
+
+def gather(images: jax.Array, examples: jax.Array) -> jax.Array:
+    """Some of the uint8 images, in [0, 1].
+
+    They are copied as bytes first: a fused copy and division goes number by number.
+    """
+    some = images.at[examples].get(mode="promise_in_bounds")
+    return lax.optimization_barrier(some) / 255
 
 
 def add_epochs(
@@ -133,7 +150,14 @@ def add_epochs(
         epoch_key = jax.random.fold_in(order_key, epoch)
         return samplers.sample_epoch(epoch_key, num_pairs, config.batch_size)
 
-    return data._replace(epochs=Epochs(first, jax.vmap(one_epoch)(epochs)))
+    def if_reached(epoch: jax.Array) -> samplers.EpochOrder:
+        unused = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(one_epoch, epoch)
+        )
+        last = (step + num_steps - 1) // num_batches
+        return lax.cond(epoch <= last, one_epoch, lambda _: unused, epoch)
+
+    return data._replace(epochs=Epochs(first, lax.map(if_reached, epochs)))
 
 
 def train_steps(

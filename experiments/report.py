@@ -6,13 +6,15 @@ import io
 import json
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.run import RunConfig, read_log
 from siamese_jax.verification import RocCurve
+
+if TYPE_CHECKING:  # imported where needed: learning needs none
+    from matplotlib.figure import Figure
 
 _RIGHT, _WRONG, _INK, _SOFT = "#2a7f4f", "#c0392b", "#26435f", "#9fb3c8"
 
@@ -32,7 +34,7 @@ class Section(NamedTuple):
 
     title: str
     note: str
-    figure: Figure
+    figure: "Figure"
 
 
 def write_report(
@@ -60,10 +62,16 @@ def write_report(
     (config.directory / "report.html").write_text(page, encoding="utf-8")
 
 
-def _as_png(figure: Figure) -> str:
+def _as_png(figure: "Figure") -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _figure(**options: Any) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
 
 
 # Pictures -------------------------------------------------------------------------------
@@ -71,10 +79,10 @@ def _as_png(figure: Figure) -> str:
 
 def curves(
     workdir: pathlib.Path, names: Sequence[str] = ("loss",), *, log: str = "metrics.jsonl"
-) -> Figure:
+) -> "Figure":
     """Metrics of a log over the steps, with a running mean."""
     logged = read_log(workdir, log)
-    figure = Figure(figsize=(4.2 * len(names), 3))
+    figure = _figure(figsize=(4.2 * len(names), 3))
     for axes, name in zip(
         figure.subplots(1, len(names), squeeze=False)[0], names, strict=True
     ):
@@ -90,9 +98,9 @@ def curves(
     return figure
 
 
-def roc(curves_by_name: dict[str, RocCurve]) -> Figure:
+def roc(curves_by_name: dict[str, RocCurve]) -> "Figure":
     """One or more ROC curves."""
-    figure = Figure(figsize=(4.2, 4))
+    figure = _figure(figsize=(4.2, 4))
     axes = figure.subplots()
     for (name, curve), color in zip(
         curves_by_name.items(), (_INK, _SOFT, _RIGHT, _WRONG), strict=False
@@ -106,9 +114,11 @@ def roc(curves_by_name: dict[str, RocCurve]) -> Figure:
     return figure
 
 
-def distance_histogram(distances: np.ndarray, same: np.ndarray, threshold: float) -> Figure:
+def distance_histogram(
+    distances: np.ndarray, same: np.ndarray, threshold: float
+) -> "Figure":
     """Distances of same and of different pairs, with the threshold between."""
-    figure = Figure(figsize=(5.5, 3))
+    figure = _figure(figsize=(5.5, 3))
     axes = figure.subplots()
     low, high = min(0.0, float(np.min(distances))), float(np.max(distances))
     bins = np.linspace(low, high + 1e-9, 60).tolist()
@@ -128,10 +138,10 @@ def pair_grid(
     threshold: float,
     *,
     cmap: str = "gray_r",
-) -> Figure:
+) -> "Figure":
     """Pairs one above the other, their distance, green where judged rightly."""
     num = len(distances)
-    figure = Figure(figsize=(0.95 * num, 2.3))
+    figure = _figure(figsize=(0.95 * num, 2.3))
     for column, axes in enumerate(figure.subplots(1, num)):
         right = (distances[column] <= threshold) == same[column]
         axes.imshow(np.concatenate(list(images[:, column, :, :, 0])), cmap=cmap)
@@ -150,10 +160,10 @@ class Answer(NamedTuple):
     right: np.ndarray
 
 
-def answer_grid(answers: Sequence[Answer]) -> Figure:
+def answer_grid(answers: Sequence[Answer]) -> "Figure":
     """Each row: a query, then its nearest candidates; the right one is framed green."""
     num_candidates = len(answers[0].candidates)
-    figure = Figure(figsize=(0.85 * (num_candidates + 1), 0.95 * len(answers)))
+    figure = _figure(figsize=(0.85 * (num_candidates + 1), 0.95 * len(answers)))
     grid = figure.subplots(len(answers), num_candidates + 1, squeeze=False)
     for row, answer in zip(grid, answers, strict=True):
         row[0].imshow(answer.query[:, :, 0], cmap="gray_r")
@@ -170,11 +180,11 @@ def answer_grid(answers: Sequence[Answer]) -> Figure:
     return figure
 
 
-def embedding_map(embeddings: np.ndarray, images: np.ndarray, seed: int = 0) -> Figure:
+def embedding_map(embeddings: np.ndarray, images: np.ndarray, seed: int = 0) -> "Figure":
     """The images themselves, laid out in the plane by t-SNE of their embeddings."""
     from sklearn.manifold import TSNE
 
-    figure = Figure(figsize=(8, 8))
+    figure = _figure(figsize=(8, 8))
     axes = figure.subplots()
     axes.set_axis_off()
     if np.ptp(embeddings, axis=0).max() < 1e-6:
@@ -192,9 +202,9 @@ def embedding_map(embeddings: np.ndarray, images: np.ndarray, seed: int = 0) -> 
     return figure
 
 
-def confusion_matrix(shares: np.ndarray, names: Sequence[str]) -> Figure:
+def confusion_matrix(shares: np.ndarray, names: Sequence[str]) -> "Figure":
     """How often each class (rows) is taken for each other (columns)."""
-    figure = Figure(figsize=(4.6, 4.2))
+    figure = _figure(figsize=(4.6, 4.2))
     axes = figure.subplots()
     picture = axes.imshow(shares, cmap="Reds", vmin=0)
     figure.colorbar(picture, ax=axes, shrink=0.8, format=lambda share, _: f"{share:.0%}")
@@ -206,9 +216,9 @@ def confusion_matrix(shares: np.ndarray, names: Sequence[str]) -> Figure:
 
 def confusion_pairs(
     drawings: Sequence[tuple[np.ndarray, np.ndarray]], shares: Sequence[float]
-) -> Figure:
+) -> "Figure":
     """The most frequent confusions: a class, and what it is taken for."""
-    figure = Figure(figsize=(0.95 * len(shares), 2.3))
+    figure = _figure(figsize=(0.95 * len(shares), 2.3))
     for axes, (truth, answer), share in zip(
         figure.subplots(1, len(shares), squeeze=False)[0], drawings, shares, strict=True
     ):
@@ -223,10 +233,10 @@ def matches(
     nearest: np.ndarray,
     titles: Sequence[str],
     accepted: Sequence[bool],
-) -> Figure:
+) -> "Figure":
     """Queries above what they are nearest to; green where that is near enough."""
     num = len(titles)
-    figure = Figure(figsize=(1.2 * max(num, 2), 3.2))
+    figure = _figure(figsize=(1.2 * max(num, 2), 3.2))
     for column, axes in enumerate(figure.subplots(1, num, squeeze=False)[0]):
         stacked = np.concatenate([queries[column], nearest[column]])
         gray = {"cmap": "gray"} if stacked.shape[2] == 1 else {}

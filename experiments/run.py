@@ -34,10 +34,9 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
-import tensorboardX
-import tyro
-from tqdm import tqdm
+
+if typing.TYPE_CHECKING:  # imported where needed: the steps of an experiment need none
+    import orbax.checkpoint as ocp
 
 try:
     import fcntl
@@ -112,6 +111,8 @@ StepsFn = Callable[..., tuple[TrainState, Metrics]]
 
 def command_line(main: Callable[[ConfigT], Any], config_type: type[ConfigT]) -> None:
     """Parses flags by the types of the configuration, runs, and names user errors."""
+    import tyro
+
     logging.getLogger("absl").setLevel(logging.ERROR)
     doc = sys.modules[main.__module__].__doc__
     config = tyro.cli(config_type, description=doc)
@@ -211,6 +212,8 @@ def train(
       UserError: If a checkpoint or the log is damaged, another process runs in the
         directory, or a metric is not finite.
     """
+    from tqdm import tqdm
+
     compiled = jax.jit(steps_fn, static_argnums=3, donate_argnums=1)
     key = jax.random.key(config.seed)
     with contextlib.ExitStack() as stack:
@@ -244,7 +247,7 @@ def train(
             done = step + num_steps
             if done % config.checkpoint_every == 0 or done == config.num_steps:
                 judgements.add(done, state)
-                checkpoints.save(done, args=ocp.args.StandardSave(state))
+                _save(checkpoints, done, state)
         return Trained(state, log.seconds)
 
 
@@ -268,6 +271,8 @@ def load_best(config: RunConfig, state: TrainState) -> TrainState:
     Raises:
       UserError: If none was judged yet, or it cannot be read.
     """
+    import orbax.checkpoint as ocp
+
     folder = config.directory.absolute() / "best"
     if not folder.is_dir():
         raise UserError(f"{config.directory} holds no checkpoint that was judged")
@@ -344,6 +349,8 @@ class _Log:
     """metrics.jsonl and TensorBoard, from a step on; what was logged beyond it is cut."""
 
     def __init__(self, workdir: pathlib.Path, step: int) -> None:
+        import tensorboardX
+
         path = workdir / "metrics.jsonl"
         kept = list(_lines_until(path, step))
         if [line["step"] for line in kept] != list(range(1, step + 1)):
@@ -385,6 +392,9 @@ class _Judgements:
     def add(self, step: int, state: TrainState) -> None:
         if self._evaluation is None:
             return
+        import orbax.checkpoint as ocp
+        from tqdm import tqdm
+
         figures = self._evaluation.judge_fn(state)
         metric = self._evaluation.metric
         tqdm.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
@@ -428,7 +438,9 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _open_checkpoints(workdir: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
+def _open_checkpoints(workdir: pathlib.Path) -> Iterator["ocp.CheckpointManager"]:
+    import orbax.checkpoint as ocp
+
     # Saving waits: the state's memory is given to the next step.
     options = ocp.CheckpointManagerOptions(
         max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
@@ -438,7 +450,15 @@ def _open_checkpoints(workdir: pathlib.Path) -> Iterator[ocp.CheckpointManager]:
         yield manager
 
 
-def _restore(checkpoints: ocp.CheckpointManager, state: TrainState) -> TrainState:
+def _save(checkpoints: "ocp.CheckpointManager", step: int, state: TrainState) -> None:
+    import orbax.checkpoint as ocp
+
+    checkpoints.save(step, args=ocp.args.StandardSave(state))
+
+
+def _restore(checkpoints: "ocp.CheckpointManager", state: TrainState) -> TrainState:
+    import orbax.checkpoint as ocp
+
     step = checkpoints.latest_step()
     if step is None:
         return state

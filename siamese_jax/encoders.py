@@ -15,15 +15,17 @@ The first five are the networks of public Keras tutorials, with their initialise
 (5, 128)
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
-from siamese_jax.convolution import convolution, max_pool
+from siamese_jax.convolution import Layout, convolution, convolve_and_pool, max_pool
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.siamese import TWIN_AXIS, weighted_l1_logits
 
@@ -44,19 +46,91 @@ def _dense(features: int) -> nn.Dense:
     return nn.Dense(features, kernel_init=_KERAS_INIT)
 
 
-def _conv(features: int, size: int, stride: int = 1) -> nn.Conv:
-    return nn.Conv(
-        features,
-        (size, size),
-        strides=(stride, stride),
-        padding="VALID",
-        kernel_init=_KERAS_INIT,
-        conv_general_dilated=convolution,
-    )
+class Conv(nn.Module):
+    """Valid convolution, max-pooling of windows if there are any, bias, ReLU.
+
+    Pooling first gives the same numbers: adding a bias and ReLU keep the order. Parameters
+    are those of `nn.Conv`.
+
+    Attributes:
+      features: Of the result.
+      size: Of the square kernel.
+      stride: Of the convolution; more than 1 cannot be with `layout` "CHWN".
+      window: Rows and columns of a block of the pooling; 1 for none.
+      layout: Of images and result.
+      kernel_init: Of the kernel.
+      bias_init: Of the bias.
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    window: int = 1
+    layout: Layout = "NHWC"
+    kernel_init: nn.initializers.Initializer = _KERAS_INIT
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "a height width b"]) -> Float[Array, "..."]:
+        """Largest values of the blocks."""
+        if self.stride > 1 and self.layout == "CHWN":
+            raise ValueError(f"layout CHWN needs a stride of 1; got {self.stride}")
+        channels = images.shape[3 if self.layout == "NHWC" else 0]
+        shape = (self.size, self.size, channels, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = self.param("bias", self.bias_init, (self.features,))
+        images, kernel, bias = nn.dtypes.promote_dtype(images, kernel, bias)
+        if self.stride == 1 and (self.window > 1 or self.layout == "CHWN"):
+            x = convolve_and_pool(images, kernel, self.window, layout=self.layout)
+        else:
+            x = convolution(images, kernel, (self.stride, self.stride), "VALID")
+            x = max_pool(x, self.window)
+        bias = (
+            bias[None, None, None, :]
+            if self.layout == "NHWC"
+            else bias[:, None, None, None]
+        )
+        return nn.relu(x + bias)
+
+
+class Dropout(nn.Module):
+    """Zeroes entries with probability `rate`, and divides the others by 1 - rate.
+
+    As `nn.Dropout`, but what falls out is decided by a hash of the entry's number and of
+    the key, two rounds of MurmurHash3's finaliser: JAX's generators take longer than the
+    layers of a small network. It depends on key and shape alone.
+
+    Attributes:
+      rate: Probability to the nearest multiple of 2^-32.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape"], *, train: bool) -> Float[Array, "*shape"]:
+        """What is left; all of it unless `train`."""
+        if not train or self.rate == 0:
+            return x
+        if self.rate == 1:
+            return jnp.zeros_like(x)
+        words = jax.random.key_data(self.make_rng("dropout")).ravel().astype(jnp.uint32)
+        number = jnp.zeros((), jnp.uint32)  # row-major, whose parts XLA fuses
+        for axis, size in enumerate(x.shape):
+            number = number * size + lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        bits = _mixed(_mixed(number * jnp.uint32(0x9E3779B9) + words[0]) ^ words[-1])
+        kept = bits >= jnp.uint32(min(round(self.rate * 2**32), 2**32 - 1))
+        return jnp.where(kept, x / (1 - self.rate), jnp.zeros((), x.dtype))
+
+
+def _mixed(bits: Array) -> Array:
+    """Each bit depends on all."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = (bits ^ (bits >> jnp.uint32(shift))) * jnp.uint32(factor)
+    return bits ^ (bits >> jnp.uint32(16))
 
 
 def _flatten(x: Float[Array, "n ..."]) -> Float[Array, "n features"]:
-    return x.reshape(x.shape[0], -1)  # which may be symbolic: no len()
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # of any n: symbolic, 0
 
 
 # Encoders -----------------------------------------------------------------------------
@@ -70,7 +144,7 @@ class MnistConv(nn.Module):
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
-        x = nn.relu(_conv(32, 3)(images))
+        x = Conv(32, 3)(images)
         return nn.relu(_dense(self.dim)(_flatten(x)))
 
 
@@ -85,7 +159,7 @@ class MnistMlp(nn.Module):
         """Embeds images."""
         x = nn.relu(_dense(self.dim)(_flatten(images)))
         for _ in range(2):
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = Dropout(self.dropout)(x, train=train)
             x = nn.relu(_dense(self.dim)(x))
         return x
 
@@ -107,12 +181,16 @@ class OrlConv(nn.Module):
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
-        x = images
+        layout: Layout = "CHWN" if self.stride == 1 else "NHWC"  # see convolve_and_pool
+        x = images if layout == "NHWC" else jnp.transpose(images, (3, 1, 2, 0))
         for features, rate in zip((6, 12), self.dropout[:2], strict=True):
-            x = nn.relu(_conv(features, 3, self.stride)(x))
-            x = nn.Dropout(rate, deterministic=not train)(max_pool(x, 2))
+            x = Conv(features, 3, self.stride, window=2, layout=layout)(x)
+            x = Dropout(rate)(x, train=train)
+        if layout == "CHWN":  # [features, n], which the product takes as its transpose
+            x = jnp.transpose(x, (1, 2, 0, 3))
+            x = x.reshape(math.prod(x.shape[:3]), x.shape[3]).T
         x = nn.relu(_dense(128)(_flatten(x)))
-        x = nn.Dropout(self.dropout[2], deterministic=not train)(x)
+        x = Dropout(self.dropout[2])(x, train=train)
         return nn.relu(_dense(self.dim)(x))
 
 
@@ -139,16 +217,13 @@ class KochConv(nn.Module):
         x = images
         layers = zip((64, 128, 128, 256), self.kernel_sizes, (10, 7, 4, 4), strict=True)
         for depth, (features, size, size_in_paper) in enumerate(layers):
-            x = nn.Conv(
+            x = Conv(
                 features,
-                (size, size),
-                padding="VALID",
+                size,
+                window=2 if depth < 3 else 1,
                 kernel_init=_normal(0.0, 0.01 * size_in_paper / size),
                 bias_init=nn.initializers.zeros if depth == 0 else _normal(0.5, 0.01),
-                conv_general_dilated=convolution,
             )(x)
-            x = nn.relu(x)
-            x = max_pool(x, 2) if depth < 3 else x
         x = _flatten(x)
         deviation = 0.01 * (9_216 / x.shape[1]) ** 0.5
         dense = nn.Dense(

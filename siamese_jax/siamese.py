@@ -68,6 +68,34 @@ def twin(apply_fn: ApplyFn, *, has_statistics: bool = False) -> ApplyFn:
     return _over_inputs(apply_fn, params_axis=None, has_statistics=has_statistics)
 
 
+def joint_twin(apply_fn: ApplyFn) -> ApplyFn:
+    """What `twin` gives, of all inputs laid behind one another as one batch.
+
+    Faster on CPUs, whose matrix products like one long axis better than two. Batch
+    statistics are joint ones, as they come; the extras are handed on as they are, so one
+    dropout key serves all inputs.
+
+    Args:
+      apply_fn: `apply_fn(params, x, *extras) -> embeddings`, one row for each row of x.
+
+    Returns:
+      A function of `(params, inputs, *extras)`. Inputs have leading axes `[k, n]`, and so
+      have the embeddings.
+
+    >>> pair = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    >>> print(joint_twin(lambda params, x: params + x)(10.0, pair).tolist())
+    [[11.0, 12.0], [13.0, 14.0]]
+    """
+
+    def apply(params: PyTree, inputs: PyTree, *extras: PyTree) -> Any:
+        k, n = jax.tree.leaves(inputs)[0].shape[:2]
+        batch = jax.tree.map(lambda x: x.reshape(k * n, *x.shape[2:]), inputs)
+        embeddings = apply_fn(params, batch, *extras)
+        return jax.tree.map(lambda x: x.reshape(k, n, *x.shape[1:]), embeddings)
+
+    return apply
+
+
 def two_towers(apply_fn: ApplyFn, *, has_statistics: bool = False) -> ApplyFn:
     """Applies to each input its own parameters: `vmap(apply_fn, in_axes=(0, 0))`.
 

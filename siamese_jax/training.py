@@ -44,12 +44,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from siamese_jax._checks import check_at_least
 
 Metrics = dict[str, Array]
 LossFn = Callable[..., tuple[Array, tuple[PyTree, Metrics]]]
+ApplyFn = Callable[..., PyTree]
 BatchFn = Callable[[PRNGKeyArray, Array, PyTree], PyTree]
 
 
@@ -83,6 +85,36 @@ def init_state(
     params, statistics = jax.tree.map(_firmly_typed, (params, statistics))
     step = jnp.zeros((), jnp.int32)
     return TrainState(step, params, statistics, optimizer.init(params))
+
+
+def with_compute_dtype(apply_fn: ApplyFn, dtype: DTypeLike) -> ApplyFn:
+    """Mixed precision: the network computes in `dtype`, its parameters stay what they are.
+
+    Floating-point parameters and inputs are cast on their way in, embeddings on their way
+    out, to the parameters' type: distances, losses, gradients and updates keep it. With
+    the parameters' own type nothing happens.
+
+    Args:
+      apply_fn: `apply_fn(params, x, *extras) -> embeddings`.
+      dtype: Such as bfloat16.
+
+    >>> apply_fn = with_compute_dtype(lambda params, x: params * x, jnp.bfloat16)
+    >>> print(apply_fn(jnp.array(1.0), jnp.array(1.001)))  # bfloat16 has three digits
+    1.0
+    """
+
+    def cast(tree: PyTree) -> PyTree:
+        return jax.tree.map(
+            lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+        )
+
+    def apply(params: PyTree, x: PyTree, *extras: PyTree) -> PyTree:
+        wide = jnp.result_type(*jax.tree.leaves(params))
+        return jax.tree.map(
+            lambda y: y.astype(wide), apply_fn(cast(params), cast(x), *extras)
+        )
+
+    return apply
 
 
 def train_step(
