@@ -20,10 +20,12 @@ format: .venv/development
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(BENCH)/installed  ## Training speed beside Keras on JAX, TensorFlow and torch.
-	$(BENCH)/bin/python -m benchmarks.train_step \
-		--rivals keras-jax keras-tensorflow keras-torch \
-		--json benchmarks/results/train_step.json
+bench: $(BENCH)/installed  ## Speed beside Keras and PyTorch: all tables of benchmarks/README.md.
+	for name in train_step inference sweep start_up time_to_accuracy; do \
+		$(BENCH)/bin/python -m benchmarks.$$name --json benchmarks/results/$$name.json \
+			|| exit 1; \
+	done
+	$(BENCH)/bin/python -m benchmarks.results
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

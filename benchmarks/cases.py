@@ -23,6 +23,8 @@ class Case(NamedTuple):
       options: Of the Keras model.
       without_dropout: Laid over both where losses are compared.
       steps_per_execution: Of Keras, where its backend has it: the fastest for tiny steps.
+      flops_per_pair: Of a training step's products, 2 a multiplication, by direct sums:
+        forward and both gradients, but for the images'.
       inverted: Our experiment shows its net one minus the picture; Keras gets that.
     """
 
@@ -34,6 +36,7 @@ class Case(NamedTuple):
     options: Mapping[str, Any]
     without_dropout: Mapping[str, Any]
     steps_per_execution: int
+    flops_per_pair: float
     inverted: bool = False
 
 
@@ -55,6 +58,7 @@ CASES = {
         options={"dropout": 0.5},
         without_dropout={"dropout": 0.0},
         steps_per_execution=20,
+        flops_per_pair=1.196e6,
     ),
     "mnist_conv": Case(
         image_shape=(28, 28, 1),
@@ -65,6 +69,7 @@ CASES = {
         options={"form": "literal"},
         without_dropout={},
         steps_per_execution=1,
+        flops_per_pair=34.78e6,
     ),
     "orl_faces": Case(
         image_shape=(56, 46, 1),
@@ -75,6 +80,7 @@ CASES = {
         options={"stride": 1},
         without_dropout={"dropout": (0.0, 0.0, 0.0)},
         steps_per_execution=1,
+        flops_per_pair=7.203e6,
     ),
     "omniglot_koch": Case(
         image_shape=(105, 105, 1),
@@ -85,6 +91,7 @@ CASES = {
         options={},
         without_dropout={},
         steps_per_execution=1,
+        flops_per_pair=10.67e9,
         inverted=True,
     ),
     "mnist_towers": Case(
@@ -96,6 +103,7 @@ CASES = {
         options={"variant": "c"},
         without_dropout={},
         steps_per_execution=20,
+        flops_per_pair=0.803e6,
     ),
 }
 
@@ -116,9 +124,22 @@ _SMOKE: dict[str, dict[str, Any]] = {
 }
 
 
-def get_case(system: str, *, smoke: bool = False) -> Case:
-    """One of `CASES`; `smoke` makes it so small that it only shows that all runs."""
+def get_case(
+    system: str,
+    *,
+    smoke: bool = False,
+    dtype: str = "float32",
+    batch_size: int | None = None,
+) -> Case:
+    """One of `CASES`, in a precision and a batch size of one's own.
+
+    `smoke` makes it so small that it only shows that all runs.
+    """
     case = CASES[system]
+    case = case._replace(
+        config={**case.config, "compute_dtype": dtype},
+        batch_size=batch_size or case.batch_size,
+    )
     if not smoke:
         return case
     small = _SMOKE.get(system, {})

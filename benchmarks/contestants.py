@@ -1,9 +1,10 @@
 """One contestant in a process of its own: frameworks do not share one well.
 
 `python -m benchmarks.contestants NAME` reads one request a line and answers each with one
-line, both JSON; `benchmarks.train_step` starts it. NAME is "ours" or one of `BACKENDS`.
+line, both JSON; `benchmarks.train_step` starts it. NAME is "ours", or one of `BACKENDS` or
+`PLAIN_TORCH`.
 
-    {"do": "prepare", "system": "mnist_mlp", "smoke": false}  compiles, runs once
+    {"do": "prepare", "system": "mnist_mlp"}     compiles; options of `get_case`
     {"do": "losses", "weights": "weights.npz"}   first losses without dropout; ours writes
                                                  the file of first weights, others read it
     {"do": "time"}                               seconds of one run
@@ -24,6 +25,7 @@ import numpy as np
 from benchmarks.cases import Case, Pairs, get_case, make_pairs
 
 OURS = "ours"
+PLAIN_TORCH = {"torch": False, "torch-compile": True}  # whether it is compiled
 BACKENDS = {"keras-jax": "jax", "keras-tensorflow": "tensorflow", "keras-torch": "torch"}
 
 
@@ -44,28 +46,42 @@ class Contestant(NamedTuple):
 # Ours -----------------------------------------------------------------------------------
 
 
+def as_data(pairs: Pairs) -> Any:
+    """What the experiments keep on the device: images as bytes."""
+    import jax.numpy as jnp
+
+    from experiments import pairs as experiment_pairs
+    from siamese_jax import samplers
+
+    return experiment_pairs.Data(
+        jnp.asarray(pairs.images),
+        pairs=experiment_pairs.Pairs(jnp.asarray(pairs.examples), jnp.asarray(pairs.same)),
+        classes=samplers.class_index(np.arange(len(pairs.images)) // 2),
+    )
+
+
+def steps_of(module: Any, config: Any) -> Callable[..., Any]:
+    """An experiment's `(key, state, data, num_steps) -> (state, metrics)`."""
+    from experiments import pairs as experiment_pairs
+
+    if hasattr(module, "train_steps"):
+        return partial(module.train_steps, config)
+    loss_fn, optimizer = partial(module.loss_fn, config), module.make_optimizer(config)
+    return partial(experiment_pairs.train_steps, config, loss_fn, optimizer)
+
+
 def make_ours(system: str, case: Case, pairs: Pairs) -> Contestant:
     """The experiment's own steps: images stay bytes on the device, one compiled program."""
     import jax
     import jax.numpy as jnp
 
     from experiments import pairs as experiment_pairs
-    from siamese_jax import samplers, training
+    from siamese_jax import training
 
     module = importlib.import_module(f"experiments.{system}")
     config = module.Config(batch_size=case.batch_size, **case.config)
-    data = experiment_pairs.Data(
-        jnp.asarray(pairs.images),
-        pairs=experiment_pairs.Pairs(jnp.asarray(pairs.examples), jnp.asarray(pairs.same)),
-        classes=samplers.class_index(np.arange(len(pairs.images)) // 2),
-    )
-    key = jax.random.key(0)
-    if hasattr(module, "train_steps"):
-        steps = partial(module.train_steps, config)
-    else:
-        loss_fn, optimizer = partial(module.loss_fn, config), module.make_optimizer(config)
-        steps = partial(experiment_pairs.train_steps, config, loss_fn, optimizer)
-    compiled = jax.jit(steps, static_argnums=3, donate_argnums=1)
+    data, key = as_data(pairs), jax.random.key(0)
+    compiled = jax.jit(steps_of(module, config), static_argnums=3, donate_argnums=1)
     state = module.initial_state(config)
 
     def run() -> None:
@@ -115,6 +131,8 @@ def make_keras(system: str, case: Case, pairs: Pairs) -> Contestant:
 
     from benchmarks import keras_reference
 
+    if case.config["compute_dtype"] != "float32":
+        keras.config.set_dtype_policy(f"mixed_{case.config['compute_dtype']}")
     images = pairs.images.astype(np.float32) / 255
     images = 1 - images if case.inverted else images
     sides = [images[side] for side in pairs.examples]
@@ -165,13 +183,69 @@ def _keras_device() -> str:
     return "gpu" if "gpu" in name or "cuda" in name else "cpu"
 
 
+# PyTorch --------------------------------------------------------------------------------
+
+
+def make_torch(system: str, case: Case, pairs: Pairs, *, compiled: bool) -> Contestant:
+    """A plain training loop: images as floats on the device, a fused optimiser."""
+    import torch
+
+    from benchmarks import torch_reference
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pictures = pairs.images.transpose(0, 3, 1, 2).astype(np.float32) / 255
+    pictures = 1 - pictures if case.inverted else pictures
+    images = torch.tensor(pictures, device=device)
+    examples = torch.tensor(pairs.examples, dtype=torch.long, device=device)
+    same = torch.tensor(pairs.same, dtype=torch.float32, device=device)
+
+    half = case.config["compute_dtype"] == "bfloat16"
+
+    def make(**options: Any) -> tuple[Any, Callable[[int], Any]]:
+        torch.manual_seed(0)
+        reference = torch_reference.build(system, **options)
+        for module in (reference.encoder, reference.head):
+            if module is not None:
+                module.to(device)
+        loss_fn = torch.compile(reference.loss) if compiled else reference.loss
+
+        def step(number: int) -> Any:
+            rows = slice(number * case.batch_size, (number + 1) * case.batch_size)
+            reference.optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                loss = loss_fn(images[examples[:, rows].flatten()], same[rows])
+            loss.backward()
+            reference.optimizer.step()
+            return loss.detach()
+
+        return reference, step
+
+    _, step = make(**case.options)
+
+    def run() -> None:
+        for number in range(case.num_steps):
+            loss = step(number)
+        loss.item()  # waits
+
+    def losses(path: str) -> list[float]:
+        reference, step = make(**{**case.options, **case.without_dropout})
+        with np.load(path) as flat:
+            torch_reference.set_weights(reference, _nested(flat))
+        return [float(step(number)) for number in range(case.num_compared_steps)]
+
+    return Contestant(run, losses, "gpu" if device.type == "cuda" else "cpu")
+
+
 # Requests -------------------------------------------------------------------------------
 
 
 def prepare(name: str, request: dict[str, Any]) -> tuple[Contestant, dict[str, Any]]:
     """Sets up a case and trains twice: the first time compiles, the second warms up."""
-    case = get_case(request["system"], smoke=request["smoke"])
-    make = make_ours if name == OURS else make_keras
+    options = {key: value for key, value in request.items() if key not in ("do", "system")}
+    case = get_case(request["system"], **options)
+    make: Callable[..., Contestant] = make_ours if name == OURS else make_keras
+    if name in PLAIN_TORCH:
+        make = partial(make_torch, compiled=PLAIN_TORCH[name])
     contestant = make(request["system"], case, make_pairs(case))
     first, second = (_seconds(contestant.run_fn) for _ in range(2))
     compiling = max(first - second, 0.0)
@@ -204,7 +278,7 @@ def serve(name: str, requests: Any, replies: Any) -> None:
 def main() -> None:
     """Answers on what was standard output; whatever else is printed goes to the errors."""
     (name,) = sys.argv[1:]
-    if name != OURS:
+    if name in BACKENDS:
         os.environ["KERAS_BACKEND"] = BACKENDS[name]
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -1,12 +1,13 @@
 """How many pairs a second are trained on: our experiments beside the same nets in Keras.
 
     python -m benchmarks.train_step --json benchmarks/results/train_step.json
-    python -m benchmarks.train_step --systems mnist_mlp --rivals keras-jax --smoke
+    python -m benchmarks.train_step --systems mnist_mlp --rivals keras-jax torch --smoke
+    python -m benchmarks.train_step --rivals torch torch-compile --dtype bfloat16
 
 The same network, batch size, optimiser, loss and dropout as the tutorial, float32. Ours are
 the steps of the experiment: many in one compiled program, images in memory as bytes. Keras
-runs `fit` over tensors in memory with `jit_compile="auto"`. The images are synthetic, which
-changes nothing about the speed.
+runs `fit` over tensors in memory with `jit_compile="auto"`; PyTorch a plain loop, eager or
+compiled. The images are synthetic, which changes nothing about the speed.
 
 Each contestant has a process of its own, and they take turns: a round is one run of each,
 in the opposite order every other round, and a ratio is that of two runs of one round.
@@ -17,12 +18,10 @@ first steps, from the same weights on the same pairs without dropout, must agree
 import argparse
 import contextlib
 import dataclasses
-import importlib.metadata
 import importlib.util
 import json
 import os
 import pathlib
-import platform
 import subprocess
 import sys
 import tempfile
@@ -31,22 +30,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cases import CASES, get_case
-from benchmarks.contestants import BACKENDS, OURS
+from benchmarks import results
+from benchmarks.cases import CASES, Case, get_case
+from benchmarks.contestants import BACKENDS, OURS, PLAIN_TORCH
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIRST_DIFFERENCE = 1e-5  # between first losses, relative
+HALF_DIFFERENCE = 0.1  # in bfloat16, whose roundings differ
 LARGEST_DIFFERENCE = 1e-3  # later: rounding grows from step to step
-PACKAGES = (
-    "jax",
-    "flax",
-    "optax",
-    "numpy",
-    "keras",
-    "tensorflow-cpu",
-    "tensorflow",
-    "torch",
-)
+
+RIVALS = [*BACKENDS, *PLAIN_TORCH]
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -74,6 +67,8 @@ class Row:
     ours_device: str
     rival_device: str
     loss_difference: float
+    dtype: str
+    ours_gigaflops_per_second: float
 
 
 # Contestants ----------------------------------------------------------------------------
@@ -81,14 +76,15 @@ class Row:
 
 def why_not(rival: str) -> str | None:
     """What a rival needs and is not installed."""
-    needed = ("keras", BACKENDS[rival])
+    needed = ("keras", BACKENDS[rival]) if rival in BACKENDS else ("torch",)
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     return f"{' and '.join(missing)} not installed" if missing else None
 
 
 @contextlib.contextmanager
-def started(name: str) -> Iterator[Ask]:
+def started(name: str, *module: str) -> Iterator[Ask]:
     """A contestant's process; call what is given with a request to have the reply."""
+    module = module or ("benchmarks.contestants",)
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
@@ -96,7 +92,7 @@ def started(name: str) -> Iterator[Ask]:
     }
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.contestants", name],
+            [sys.executable, "-m", *module, name],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
@@ -128,7 +124,7 @@ def started(name: str) -> Iterator[Ask]:
 
 
 def measure(
-    system: str, contestants: Mapping[str, Ask], *, rounds: int, smoke: bool
+    system: str, contestants: Mapping[str, Ask], *, rounds: int, **options: Any
 ) -> list[Row]:
     """Ours against every rival on one system, taking turns.
 
@@ -136,23 +132,26 @@ def measure(
       BenchmarkError: If a contestant fails, or computes something else than ours.
     """
     about = {
-        name: ask(do="prepare", system=system, smoke=smoke)
+        name: ask(do="prepare", system=system, **options)
         for name, ask in contestants.items()
     }
-    differences = compare_losses(system, contestants)
+    case = get_case(system, **options)
+    differences = compare_losses(system, contestants, case.config["compute_dtype"])
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds):
         names = list(contestants)[:: -1 if number % 2 else 1]
         for name in names:
             seconds[name].append(contestants[name](do="time")["seconds"])
     return [
-        make_row(system, rival, seconds, about, differences[rival], smoke=smoke)
+        make_row(system, rival, seconds, about, differences[rival], case)
         for rival in contestants
         if rival != OURS
     ]
 
 
-def compare_losses(system: str, contestants: Mapping[str, Ask]) -> dict[str, float]:
+def compare_losses(
+    system: str, contestants: Mapping[str, Ask], dtype: str = "float32"
+) -> dict[str, float]:
     """The largest relative difference of each rival's first losses from ours.
 
     Raises:
@@ -170,6 +169,7 @@ def compare_losses(system: str, contestants: Mapping[str, Ask]) -> dict[str, flo
     for rival, difference in differences.items():
         largest = np.full(len(ours), LARGEST_DIFFERENCE)
         largest[0] = FIRST_DIFFERENCE
+        largest = largest if dtype == "float32" else np.full(len(ours), HALF_DIFFERENCE)
         if not np.all(difference <= largest):
             raise BenchmarkError(
                 f"{system}: ours and {rival} do not train the same; their losses without "
@@ -184,11 +184,9 @@ def make_row(
     seconds: Mapping[str, Sequence[float]],
     about: Mapping[str, Mapping[str, Any]],
     difference: float,
-    *,
-    smoke: bool,
+    case: Case,
 ) -> Row:
     """Speeds from seconds; the ratio is the median of the rounds' ratios."""
-    case = get_case(system, smoke=smoke)
     num_pairs = case.num_steps * case.batch_size
     ours, theirs = (num_pairs / np.array(seconds[name]) for name in (OURS, rival))
     ratios = ours / theirs
@@ -208,37 +206,12 @@ def make_row(
         ours_device=about[OURS]["device"],
         rival_device=about[rival]["device"],
         loss_difference=difference,
+        dtype=case.config["compute_dtype"],
+        ours_gigaflops_per_second=float(np.median(ours)) * case.flops_per_pair / 1e9,
     )
 
 
 # Reporting ------------------------------------------------------------------------------
-
-
-def machine() -> dict[str, Any]:
-    """Where it ran: processor, versions, commit."""
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return {
-        "architecture": platform.machine(),
-        "cores": os.cpu_count(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "commit": commit(),
-    }
-
-
-def commit() -> str | None:
-    """Of the checkout, with a plus where files are changed; None outside of one."""
-    describe = ["git", "describe", "--always", "--abbrev=10", "--dirty=+"]
-    with contextlib.suppress(OSError):
-        found = subprocess.run(
-            describe, cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        return found.stdout.strip() or None
-    return None
 
 
 def line(row: Row) -> str:
@@ -273,8 +246,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--systems", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--rivals", nargs="+", choices=BACKENDS, default=["keras-jax"])
+    parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=RIVALS)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--batch-size", type=int, help="instead of the tutorial's")
     parser.add_argument("--json", type=pathlib.Path, metavar="OUT", help="write rows there")
     parser.add_argument(
         "--smoke", action="store_true", help="tiny: only shows that it runs"
@@ -282,6 +257,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1; got {options.rounds}")
+    if options.batch_size is not None and options.batch_size < 2:
+        parser.error(f"--batch-size must be at least 2; got {options.batch_size}")
     return options
 
 
@@ -298,7 +275,14 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
         }
         print(HEADER)
         for system in dict.fromkeys(options.systems if rivals else ()):
-            found = measure(system, contestants, rounds=options.rounds, smoke=options.smoke)
+            found = measure(
+                system,
+                contestants,
+                rounds=options.rounds,
+                smoke=options.smoke,
+                dtype=options.dtype,
+                batch_size=options.batch_size,
+            )
             print("\n".join(map(line, found)), flush=True)
             rows += found
     return {
@@ -306,7 +290,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
         "skipped": skipped,
         "smoke": options.smoke,
         "images": "synthetic",
-        "machine": machine(),
+        "machine": results.machine(),
     }
 
 
@@ -314,13 +298,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints a Markdown table, writes JSON."""
     options = parse(arguments)
     try:
-        results = benchmark(options)
+        found = benchmark(options)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(results, indent=2) + "\n")
+    results.write(options.json, found)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,20 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from benchmarks import cases, keras_reference, train_step
+from benchmarks import (
+    cases,
+    contestants,
+    inference,
+    keras_reference,
+    results,
+    start_up,
+    sweep,
+    time_to_accuracy,
+    train_step,
+)
 from experiments import pairs
 
 
@@ -38,6 +49,8 @@ def test_a_small_run_writes_what_it_promises(tmp_path, capsys, monkeypatch):
         assert row["rival_pairs_per_second"] > 0
         assert row["loss_difference"] < train_step.LARGEST_DIFFERENCE
         assert row["ours_device"] == row["rival_device"] == "cpu"
+        assert row["dtype"] == "float32"
+        assert row["ours_gigaflops_per_second"] > 0
     assert results["skipped"] == {"keras-torch": "not here"}
     assert results["smoke"]
     assert results["machine"]["versions"]["jax"] == jax.__version__
@@ -52,6 +65,8 @@ def test_a_small_run_writes_what_it_promises(tmp_path, capsys, monkeypatch):
         ("--systems mnist", "invalid choice: 'mnist' (choose from 'mnist_mlp'"),
         ("--rivals keras", "invalid choice: 'keras' (choose from 'keras-jax'"),
         ("--rounds 0", "--rounds must be at least 1; got 0"),
+        ("--batch-size 1", "--batch-size must be at least 2; got 1"),
+        ("--dtype float16", "invalid choice: 'float16'"),
     ],
 )
 def test_wrong_flags_are_named(capsys, flags, words):
@@ -62,8 +77,10 @@ def test_wrong_flags_are_named(capsys, flags, words):
 
 def test_a_rival_that_is_not_installed_is_skipped(monkeypatch, capsys):
     monkeypatch.setattr(train_step.importlib.util, "find_spec", lambda name: None)
-    train_step.main(["--rivals", "keras-torch"])
-    assert "skipped: keras-torch: keras and torch not installed" in capsys.readouterr().out
+    train_step.main(["--rivals", "keras-torch", "torch"])
+    printed = capsys.readouterr().out
+    assert "skipped: keras-torch: keras and torch not installed" in printed
+    assert "skipped: torch: torch not installed" in printed
 
 
 def test_a_contestant_that_fails_is_named_with_its_words():
@@ -74,6 +91,111 @@ def test_a_contestant_that_fails_is_named_with_its_words():
         train_step.started("ours") as ask,
     ):
         ask(do="prepare", system="x", smoke=True)
+
+
+def test_ours_in_bfloat16_agrees_with_float32_roughly(tmp_path):
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        case = cases.get_case("mnist_mlp", smoke=True, dtype=dtype)
+        made = contestants.make_ours("mnist_mlp", case, cases.make_pairs(case))
+        losses.append(made.losses_fn(str(tmp_path / "weights.npz")))
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=train_step.HALF_DIFFERENCE)
+
+
+@pytest.mark.parametrize("system", cases.CASES)
+def test_pytorch_trains_the_same(system, tmp_path):
+    pytest.importorskip("torch")
+    case = cases.get_case(system, smoke=True)
+    drawn, path = cases.make_pairs(case), str(tmp_path / "weights.npz")
+    ours = contestants.make_ours(system, case, drawn).losses_fn(path)
+    theirs = contestants.make_torch(system, case, drawn, compiled=False).losses_fn(path)
+    assert ours == pytest.approx(theirs, rel=train_step.LARGEST_DIFFERENCE)
+
+
+# Other questions ------------------------------------------------------------------------
+
+
+def test_inference_in_small(tmp_path, capsys):
+    path = tmp_path / "inference.json"
+    flags = f"--smoke --rounds 2 --systems mnist_mlp --rivals keras-jax --json {path}"
+    inference.main(flags.split())
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["task"] for row in rows] == ["embed", "verify", "identify"]
+    for row in rows:
+        assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+    assert capsys.readouterr().out.count("| mnist_mlp |") == 3
+
+
+def test_our_inference_computes_what_the_rival_does():
+    case = cases.get_case("mnist_mlp", smoke=True)
+    images = inference.make_images("mnist_mlp", smoke=True)
+    ours = inference.make_ours("mnist_mlp", case, 4, 4)
+    embeddings = np.asarray(ours["embed"](images))
+    a, b = np.split(embeddings, 2)
+    np.testing.assert_allclose(
+        ours["verify"](images), np.linalg.norm(a - b, axis=1), rtol=1e-5
+    )
+    away = np.linalg.norm(embeddings[:, None] - embeddings[None, :4], axis=-1)
+    np.testing.assert_array_equal(ours["identify"](images), np.argmin(away, axis=1))
+
+
+def test_a_sweep_in_small(tmp_path):
+    path = tmp_path / "sweep.json"
+    flags = f"--smoke --rounds 1 --num-seeds 2 --systems mnist_mlp --json {path}"
+    sweep.main(flags.split())
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["num_seeds"] == 2
+    assert row["ratio"] == pytest.approx(
+        row["vmap_pairs_per_second"] / row["single_pairs_per_second"]
+    )
+
+
+def test_start_up_in_small(tmp_path):
+    path = tmp_path / "start_up.json"
+    start_up.main(f"--rounds 1 --json {path}".split())
+    rows = json.loads(path.read_text())["rows"]
+    assert len(rows) == 4
+    assert all(row["seconds"] > 0 for row in rows)
+
+
+def test_our_accuracy_climbs():
+    epochs = list(time_to_accuracy.train_ours("tutorial", "digits", 2))
+    seconds, found = zip(*epochs, strict=True)
+    assert 0 < seconds[0] < seconds[1]
+    assert found[-1] > 0.7
+
+
+def test_an_accuracy_counts_from_the_first_epoch_that_reaches_it():
+    epochs = [(1.0, 0.5), (2.0, 0.9), (3.0, 0.8)]
+    reached, missed = time_to_accuracy.make_rows("tuned", epochs, [0.8, 0.95])
+    assert (reached["epochs"], reached["seconds"], reached["best"]) == (2, "2.0", 0.9)
+    assert missed["epochs"] == "not reached"
+
+
+def test_tables_go_between_their_comments(monkeypatch, tmp_path):
+    monkeypatch.setattr(results, "FOLDER", tmp_path)
+    rows = [{"what": "import jax", "seconds": 0.5}]
+    results.report("start_up", rows, tmp_path / "start_up.json")
+    text = "".join(f"# {n}\n<!-- {n} -->\n<!-- end of {n} -->\n" for n in results.COLUMNS)
+    once = results.write_tables(text)
+    assert "| import jax | 0.50 |\n<!-- end of start_up -->" in once
+    assert "Not measured yet: `python -m benchmarks.sweep`." in once
+    assert results.write_tables(once) == once
+    with pytest.raises(ValueError, match="<!-- train_step -->"):
+        results.write_tables("")
+
+
+def test_the_readme_has_a_place_for_every_table():
+    results.write_tables(results.README.read_text())
+
+
+def test_flops_are_those_of_the_layers():
+    dense = 21_632 * 128, 26 * 26 * 32 * 9
+    wanted = 2 * 2 * (3 * dense[0] + 2 * dense[1])  # pairs, multiply and add, three passes
+    assert cases.CASES["mnist_conv"].flops_per_pair == pytest.approx(wanted, rel=0.001)
+    wanted = 2 * 2 * 2 * 784 * 128  # no gradient of the images
+    assert cases.CASES["mnist_towers"].flops_per_pair == pytest.approx(wanted, rel=0.001)
 
 
 # Agreement ------------------------------------------------------------------------------
@@ -100,7 +222,8 @@ def test_a_rival_that_computes_something_else_is_refused(losses):
 def test_a_ratio_is_that_of_one_round():
     seconds = {"ours": [1.0, 2.0, 4.0], "keras-jax": [2.0, 8.0, 12.0]}
     about = {name: {"compile_seconds": 1.0, "device": "cpu"} for name in seconds}
-    row = train_step.make_row("mnist_mlp", "keras-jax", seconds, about, 0.0, smoke=True)
+    case = cases.get_case("mnist_mlp", smoke=True)
+    row = train_step.make_row("mnist_mlp", "keras-jax", seconds, about, 0.0, case)
     assert (row.ratio_min, row.ratio, row.ratio_max) == (2.0, 3.0, 4.0)
     assert (row.ours_pairs_per_second, row.rival_pairs_per_second) == (8.0, 2.0)
 

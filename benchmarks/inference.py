@@ -1,0 +1,238 @@
+"""Using a net: embedding images, verifying pairs, identifying among a gallery.
+
+    python -m benchmarks.inference [--systems ...] [--rivals ...] [--json OUT] [--smoke]
+
+embed     images to embeddings, in NumPy
+verify    pairs of images to distances
+identify  images to the nearest of a gallery of embeddings
+
+Images come as bytes from NumPy memory, in batches of 256 (16 for Koch's net); the answer is
+there in NumPy when the clock stops. Ours are compiled functions over all of them. Keras
+embeds by `predict`, PyTorch in inference mode; their distances are NumPy's. Networks are
+freshly initialised. Contestants take turns, each in a process of its own.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from benchmarks import results
+from benchmarks.cases import Case, get_case
+from benchmarks.contestants import BACKENDS, OURS
+from benchmarks.train_step import started, why_not
+
+TASKS = ("embed", "verify", "identify")
+SYSTEMS = ("mnist_mlp", "mnist_conv", "orl_faces", "omniglot_koch")
+RIVALS = (*BACKENDS, "torch")
+GALLERY = 1_000
+
+EmbedFn = Callable[[np.ndarray], Any]
+
+
+def sizes(system: str, *, smoke: bool) -> tuple[int, int]:
+    """Images that are embedded, and in a batch."""
+    if smoke:
+        return 8, 4
+    return (64, 16) if system == "omniglot_koch" else (5_120, 256)
+
+
+def make_images(system: str, *, smoke: bool) -> np.ndarray:
+    """Random bytes of the right shape."""
+    num, _ = sizes(system, smoke=smoke)
+    shape = get_case(system, smoke=smoke).image_shape
+    return np.random.default_rng(0).integers(0, 256, (num, *shape), np.uint8)
+
+
+# Ours -----------------------------------------------------------------------------------
+
+
+def make_ours(system: str, case: Case, batch_size: int, gallery_size: int) -> Any:
+    """Each task one compiled program from bytes to the answer."""
+    import jax
+    import jax.numpy as jnp
+
+    from siamese_jax import distances, encoders
+    from siamese_jax.batching import map_batches
+
+    sizes = case.options.get("kernel_sizes")
+    encoder = {
+        "mnist_mlp": encoders.MnistMlp(),
+        "mnist_conv": encoders.MnistConv(),
+        "orl_faces": encoders.OrlConv(),
+        "omniglot_koch": encoders.KochConv(**({"kernel_sizes": sizes} if sizes else {})),
+    }[system]
+    variables = encoder.init(jax.random.key(0), jnp.zeros((1, *case.image_shape)))
+
+    def embed(variables: Any, images: jax.Array) -> Any:
+        def some(images: jax.Array) -> Any:
+            return encoder.apply(variables, images / 255)
+
+        return map_batches(some, images, batch_size=batch_size)
+
+    def verify(variables: Any, images: jax.Array) -> Any:
+        return distances.euclidean_distance(*jnp.split(embed(variables, images), 2))
+
+    def identify(variables: Any, images: jax.Array) -> Any:
+        embeddings = embed(variables, images)
+        gallery = embeddings[:gallery_size]
+        matrix = distances.squared_euclidean_distance_matrix(embeddings, gallery)
+        return jnp.argmin(matrix, axis=1)
+
+    tasks = {fn.__name__: jax.jit(fn) for fn in (embed, verify, identify)}
+    return {name: partial(fn, variables) for name, fn in tasks.items()}
+
+
+# Rivals ---------------------------------------------------------------------------------
+
+
+def make_rival(name: str, system: str, case: Case, batch_size: int, gallery: int) -> Any:
+    """Embeddings by its framework, distances by NumPy."""
+    make = make_torch if name == "torch" else make_keras
+    embed = make(system, case, batch_size)
+
+    def verify(images: np.ndarray) -> np.ndarray:
+        a, b = np.split(embed(images), 2)
+        return np.linalg.norm(a - b, axis=1)
+
+    def identify(images: np.ndarray) -> np.ndarray:
+        a = embed(images)
+        b = a[:gallery]
+        return np.argmin(np.square(b).sum(1) - 2 * a @ b.T, axis=1)
+
+    return {"embed": embed, "verify": verify, "identify": identify}
+
+
+def make_keras(system: str, case: Case, batch_size: int) -> EmbedFn:
+    """`predict` of the encoder."""
+    from benchmarks import keras_reference
+
+    encoder = keras_reference.build(system, **case.options).encoders[0]
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        scaled = images.astype(np.float32) / 255
+        return encoder.predict(scaled, batch_size=batch_size, verbose=0)
+
+    return embed
+
+
+def make_torch(system: str, case: Case, batch_size: int) -> EmbedFn:
+    """Batches in inference mode."""
+    import torch
+
+    from benchmarks import torch_reference
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder = torch_reference.build(system, **case.options).encoder.to(device).eval()
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            turned = torch.from_numpy(images).permute(0, 3, 1, 2)
+            parts = [
+                encoder(part.to(device).float() / 255).cpu()
+                for part in turned.split(batch_size)
+            ]
+        return torch.cat(parts).numpy()
+
+    return embed
+
+
+# Measuring ------------------------------------------------------------------------------
+
+
+def serve(name: str, requests: Any, replies: Any) -> None:
+    """Answers each request of a system and a task with the seconds it took."""
+    made: dict[str, Any] = {}
+    for text in requests:
+        request = json.loads(text)
+        system, smoke = request["system"], request["smoke"]
+        images = make_images(system, smoke=smoke)
+        if system not in made:
+            case, gallery = get_case(system, smoke=smoke), 4 if smoke else GALLERY
+            batch_size = sizes(system, smoke=smoke)[1]
+            if name == OURS:
+                made = {system: make_ours(system, case, batch_size, gallery)}
+            else:
+                made = {system: make_rival(name, system, case, batch_size, gallery)}
+        fn = made[system][request["task"]]
+        began = time.perf_counter()
+        np.asarray(fn(images))
+        seconds = time.perf_counter() - began
+        print(json.dumps({"seconds": seconds}), file=replies, flush=True)
+
+
+def measure(
+    system: str, task: str, contestants: dict[str, Any], *, rounds: int, smoke: bool
+) -> list[dict[str, Any]]:
+    """A row for each rival; the first round compiles and does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(rounds + 1):
+        for name, ask in contestants.items():
+            reply = ask(system=system, task=task, smoke=smoke)
+            seconds[name] += [reply["seconds"]] if number else []
+    num = sizes(system, smoke=smoke)[0] // (2 if task == "verify" else 1)
+    speed = {name: num / np.array(times) for name, times in seconds.items()}
+    rows = []
+    for rival in contestants:
+        if rival != OURS:
+            ratios = speed[OURS] / speed[rival]
+            rows.append(
+                {
+                    "system": system,
+                    "task": task,
+                    "rival": rival,
+                    "ours_per_second": float(np.median(speed[OURS])),
+                    "rival_per_second": float(np.median(speed[rival])),
+                    "ratio": float(np.median(ratios)),
+                    "ratio_min": float(ratios.min()),
+                    "ratio_max": float(ratios.max()),
+                }
+            )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, prints a table, writes JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
+    parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=RIVALS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--serve", choices=(OURS, *RIVALS), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.serve:
+        if options.serve in BACKENDS:
+            os.environ["KERAS_BACKEND"] = BACKENDS[options.serve]
+        replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        serve(options.serve, sys.stdin, replies)
+        return
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    skipped = {rival: why for rival in options.rivals if (why := why_not(rival))}
+    rivals = [rival for rival in options.rivals if rival not in skipped]
+    rows: list[dict[str, Any]] = []
+    with contextlib.ExitStack() as stack:
+        contestants = {
+            name: stack.enter_context(started(name, "benchmarks.inference", "--serve"))
+            for name in (OURS, *rivals)
+        }
+        for system in options.systems:
+            for task in TASKS:
+                rows += measure(
+                    system, task, contestants, rounds=options.rounds, smoke=options.smoke
+                )
+    results.report("inference", rows, options.json, skipped)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""How long until the first step: importing, and compiling `mnist_mlp`'s first one.
+
+    python -m benchmarks.start_up [--rounds N] [--json OUT]
+
+Each time is that of a fresh process; files are in the system's cache.
+"""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from benchmarks import results
+
+IMPORT_JAX = "import jax, jax.numpy"
+IMPORT_ALL = """
+import pkgutil, importlib, siamese_jax
+for module in pkgutil.walk_packages(siamese_jax.__path__, "siamese_jax."):
+    importlib.import_module(module.name)
+"""
+FIRST_STEP = """
+from experiments import mnist_mlp
+from benchmarks.cases import get_case, make_pairs
+from benchmarks.contestants import as_data
+import functools
+config = mnist_mlp.Config()
+state, key = mnist_mlp.initial_state(config), jax.random.key(0)
+data = as_data(make_pairs(get_case("mnist_mlp")))
+jax.block_until_ready((state, data))
+steps = jax.jit(functools.partial(mnist_mlp.train_steps, config), static_argnums=3)
+"""
+
+
+def timed(before: str, code: str) -> float:
+    """Seconds that `code` takes in a fresh process, after `before`."""
+    program = (
+        f"import time\n{before}\nbegan = time.perf_counter()\n{code}\n"
+        "print(time.perf_counter() - began)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=results.ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout.split()[-1])
+
+
+def measure(rounds: int) -> list[dict[str, object]]:
+    """Medians over the rounds, whose parts take turns."""
+    first_step = "jax.block_until_ready(steps(key, state, data, 1))"
+    parts = {
+        "import jax": ("", IMPORT_JAX),
+        "import all of siamese_jax, after jax": (IMPORT_JAX, IMPORT_ALL),
+        "import jax and siamese_jax.losses alone": ("", "import siamese_jax.losses"),
+        "first step of mnist_mlp": (f"{IMPORT_JAX}\n{FIRST_STEP}", first_step),
+    }
+    timed("", IMPORT_JAX + IMPORT_ALL)  # files into the cache
+    seconds: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(rounds):
+        for name, (before, code) in parts.items():
+            seconds[name].append(timed(before, code))
+    return [
+        {"what": name, "seconds": float(np.median(times)), "all_seconds": times}
+        for name, times in seconds.items()
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, prints a table, writes JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.start_up")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=pathlib.Path)
+    options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    results.report("start_up", measure(options.rounds), options.json)
+
+
+if __name__ == "__main__":
+    main()
