@@ -240,8 +240,8 @@ def train_steps(
 
 def _of_this_device(leaf: Array, axis_name: str) -> Array:
     """Under `shard_map`, makes the gradient this device's own instead of a silent sum."""
-    varying: frozenset = getattr(jax.typeof(leaf), "vma", frozenset())
-    return leaf if axis_name in varying else lax.pcast(leaf, axis_name, to="varying")
+    varying = lax.axis_index(axis_name)
+    return leaf + jnp.zeros_like(varying, dtype=leaf.dtype)
 
 
 def _firmly_typed(leaf: Array) -> Array:

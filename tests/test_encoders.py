@@ -1,14 +1,16 @@
 """Every network has the parameters its source says, and runs."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from siamese_jax import encoders
-from siamese_jax.convolution import convolution, max_pool
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.siamese import twin
+
+KEY = jax.random.key(0)
 
 
 def count(variables):
@@ -65,7 +67,7 @@ def test_number_of_parameters_with_the_head(encoder, head, towers, num_parameter
 
 def test_koch_is_initialised_as_the_paper_says():
     encoder = encoders.KochConv(dim=64)
-    params = encoder.init(jax.random.key(0), jnp.zeros((1, 105, 105, 1)))["params"]
+    params = jax.jit(encoder.init)(KEY, jnp.zeros((1, 105, 105, 1)))["params"]
     assert abs(np.std(params["Conv_1"]["kernel"]) - 0.01) < 1e-3
     assert not params["Conv_0"]["bias"].any()
     assert abs(np.mean(params["Conv_1"]["bias"]) - 0.5) < 0.01
@@ -118,24 +120,190 @@ def test_the_small_net_shares_statistics_between_twins():
     np.testing.assert_allclose(joint.reshape(6, 3), flat, atol=1e-5)
 
 
-def test_the_convolution_keeps_the_options_of_lax():
-    rng = np.random.default_rng(1)
-    images = jnp.asarray(rng.random((1, 5, 5, 2)), jnp.bfloat16)
-    kernel = jnp.asarray(rng.random((3, 3, 2, 2)), jnp.bfloat16)
-    numbers = ("NHWC", "HWIO", "NHWC")
-    for padding in ("SAME", "VALID", ((-1, 0), (1, 1))):
-        found = convolution(
-            images, kernel, (1, 1), padding, preferred_element_type=jnp.float32
-        )
-        wanted = jax.lax.conv_general_dilated(
-            images,
-            kernel,
-            (1, 1),
-            padding,
-            dimension_numbers=numbers,
-            preferred_element_type=jnp.float32,
-        )
-        assert found.dtype == wanted.dtype == jnp.float32
-        np.testing.assert_allclose(found, wanted, rtol=1e-2)
-    with pytest.raises(ValueError, match="window must be from 1 to 5; got 6"):
-        max_pool(images, 6)
+@pytest.mark.parametrize(
+    ("stride", "window", "layout"),
+    [
+        (1, 1, "NHWC"),
+        (1, 2, "NHWC"),
+        (2, 1, "NHWC"),
+        (2, 2, "NHWC"),
+        (1, 1, "CHWN"),
+        (1, 2, "CHWN"),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 16])  # few: in one product; many: apart
+def test_conv_is_the_convolution_of_flax_with_relu_and_pooling(
+    stride, window, layout, channels
+):
+    images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 13, 12, channels)))
+    images = images.astype(jnp.float32)
+    conv = encoders.Conv(4, 3, stride, window, layout, bias_init=nn.initializers.normal())
+    plain = nn.Conv(
+        4,
+        (3, 3),
+        stride,
+        padding="VALID",
+        kernel_init=nn.initializers.glorot_uniform(),
+        bias_init=nn.initializers.normal(),
+    )
+    turn = (3, 1, 2, 0) if layout == "CHWN" else (0, 1, 2, 3)  # its own inverse
+
+    def ours(variables, images):
+        return jnp.transpose(conv.apply(variables, jnp.transpose(images, turn)), turn)
+
+    def of_flax(variables, images):
+        x = nn.relu(plain.apply(variables, images))
+        return nn.max_pool(x, (window, window), (window, window))
+
+    variables = plain.init(KEY, images)
+    own = conv.init(KEY, jnp.transpose(images, turn))
+    jax.tree.map(np.testing.assert_array_equal, own, variables)
+    found, wanted = (
+        jax.jit(
+            jax.value_and_grad(lambda *args, fn=fn: jnp.sum(jnp.sin(fn(*args))), (0, 1))
+        )(variables, images)
+        for fn in (ours, of_flax)
+    )
+    for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-5 * np.abs(b).max())
+    value, exact = (jax.jit(fn)(variables, images) for fn in (ours, of_flax))
+    np.testing.assert_allclose(value, exact, atol=1e-5)
+
+
+def test_conv_refuses_strides_in_the_layout_of_pooling():
+    conv = encoders.Conv(4, 3, 2, layout="CHWN")
+    with pytest.raises(ValueError, match="layout CHWN needs a stride of 1; got 2"):
+        shapes(conv, jnp.zeros((1, 9, 9, 1)))
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_net_of_faces_flattens_rows_columns_features(stride):
+    # as Keras does: parameters of one layout serve the other
+    encoder = encoders.OrlConv(stride, dim=5)
+    images = jnp.asarray(np.random.default_rng(0).random((2, 56, 46, 1)), jnp.float32)
+    variables = jax.jit(encoder.init)(KEY, images)
+    params = variables["params"]
+    x = images
+    for number, features in enumerate((6, 12)):
+        conv = nn.Conv(features, (3, 3), stride, padding="VALID")
+        x = nn.relu(conv.apply({"params": params[f"Conv_{number}"]}, x))
+        x = nn.max_pool(x, (2, 2), (2, 2))
+    x = x.reshape(2, -1)
+    for number in range(2):
+        dense = params[f"Dense_{number}"]
+        x = nn.relu(x @ dense["kernel"] + dense["bias"][None])
+    found = jax.jit(encoder.apply)(variables, images)
+    np.testing.assert_allclose(found, x, atol=2e-6)
+    assert found.any()
+
+
+@pytest.mark.parametrize(
+    "encoder", [encoders.OrlConv(), encoders.MnistConv(), encoders.MnistMlp()]
+)
+def test_no_images_have_no_embeddings(encoder):
+    size = (56, 46, 1) if isinstance(encoder, encoders.OrlConv) else (28, 28, 1)
+    variables = shapes(encoder, jnp.zeros((1, *size)))
+    found = jax.eval_shape(encoder.apply, variables, jnp.zeros((0, *size)))
+    assert found.shape == (0, encoder.dim)
+
+
+# Dropout --------------------------------------------------------------------------------
+
+
+def drop(rate, key, x, train=True):
+    return encoders.Dropout(rate).apply({}, x, train=train, rngs={"dropout": key})
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.25, 0.5])
+def test_dropout_keeps_entries_at_its_rate_independently(rate):
+    shape = (64, 8, 16, 32)
+    keys = jax.random.split(KEY, 3)
+    dropped = jax.jit(jax.vmap(lambda key: drop(rate, key, jnp.full(shape, 3.0))))(keys)
+    kept = np.asarray(dropped) != 0
+    np.testing.assert_allclose(dropped[kept], 3 / (1 - rate), rtol=1e-6)
+    deviation = (rate * (1 - rate)) ** 0.5
+
+    def assert_near_chance(sample, chance, spread):
+        assert abs(sample.mean() - chance) < 4 * spread / sample.size**0.5
+
+    for mask in kept:
+        assert_near_chance(mask, 1 - rate, deviation)
+        # of each line of entries too, none of which is favoured
+        for axis in range(4):
+            lines = mask.mean(axis=tuple(set(range(4)) - {axis}))
+            count = mask.size / mask.shape[axis]
+            assert (np.abs(lines - (1 - rate)) < 5 * deviation / count**0.5).all()
+    # products of independent centred masks have mean 0 and deviation rate (1 - rate)
+    centred = kept - (1 - rate)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert_near_chance(centred[a] * centred[b], 0, deviation**2)
+    flat = centred[0].ravel()
+    for distance in (1, 2, 3, 7, 32, 512, 4096):
+        assert_near_chance(flat[distance:] * flat[:-distance], 0, deviation**2)
+
+
+def test_dropout_depends_on_key_and_shape_alone():
+    keys = jax.random.split(KEY)
+    ones, numbers = jnp.ones((16, 32)), jnp.arange(1.0, 513.0).reshape(16, 32)
+    first, again, other = (drop(0.5, key, ones) for key in (keys[0], keys[0], keys[1]))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    np.testing.assert_array_equal(drop(0.5, keys[0], numbers), numbers * first)
+    half = drop(0.5, keys[0], numbers.astype(jnp.bfloat16))
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half != 0, first != 0)
+
+
+def test_dropout_gives_the_gradient_of_what_it_kept():
+    (x,) = (jnp.asarray(np.random.default_rng(0).normal(size=(8, 9)), jnp.float32),)
+    kept = drop(0.25, KEY, jnp.ones_like(x))
+    gradient = jax.grad(lambda x: jnp.sum(drop(0.25, KEY, x) * x))(x)
+    np.testing.assert_allclose(gradient, 2 * x * kept, rtol=1e-6)
+
+
+def test_dropout_of_nothing_and_of_everything():
+    x = jnp.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(drop(0.0, KEY, x), x)
+    np.testing.assert_array_equal(drop(0.5, KEY, x, train=False), x)
+    np.testing.assert_array_equal(encoders.Dropout(0.5).apply({}, x, train=False), x)
+    value, gradient = jax.value_and_grad(lambda x: drop(1.0, KEY, x).sum())(x)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, jnp.zeros_like(x))
+
+
+def hashed(number, words):
+    """Two rounds of MurmurHash3's finaliser, in Python's whole numbers."""
+    low = 2**32 - 1
+
+    def mixed(bits):
+        bits ^= bits >> 16
+        bits = bits * 0x85EBCA6B & low
+        bits ^= bits >> 13
+        bits = bits * 0xC2B2AE35 & low
+        return bits ^ bits >> 16
+
+    return mixed(mixed((number * 0x9E3779B9 + words[0]) & low) ^ words[-1])
+
+
+class Words(nn.Module):
+    """The key that a module at the root draws first."""
+
+    @nn.compact
+    def __call__(self):
+        return jax.random.key_data(self.make_rng("dropout"))
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (2, 3, 4, 5)])
+def test_dropout_decides_by_the_hash_of_number_and_key(shape):
+    words = Words().apply({}, rngs={"dropout": KEY}).tolist()
+    assert len(set(words)) == 2
+    bits = [hashed(number, words) for number in range(np.prod(shape))]
+    for rate in (0.1, 0.5, 0.9):
+        kept = drop(rate, KEY, jnp.ones(shape)) != 0
+        wanted = [bit >= round(rate * 2**32) for bit in bits]
+        np.testing.assert_array_equal(kept.ravel(), wanted)
+    # to the bit: the entry of the least hash is the first to go
+    least = min(bits) + 1
+    dropped = drop(least / 2**32, KEY, jnp.ones(shape)).ravel() == 0
+    assert np.flatnonzero(dropped).tolist() == [bits.index(min(bits))]
+    assert drop(min(bits) / 2**32, KEY, jnp.ones(shape)).all()

@@ -9,6 +9,7 @@ import os
 
 os.environ["KERAS_BACKEND"] = "jax"  # before Keras is imported
 
+import dataclasses
 import importlib
 from functools import partial
 from typing import Any, NamedTuple
@@ -158,6 +159,8 @@ def set_precision(dtype):
 def make_system(name, row):
     """Parameters are drawn here: biases of 0 would hide that they are forgotten."""
     experiment = importlib.import_module(f"experiments.{name}")
+    config = dataclasses.replace(row.config, compute_dtype=keras.config.floatx())
+    row = row._replace(config=config)
     shapes = jax.eval_shape(partial(experiment.initial_state, row.config)).params
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: draw_weights(rng, leaf.shape), shapes)

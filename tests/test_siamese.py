@@ -48,6 +48,59 @@ def test_each_input_has_its_own_dropout_key():
     np.testing.assert_array_equal(b, apply_fn({}, same_input[1], keys[1]))
 
 
+@pytest.mark.parametrize("num_inputs", [1, 2, 3])
+def test_the_joint_twin_equals_the_twin(num_inputs):
+    inputs = jnp.concatenate([PAIR, PAIR[:1] + 1])[:num_inputs]
+    module = nn.Dense(4)
+    params = module.init(jax.random.key(0), inputs[0])
+    found, wanted = (
+        jax.value_and_grad(lambda *args, fn=fn: jnp.sum(jnp.sin(fn(*args))), (0, 1))(
+            params, inputs
+        )
+        for fn in (siamese.joint_twin(module.apply), siamese.twin(module.apply))
+    )
+    for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        siamese.joint_twin(module.apply)(params, inputs),
+        siamese.twin(module.apply)(params, inputs),
+        atol=1e-6,
+    )
+
+
+def test_the_joint_twin_hands_one_key_to_all_inputs():
+    module = nn.Dropout(0.5, deterministic=False)
+
+    def apply_fn(params, x, key, scale):
+        return module.apply(params, x * scale, rngs={"dropout": key})
+
+    same_input, key = jnp.ones((2, 8, 5)), jax.random.key(0)
+    found = siamese.joint_twin(apply_fn)({}, same_input, key, 3.0)
+    wanted = apply_fn({}, jnp.ones((16, 5)), key, 3.0)
+    np.testing.assert_array_equal(found.reshape(16, 5), wanted)
+    assert (found[0] != found[1]).any()  # no two rows fall out alike
+
+
+def test_the_joint_twin_takes_and_gives_trees():
+    inputs = {"image": PAIR, "name": jnp.arange(12).reshape(2, 6)}
+
+    def apply_fn(params, x):
+        assert x["image"].shape == (12, 3)
+        assert x["name"].shape == (12,)
+        return params * x["image"].sum(axis=1), (x["name"],)
+
+    sums, (names,) = siamese.joint_twin(apply_fn)(2.0, inputs)
+    np.testing.assert_allclose(sums, 2 * PAIR.sum(axis=2), rtol=1e-6)
+    np.testing.assert_array_equal(names, inputs["name"])
+
+
+def test_the_joint_twin_has_joint_batch_statistics():
+    params, apply_fn = with_statistics(Normed(None))
+    found = siamese.joint_twin(lambda params, x: apply_fn(params, x)[0])(params, PAIR)
+    wanted, _ = apply_fn(params, PAIR.reshape(12, 3))
+    np.testing.assert_allclose(found.reshape(12, 4), wanted, atol=1e-6)
+
+
 class Normed(nn.Module):
     axis_name: str | None
 

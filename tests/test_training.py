@@ -263,6 +263,26 @@ def test_under_shard_map_gradients_are_averaged_too():
     np.testing.assert_allclose(params, -0.1 * batch.mean(axis=0), rtol=1e-6)
 
 
+def test_under_shard_map_each_device_may_have_parameters_of_its_own():
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    by_device = jax.sharding.PartitionSpec("devices")
+
+    def one_device(params, x):
+        loss_fn = lambda params, statistics, batch, key: (
+            jnp.sum(params * batch),
+            (statistics, {}),
+        )
+        state = training.init_state(params, optax.sgd(1.0))
+        step = partial(training.train_step, loss_fn=loss_fn, optimizer=optax.sgd(1.0))
+        return step(KEY, state, x, axis_name="devices")[0].params
+
+    sharded = jax.shard_map(
+        one_device, mesh=mesh, in_specs=(by_device, by_device), out_specs=by_device
+    )
+    found = jax.jit(sharded)(jnp.array([5.0, 7.0]), jnp.array([1.0, 3.0]))
+    np.testing.assert_allclose(found, [3.0, 5.0])  # less the mean of both gradients
+
+
 def test_a_metric_named_loss_is_refused():
     def loss_fn(params, statistics, batch, key):
         return params**2, (statistics, {"loss": params})

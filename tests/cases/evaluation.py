@@ -41,6 +41,13 @@ TRAINING = [
         lambda rng: (f32(rng.normal(size=3)),),
     ),
     Case(
+        "training.with_compute_dtype",
+        training.with_compute_dtype(lambda params, x: params * x, jnp.bfloat16),
+        # products of whole numbers that bfloat16 has exactly
+        lambda rng: tuple(f32(rng.integers(1, 16, size=6)) for _ in range(2)),
+        oracle=lambda params, x: np.asarray(params) * np.asarray(x),
+    ),
+    Case(
         "training.train_step",
         lambda key, params, batch: training.train_step(
             key,

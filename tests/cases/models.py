@@ -36,6 +36,11 @@ def images_and_matrices(rng):
     return images(rng), f32(np.eye(2, 3) + rng.normal(size=(3, 2, 3)) * 0.5)
 
 
+def _convolve_and_pool_oracle(x, kernel, window=2):
+    sums = oracles.convolution(x, kernel, (1, 1), ((0, 0), (0, 0)))
+    return oracles.max_pool(sums, window)
+
+
 DISTORTION = augment.Affine(30.0, 0.3, (0.8, 1.2), 2.0, 0.7, 0.7, 0.7, 0.7)
 _IMAGE = jnp.zeros((1, 4, 4, 1))
 _AFFINE_MISUSE = tuple(
@@ -53,6 +58,13 @@ MODELS = [
     Case(
         "siamese.twin",
         siamese.twin(dense),
+        params_and_pair,
+        oracle=lambda p, pair: np.stack([_dense_oracle(p, x) for x in pair]),
+        gradient=(0, 1),
+    ),
+    Case(
+        "siamese.joint_twin",
+        siamese.joint_twin(dense),
         params_and_pair,
         oracle=lambda p, pair: np.stack([_dense_oracle(p, x) for x in pair]),
         gradient=(0, 1),
@@ -190,5 +202,40 @@ MODELS = [
         lambda rng: (images(rng),),
         oracle=partial(oracles.max_pool, window=2),
         gradient=(0,),
+        misuse=(
+            ((_IMAGE,), {"window": 5}, ValueError, "window must be from 1 to 4, .*; got 5"),
+            ((_IMAGE,), {"window": 0}, ValueError, "window must be from 1 to 4, .*; got 0"),
+        ),
+        traits=frozenset({"half", "nan"}),
+    ),
+    Case(
+        "convolution.convolve_and_pool",
+        partial(convolution.convolve_and_pool, window=2),
+        lambda rng: (images(rng), f32(rng.normal(size=(2, 3, 2, 4)))),
+        options=({}, {"window": 1}, {"window": 3}),
+        oracle=_convolve_and_pool_oracle,
+        gradient=(0, 1),
+        misuse=(
+            (
+                (_IMAGE, jnp.ones((2, 2, 3, 1))),
+                {},
+                ValueError,
+                r"the kernel's 3 channels; got 1 \(shape \(1, 4, 4, 1\), NHWC\)",
+            ),
+            (
+                (_IMAGE, jnp.ones((2, 2, 2, 1))),
+                {"layout": "CHWN"},
+                ValueError,
+                "the kernel's 2 channels; got 1 .* CHWN",
+            ),
+            ((_IMAGE, jnp.ones((3, 2, 1, 1))), {"window": 3}, ValueError, "1 to 2.*got 3"),
+            (
+                (_IMAGE, jnp.ones((5, 2, 1, 1))),
+                {},
+                ValueError,
+                "window must be from 1 to 0",
+            ),
+        ),
+        traits=frozenset({"half", "nan"}),
     ),
 ]

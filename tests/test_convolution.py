@@ -1,0 +1,549 @@
+"""Each way gives the sums of `lax`, under each transformation, in float64 and in halves."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export, lax
+
+from siamese_jax import _fourier, convolution
+from siamese_jax.convolution import convolve_and_pool, max_pool
+
+NHWC = ("NHWC", "HWIO", "NHWC")
+CONV = convolution.convolution
+CHWN_AXES = (3, 1, 2, 0)  # from NHWC, and back
+
+
+def normal(*shapes, seed=0, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes]
+
+
+def by_lax(x, kernel, strides=(1, 1), padding="VALID", **options):
+    options = {"dimension_numbers": NHWC} | options
+    return lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+def pool_by_lax(x, window):
+    size = (1, window, window, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, size, size, "VALID")
+
+
+def pooled_by_lax(window, layout, x, kernel):
+    if layout == "NHWC":
+        return pool_by_lax(by_lax(x, kernel), window)
+    x = jnp.transpose(x, CHWN_AXES)
+    return jnp.transpose(pool_by_lax(by_lax(x, kernel), window), CHWN_AXES)
+
+
+def with_gradients(fn, *args):
+    """The value, and the gradients of its product with random numbers."""
+
+    @jax.jit
+    def compiled(*args):
+        y, back = jax.vjp(fn, *args)
+        (weights,) = normal(y.shape, seed=1, dtype=y.dtype)
+        return y, back(weights)
+
+    return compiled(*args)
+
+
+def assert_same(found, wanted, rtol=1e-10):
+    """Errors are relative to the largest number: sums may cancel."""
+    found, wanted = jax.tree.leaves(found), jax.tree.leaves(wanted)
+    assert len(found) == len(wanted)
+    for a, b in zip(found, wanted, strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        scale = np.max(np.abs(b), initial=0)
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale)
+
+
+@pytest.fixture
+def tilings(monkeypatch):
+    """What was chosen at each call, None for patches."""
+    chosen = []
+    best_tilings = convolution._best_tilings
+
+    def noted(*shapes):
+        chosen.append(best_tilings(*shapes))
+        return chosen[-1]
+
+    monkeypatch.setattr(convolution, "_best_tilings", noted)
+    return chosen
+
+
+# Every way ------------------------------------------------------------------------------
+
+# image, kernel, strides, padding, dilation of the kernel, tiles (None: patches)
+ROWS = [
+    ((2, 8, 7, 1), (3, 3, 1, 4), (1, 1), "VALID", (1, 1), None),
+    ((2, 8, 7, 3), (3, 3, 3, 4), (1, 1), "SAME", (1, 1), None),
+    ((2, 7, 6, 3), (4, 2, 3, 4), (1, 1), "SAME", (1, 1), None),
+    ((2, 7, 6, 3), (4, 2, 3, 4), (1, 1), "SAME_LOWER", (1, 1), None),
+    ((2, 8, 7, 3), (2, 3, 3, 4), (1, 1), ((0, 3), (2, 1)), (1, 1), None),
+    ((2, 8, 7, 3), (2, 3, 3, 4), (1, 1), ((-1, 2), (1, -2)), (1, 1), None),
+    ((2, 9, 8, 3), (3, 2, 3, 4), (1, 1), "VALID", (2, 3), None),
+    ((2, 9, 8, 3), (3, 2, 3, 4), (1, 1), "SAME", (2, 3), None),
+    ((2, 9, 8, 3), (3, 2, 3, 4), (3, 2), "VALID", (1, 1), None),
+    ((2, 9, 8, 3), (3, 3, 3, 4), (2, 3), "SAME", (2, 1), None),
+    ((2, 9, 8, 3), (3, 3, 3, 4), (2, 2), ((-1, 0), (0, 2)), (1, 2), None),
+    ((2, 5, 4, 16), (1, 1, 16, 3), (1, 1), "SAME", (1, 1), None),
+    ((2, 5, 4, 3), (1, 1, 3, 4), (2, 2), "VALID", (1, 1), None),
+    ((2, 5, 4, 3), (5, 4, 3, 4), (1, 1), "VALID", (1, 1), None),
+    ((2, 3, 3, 3), (5, 4, 3, 4), (1, 1), "SAME", (1, 1), None),
+    ((2, 3, 3, 3), (5, 4, 3, 4), (1, 1), "VALID", (1, 1), "empty"),
+    ((2, 3, 3, 3), (3, 2, 3, 4), (2, 1), ((-1, 0), (0, 0)), (1, 1), "empty"),
+    ((0, 5, 4, 3), (3, 2, 3, 4), (1, 1), "SAME", (1, 1), None),
+    ((2, 12, 11, 16), (4, 4, 16, 16), (2, 2), "VALID", (1, 1), None),
+    ((2, 12, 11, 16), (4, 4, 16, 16), (1, 1), "VALID", (2, 1), None),
+    ((2, 9, 8, 16), (5, 4, 16, 16), (1, 1), "VALID", (1, 1), (1, 1)),
+    ((1, 10, 9, 16), (4, 5, 16, 16), (1, 1), "SAME", (1, 1), (1, 1)),
+    ((2, 9, 11, 16), (5, 4, 16, 16), (1, 1), ((3, 1), (0, 2)), (1, 1), (1, 1)),
+    ((2, 13, 9, 16), (5, 4, 16, 16), (1, 1), ((-1, -2), (-1, 1)), (1, 1), (1, 1)),
+    ((2, 10, 12, 16), (3, 7, 16, 16), (1, 1), "VALID", (1, 1), (1, 1)),
+    ((1, 30, 30, 16), (3, 3, 16, 16), (1, 1), "VALID", (1, 1), (2, 1)),
+    ((1, 38, 38, 24), (3, 3, 24, 24), (1, 1), "SAME", (1, 1), (2, 2)),
+    ((0, 9, 8, 16), (5, 4, 16, 16), (1, 1), "VALID", (1, 1), (1, 1)),
+]
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel", "strides", "padding", "dilation", "tiles"),
+    ROWS,
+    ids=lambda value: str(value).replace(" ", ""),
+)
+def test_value_and_gradients_are_those_of_lax(
+    tilings, image, kernel, strides, padding, dilation, tiles
+):
+    with jax.enable_x64(True):
+        args = normal(image, kernel, dtype=jnp.float64)
+        options = {"window_strides": strides, "padding": padding, "rhs_dilation": dilation}
+        found, wanted = (
+            with_gradients(partial(fn, **options), *args)
+            for fn in (CONV, partial(lax.conv_general_dilated, dimension_numbers=NHWC))
+        )
+    plain = strides == dilation == (1, 1)
+    assert len(tilings) == (plain and tiles != "empty")
+    counts = [chosen and tuple(t.num_tiles for t in chosen) for chosen in tilings]
+    assert counts == [tiles] * len(tilings)
+    assert (found[0].size == 0) == (tiles == "empty" or image[0] == 0)
+    assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("num_tiles", [1, 2, 3])
+@pytest.mark.parametrize(("height", "width"), [((3, 7), (4, 9)), ((2, 12), (1, 5))])
+def test_a_convolution_by_tiles_of_any_size(height, width, num_tiles):
+    # kernels and outputs of height and width; tiles of even and of odd sizes; the last of
+    # several is ragged, or is not there where the outputs come out even
+    with jax.enable_x64(True):
+        tilings = [
+            _fourier.Tiling(-(-outputs // num_tiles) + kernel - 1 + extra, kernel, outputs)
+            for (kernel, outputs), extra in zip((height, width), (0, 1), strict=True)
+        ]
+        sizes = [outputs + kernel - 1 for kernel, outputs in (height, width)]
+        args = normal((2, *sizes, 3), (height[0], width[0], 3, 2), dtype=jnp.float64)
+        found = with_gradients(lambda x, k: _fourier.convolve(x, k, *tilings), *args)
+        wanted = with_gradients(by_lax, *args)
+    assert_same(found, wanted)
+
+
+def test_tiles_are_of_all_kinds():
+    tilings = [
+        _fourier.Tiling(-(-outputs // num) + kernel - 1 + extra, kernel, outputs)
+        for num in (1, 2, 3)
+        for kernel, outputs, extra in ((3, 7, 0), (4, 9, 1), (2, 12, 0), (1, 5, 1))
+    ]
+    assert {t.size % 2 for t in tilings} == {0, 1}
+    assert {t.num_tiles for t in tilings} >= {1, 2, 3}
+    assert {t.num_tiles * t.step == t.outputs for t in tilings} == {True, False}
+
+
+GROUPED = {
+    "grouped": {"feature_group_count": 2},
+    "batch groups": {"batch_group_count": 2},
+    "dilated image": {"lhs_dilation": (2, 1)},
+    "channels first": {"dimension_numbers": ("NCHW", "OIHW", "NCHW")},
+    "result turned": {"dimension_numbers": ("NHWC", "HWIO", "NCHW")},
+}
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_what_is_not_plain_goes_to_lax(tilings, name):
+    shapes = {
+        "grouped": ((2, 6, 5, 4), (3, 2, 2, 4)),
+        "channels first": ((2, 4, 6, 5), (3, 4, 3, 2)),
+    }.get(name, ((2, 6, 5, 4), (3, 2, 4, 4)))
+    args = normal(*shapes)
+    found, wanted = (
+        fn(*args, (1, 1), ((1, 1), (0, 1)), **GROUPED[name]) for fn in (CONV, by_lax)
+    )
+    assert not tilings
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lhs_dilation": (1, 1), "feature_group_count": 1, "batch_group_count": 1},
+        {"lhs_dilation": None, "rhs_dilation": None, "precision": "highest"},
+        {
+            "dimension_numbers": lax.ConvDimensionNumbers(
+                (0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)
+            )
+        },
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_options_that_say_nothing_leave_it_plain(tilings, options):
+    args = normal((2, 5, 4, 2), (3, 2, 2, 3))
+    found, wanted = (fn(*args, (1, 1), "VALID", **options) for fn in (CONV, by_lax))
+    assert len(tilings) == 1
+    assert_same(found, wanted, rtol=1e-6)
+
+
+# Rounding -------------------------------------------------------------------------------
+
+
+# image, kernel: the second is Koch's second kernel, of few channels
+@pytest.mark.parametrize(
+    ("image", "kernel"),
+    [
+        ((2, 16, 14, 16), (5, 4, 16, 16)),
+        ((2, 24, 24, 4), (7, 7, 4, 6)),
+        ((2, 48, 48, 2), (7, 7, 2, 3)),
+    ],
+)
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_float32_is_as_exact_as_the_direct_sum(image, kernel, offset):
+    # without an offset the sums cancel; with it they do not
+    sizes = [(image[i], kernel[i - 1], image[i] - kernel[i - 1] + 1) for i in (1, 2)]
+    tilings = [_fourier.Tiling(*size) for size in sizes]
+    x, k = (a + offset for a in normal(image, kernel))
+    found = with_gradients(lambda x, k: _fourier.convolve(x, k, *tilings), x, k)
+    with jax.enable_x64(True):
+        exact = [a.astype(jnp.float64) for a in (x, k)]
+        y, back = jax.vjp(by_lax, *exact)
+        (weights,) = normal(y.shape, seed=1)
+        weights = weights.astype(jnp.float64)
+        wanted = y, back(weights)
+        # sums of magnitudes, against which errors are measured
+        y, back = jax.vjp(by_lax, *map(jnp.abs, exact))
+        magnitudes = y, back(jnp.abs(weights))
+        rows = zip(*map(jax.tree.leaves, (found, wanted, magnitudes)), strict=True)
+        for a, b, magnitude in rows:
+            assert a.dtype == jnp.float32
+            assert jnp.abs(a - b).max() <= 2e-6 * magnitude.max()
+
+
+WAYS = {
+    "patches": ((2, 8, 7, 3), (3, 3, 3, 4)),
+    "Fourier": ((2, 9, 8, 16), (5, 4, 16, 16)),
+    "tiles": ((2, 30, 30, 16), (3, 3, 16, 16)),
+}
+
+
+@pytest.mark.parametrize("preferred", [None, jnp.float32])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("way", ["patches", "Fourier"])
+def test_halves_are_summed_in_float32(way, dtype, preferred):
+    x, k = normal(*WAYS[way], dtype=dtype)
+    found, gradients = with_gradients(
+        lambda x, k: CONV(x, k, (1, 1), "VALID", preferred_element_type=preferred), x, k
+    )
+    assert found.dtype == (preferred or dtype)
+    assert {gradient.dtype for gradient in gradients} == {jnp.dtype(dtype)}
+    wanted, wanted_gradients = with_gradients(
+        by_lax, *(a.astype(jnp.float32) for a in (x, k))
+    )
+    # one rounding, at the end; a sum in halves would be off by several
+    half = jnp.finfo(found.dtype).eps
+    limit = 0.51 * half * np.abs(wanted) + 2e-6 * np.abs(wanted).max()
+    assert (np.abs(found.astype(jnp.float32) - wanted) <= limit).all()
+    for gradient, exact in zip(gradients, wanted_gradients, strict=True):
+        scale = np.abs(exact).max()
+        # with a rounded cotangent as well
+        error = np.abs(gradient.astype(jnp.float32) - exact).max()
+        assert error <= 2 * jnp.finfo(dtype).eps * scale
+
+
+# Transformations ------------------------------------------------------------------------
+
+same = partial(CONV, window_strides=(1, 1), padding="SAME")
+lax_same = partial(by_lax, padding="SAME")
+POOLED = ((4, 8, 7, 2), (3, 2, 2, 3))
+
+# ours, of lax, shapes of image and kernel
+FUNCTIONS = {
+    "patches": (same, lax_same, *WAYS["patches"]),
+    "Fourier": (same, lax_same, *WAYS["Fourier"]),
+    "tiles": (same, lax_same, *WAYS["tiles"]),
+    "blocks": (
+        lambda x, k: convolve_and_pool(x, k, 2),
+        partial(pooled_by_lax, 2, "NHWC"),
+        *POOLED,
+    ),
+    "blocks CHWN": (
+        lambda x, k: convolve_and_pool(x, k, 2, layout="CHWN"),
+        partial(pooled_by_lax, 2, "CHWN"),
+        (2, 8, 7, 4),
+        POOLED[1],
+    ),
+    "pool": (
+        lambda x, k: max_pool(x * k[:1, :1, :, 0].reshape(1, 1, 1, -1), 2),
+        lambda x, k: pool_by_lax(x * k[:1, :1, :, 0].reshape(1, 1, 1, -1), 2),
+        *POOLED,
+    ),
+}
+EACH = pytest.mark.parametrize(
+    ("ours", "of_lax", "image", "kernel"), FUNCTIONS.values(), ids=FUNCTIONS
+)
+
+
+@EACH
+def test_vmap_over_images_and_kernels(ours, of_lax, image, kernel):
+    with jax.enable_x64(True):
+        x, k = normal((2, *image), (2, *kernel), dtype=jnp.float64)
+        for axes, args in (
+            ((0, None), (x, k[0])),
+            ((None, 0), (x[0], k)),
+            ((0, 0), (x, k)),
+        ):
+            found = with_gradients(jax.vmap(ours, axes), *args)
+            wanted = with_gradients(jax.vmap(of_lax, axes), *args)
+            assert_same(found, wanted)
+
+
+@EACH
+def test_gradients_inside_a_loop(ours, of_lax, image, kernel):
+    def descend(fn, xs, k):
+        gradient_fn = jax.value_and_grad(lambda k, x: jnp.sum(jnp.sin(fn(x, k))))
+
+        def body(k, x):
+            value, gradient = gradient_fn(k, x)
+            return k - 0.01 * gradient, value
+
+        return lax.scan(body, k, xs)
+
+    with jax.enable_x64(True):
+        args = normal((3, *image), kernel, dtype=jnp.float64)
+        found, wanted = (jax.jit(partial(descend, fn))(*args) for fn in (ours, of_lax))
+    assert_same(found, wanted, rtol=1e-9)
+
+
+@EACH
+def test_two_devices_equal_one(ours, of_lax, image, kernel):
+    spec = jax.sharding.PartitionSpec
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    by_row = spec(None, None, None, "devices") if image[0] == kernel[2] else spec("devices")
+    with jax.enable_x64(True):
+        x, k = normal(image, kernel, dtype=jnp.float64)
+
+        def gradients(x, k):
+            return jax.grad(lambda x, k: jnp.sum(jnp.sin(ours(x, k))), (0, 1))(x, k)
+
+        # outside: `shard_map` sums the kernel's gradient, as it is one kernel
+        shard = partial(jax.shard_map, mesh=mesh, in_specs=(by_row, spec()))
+        over_devices = shard(ours, out_specs=by_row)
+        assert_same(with_gradients(over_devices, x, k), with_gradients(of_lax, x, k))
+        # inside: the same, as the kernel does not vary over the devices
+        inside = shard(gradients, out_specs=(by_row, spec()))
+        wanted = jax.jit(gradients)(x, k)
+        assert_same(jax.jit(inside)(x, k), wanted)
+
+        # a kernel that is made to vary has a gradient on each device, for the caller to sum
+        def summed(x, k):
+            x_gradient, k_gradient = gradients(x, lax.pcast(k, "devices", to="varying"))
+            return x_gradient, lax.psum(k_gradient, "devices")
+
+        apart = shard(summed, out_specs=(by_row, spec()))
+        assert_same(jax.jit(apart)(x, k), wanted)
+
+
+@EACH
+def test_an_exported_program_takes_any_number_of_images(ours, of_lax, image, kernel):
+    axis = 3 if image[0] == kernel[2] else 0
+    (n,) = export.symbolic_shape("n")
+    shape = (*image[:axis], n, *image[axis + 1 :])
+    program = export.export(jax.jit(ours), platforms=("cpu", "cuda", "tpu"))(
+        jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(kernel, jnp.float32)
+    )
+    program = export.deserialize(program.serialize())
+    for num in (1, 5):
+        x, k = normal((*image[:axis], num, *image[axis + 1 :]), kernel)
+        assert_same(program.call(x, k), of_lax(x, k), rtol=3e-6)
+
+
+@EACH
+def test_no_images_give_nothing(ours, of_lax, image, kernel):
+    axis = 3 if image[0] == kernel[2] else 0
+    args = normal((*image[:axis], 0, *image[axis + 1 :]), kernel)
+    assert_same(with_gradients(ours, *args), with_gradients(of_lax, *args))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": (5, 4)},
+        {"kernel_size": (3, 3), "kernel_dilation": 2},
+        {"kernel_size": (3, 3), "strides": 2, "padding": "VALID"},
+        {"kernel_size": (3, 3), "padding": "CIRCULAR"},
+        {"kernel_size": (3, 3), "feature_group_count": 4},
+        {"kernel_size": (5, 4), "dtype": jnp.bfloat16},
+    ],
+    ids=str,
+)
+def test_flax_takes_it_for_its_own(options):
+    (x,) = normal((2, 9, 8, 16))
+    plain = nn.Conv(16, **options)
+    ours = nn.Conv(16, **options, conv_general_dilated=CONV)
+    variables = plain.init(jax.random.key(0), x)
+    found, wanted = (with_gradients(conv.apply, variables, x) for conv in (ours, plain))
+    assert_same(found, wanted, rtol=2e-2 if "dtype" in options else 3e-6)
+
+
+# Pooling --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((3, 6, 4, 2), 1),
+        ((3, 6, 4, 2), 2),
+        ((3, 7, 5, 2), 2),
+        ((3, 8, 7, 2), 3),
+        ((2, 3, 3, 4), 3),
+        ((2, 17, 8, 2), 8),
+        ((2, 19, 9, 2), 9),  # by `lax`
+    ],
+)
+def test_pooling_is_that_of_lax_and_the_first_of_equals_gets_the_gradient(
+    shape, window, dtype
+):
+    # few different numbers, so that there are ties
+    x = jnp.asarray(np.random.default_rng(0).integers(0, 3, shape), dtype)
+    found = with_gradients(lambda x: max_pool(x, window), x)
+    wanted = with_gradients(lambda x: pool_by_lax(x, window), x)
+    for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        assert a.dtype == b.dtype == dtype
+        np.testing.assert_array_equal(a, b)
+
+
+def test_of_equals_the_first_gets_the_gradient():
+    for x in (jnp.ones((1, 2, 2, 1)), jnp.full((1, 2, 2, 1), -jnp.inf)):
+        gradient = jax.grad(lambda x: max_pool(x, 2).sum())(x)
+        np.testing.assert_array_equal(gradient.ravel(), [1, 0, 0, 0])
+
+
+def test_the_two_middle_axes_are_pooled():
+    (x,) = normal((3, 6, 5, 2))
+    found = with_gradients(lambda x: max_pool(x, 2), jnp.transpose(x, CHWN_AXES))[0]
+    np.testing.assert_array_equal(jnp.transpose(found, CHWN_AXES), pool_by_lax(x, 2))
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_nan_in_a_block_gives_nan(place):
+    x = np.arange(16.0, dtype=np.float32).reshape(1, 4, 4, 1)
+    x[0, place // 2, place % 2, 0] = np.nan
+    pooled = jax.jit(partial(max_pool, window=2))
+    assert np.isnan(pooled(jnp.asarray(x))).ravel().tolist() == [True] + [False] * 3
+    one = jnp.ones((1, 1, 1, 1))
+    for layout in ("NHWC", "CHWN"):  # one image of one channel
+        pooled = jax.jit(partial(convolve_and_pool, window=2, layout=layout))
+        found = pooled(jnp.asarray(x), one)
+        assert np.isnan(found).ravel().tolist() == [True] + [False] * 3
+
+
+@pytest.mark.parametrize("window", [0, 5, 6])
+def test_windows_that_do_not_fit_are_refused(window):
+    for shape in ((1, 4, 7, 1), (1, 7, 4, 1)):
+        with pytest.raises(ValueError, match=f"from 1 to 4, the smaller .* got {window}"):
+            max_pool(jnp.ones(shape), window)
+
+
+# Convolution and pooling in one ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
+@pytest.mark.parametrize(
+    ("image", "kernel", "window", "is_block"),
+    [
+        ((3, 8, 7, 1), (3, 3, 1, 4), 1, True),
+        ((3, 8, 7, 2), (3, 3, 2, 4), 2, True),
+        ((3, 9, 7, 3), (2, 4, 3, 2), 2, True),
+        ((3, 9, 8, 2), (3, 2, 2, 4), 3, True),
+        ((3, 5, 6, 2), (3, 4, 2, 4), 3, True),  # one block
+        ((3, 5, 6, 2), (5, 6, 2, 4), 1, True),  # one output
+        ((3, 9, 8, 16), (5, 4, 16, 16), 2, False),
+        ((3, 10, 9, 16), (3, 2, 16, 5), 3, False),
+        ((3, 5, 4, 64), (2, 2, 64, 3), 1, False),
+    ],
+)
+def test_one_product_equals_convolution_then_pooling(
+    monkeypatch, image, kernel, window, is_block, layout
+):
+    blocks = []
+    block_maxima = convolution._block_maxima
+    monkeypatch.setattr(
+        convolution, "_block_maxima", lambda *args: blocks.append(0) or block_maxima(*args)
+    )
+    with jax.enable_x64(True):
+        x, k = normal(image, kernel, dtype=jnp.float64)
+        x = x if layout == "NHWC" else jnp.transpose(x, CHWN_AXES)
+        found = with_gradients(
+            lambda x, k: convolve_and_pool(x, k, window, layout=layout), x, k
+        )
+        wanted = with_gradients(partial(pooled_by_lax, window, layout), x, k)
+    assert bool(blocks) == is_block
+    assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
+@pytest.mark.parametrize("features", [2, 64])
+def test_of_equal_sums_the_first_is_chosen(layout, features):
+    # all sums are equal; `lax` gives the first the gradient
+    channels = features  # few: in one; many: apart
+    x, k = jnp.ones((2, 5, 4, channels)), jnp.ones((2, 2, channels, 3))
+    x = x if layout == "NHWC" else jnp.transpose(x, CHWN_AXES)
+    found = with_gradients(lambda x, k: convolve_and_pool(x, k, 2, layout=layout), x, k)
+    wanted = with_gradients(partial(pooled_by_lax, 2, layout), x, k)
+    assert_same(found, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_halves_of_blocks_are_summed_in_float32(dtype, layout):
+    turn = (0, 1, 2, 3) if layout == "NHWC" else CHWN_AXES
+    x, k, weights = normal((3, 8, 7, 4), (3, 3, 4, 4), (3, 3, 2, 4), dtype=dtype)
+
+    @partial(jax.jit, static_argnums=0)
+    def apply(fn, x, k, weights):
+        y, back = jax.vjp(fn, x, k)
+        return y, *back(weights)
+
+    found = apply(
+        lambda x, k: jnp.transpose(
+            convolve_and_pool(jnp.transpose(x, turn), k, 2, layout=layout), turn
+        ),
+        *(x, k, weights),
+    )
+    wide = (a.astype(jnp.float32) for a in (x, k, weights))
+    wanted = apply(partial(pooled_by_lax, 2, "NHWC"), *wide)
+    for a, b in zip(found, wanted, strict=True):
+        assert a.dtype == dtype
+        # one rounding, at the end
+        limit = 0.51 * jnp.finfo(dtype).eps * np.abs(b) + 2e-6 * np.abs(b).max()
+        assert (np.abs(a.astype(jnp.float32) - b) <= limit).all()
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
+def test_large_windows_are_those_of_lax(layout):
+    x, k = normal((2, 11, 10, 1), (2, 2, 1, 3))
+    x = x if layout == "NHWC" else jnp.transpose(x, CHWN_AXES)
+    found = with_gradients(lambda x, k: convolve_and_pool(x, k, 9, layout=layout), x, k)
+    wanted = with_gradients(partial(pooled_by_lax, 9, layout), x, k)
+    assert_same(found, wanted, rtol=1e-5)
