@@ -37,7 +37,7 @@ from benchmarks.contestants import BACKENDS, OURS, PLAIN_TORCH
 ROOT = pathlib.Path(__file__).parent.parent
 FIRST_DIFFERENCE = 1e-5  # between first losses, relative
 HALF_DIFFERENCE = 0.1  # in bfloat16, whose roundings differ
-LARGEST_DIFFERENCE = 1e-3  # later: rounding grows from step to step
+LARGEST_DIFFERENCE = 3e-3  # later: rounding grows, Adams place their epsilon elsewhere
 
 RIVALS = [*BACKENDS, *PLAIN_TORCH]
 

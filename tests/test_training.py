@@ -268,10 +268,9 @@ def test_under_shard_map_each_device_may_have_parameters_of_its_own():
     by_device = jax.sharding.PartitionSpec("devices")
 
     def one_device(params, x):
-        loss_fn = lambda params, statistics, batch, key: (
-            jnp.sum(params * batch),
-            (statistics, {}),
-        )
+        def loss_fn(params, statistics, batch, key):
+            return jnp.sum(params * batch), (statistics, {})
+
         state = training.init_state(params, optax.sgd(1.0))
         step = partial(training.train_step, loss_fn=loss_fn, optimizer=optax.sgd(1.0))
         return step(KEY, state, x, axis_name="devices")[0].params
