@@ -103,16 +103,14 @@ def with_compute_dtype(apply_fn: ApplyFn, dtype: DTypeLike) -> ApplyFn:
     1.0
     """
 
-    def cast(tree: PyTree) -> PyTree:
+    def cast(tree: PyTree, wanted: DTypeLike) -> PyTree:
         return jax.tree.map(
-            lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
+            lambda x: x.astype(wanted) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
         )
 
     def apply(params: PyTree, x: PyTree, *extras: PyTree) -> PyTree:
         wide = jnp.result_type(*jax.tree.leaves(params))
-        return jax.tree.map(
-            lambda y: y.astype(wide), apply_fn(cast(params), cast(x), *extras)
-        )
+        return cast(apply_fn(cast(params, dtype), cast(x, dtype), *extras), wide)
 
     return apply
 

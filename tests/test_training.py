@@ -299,3 +299,25 @@ def test_a_metric_named_loss_is_refused():
 def test_a_function_that_loses_rows_is_refused():
     with pytest.raises(ValueError, match="fn must return 2 rows for 2 rows"):
         batching.map_batches(lambda x: x[:1], jnp.arange(6), batch_size=2)
+
+
+def test_mixed_precision_computes_in_half_and_keeps_the_parameters_type():
+    seen = []
+
+    def apply_fn(params, x, key):
+        seen.append((params["w"].dtype, x.dtype, key.dtype))
+        return x @ params["w"], jnp.zeros(2, jnp.int32)
+
+    params = {"w": jax.random.normal(KEY, (3, 4))}
+    x = jax.random.normal(jax.random.key(1), (5, 3))
+    mixed = training.with_compute_dtype(apply_fn, jnp.bfloat16)
+    embeddings, counts = mixed(params, x, jnp.zeros(2, jnp.uint32))
+    assert seen == [(jnp.bfloat16, jnp.bfloat16, jnp.uint32)]
+    assert embeddings.dtype == jnp.float32
+    assert counts.dtype == jnp.int32
+    exact = x @ params["w"]
+    assert jnp.allclose(embeddings, exact, rtol=0.05, atol=0.05)
+    assert not jnp.array_equal(embeddings, exact)
+    gradient = jax.grad(lambda p: jnp.sum(mixed(p, x, jnp.zeros(2, jnp.uint32))[0]))(params)
+    assert gradient["w"].dtype == jnp.float32
+    assert jnp.all(gradient["w"] != 0)
