@@ -66,7 +66,7 @@ def sample_labelled(
     assert data.classes is not None
     num_each = 2 * config.batch_size // NUM_DIGITS
     batch = samplers.sample_batch(key, data.classes, NUM_DIGITS, num_each)
-    return LabelledBatch(data.images[batch.examples] / 255, batch.labels)
+    return LabelledBatch(pairs.gather(data.images, batch.examples), batch.labels)
 
 
 def supervised_loss(

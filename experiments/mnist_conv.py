@@ -4,7 +4,7 @@ Source:  a Keras sketch of one-shot learning: conv 32 of 3x3, dense 128, Euclide
          Adam, batch 128, 10 epochs.
 Run:     python -m experiments.mnist_conv --workdir runs/mnist_conv
          python -m experiments.mnist_conv --form literal --workdir runs/mnist_conv_literal
-Expect:  pair_accuracy .988 (one seed), some ten minutes of training on two CPU cores;
+Expect:  pair_accuracy .988 (one seed), 41 minutes of training on two busy CPU cores;
          the literal form is at chance, .49 after one epoch (--num-steps 847)
 Quick:   python -m experiments.mnist_conv --dataset digits --num-steps 300 --workdir runs/q
 

@@ -4,8 +4,8 @@ Source:  a public Keras tutorial on siamese networks: one dense layer of 128, bi
          cross-entropy, Adam, batch 16, 10 epochs of 120,000 pairs.
 Run:     python -m experiments.mnist_towers --workdir runs/mnist_towers
          python -m experiments.mnist_towers --dataset omniglot --num-steps 24100
-Expect:  test accuracy of a .506, b .502, c .906 (one seed); some four minutes of training
-         for all three on two CPU cores
+Expect:  test accuracy of a .506, b .502, c .906 (one seed); nine minutes of training
+         for all three on two busy CPU cores
 Quick:   python -m experiments.mnist_towers --dataset digits --num-steps 750
 
 a  two towers with their own weights, concatenated, a dense layer to "same":

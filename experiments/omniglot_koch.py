@@ -181,7 +181,7 @@ def sample(config: Config, key: jax.Array, step: jax.Array, data: Data) -> pairs
     anchors = samplers.sample_batch(anchor_key, data.classes, num, 1).examples
     same = jnp.arange(num) % 2 == 0
     partners = samplers.sample_partners(partner_key, data.classes, anchors, same)
-    pictures = data.images[jnp.concatenate([anchors, partners])] / 255
+    pictures = pairs.gather(data.images, jnp.concatenate([anchors, partners]))
     if config.affine:
         distortion = augment.KOCH_AFFINE
         if config.size == "half":

@@ -114,7 +114,7 @@ def sample(config: RecipeConfig, key: jax.Array, step: jax.Array, data: Data) ->
     batch = samplers.sample_batch(
         batch_key, data.classes, config.num_classes, config.num_images
     )
-    images = distort(config, distortion_key, data.images[batch.examples] / 255)
+    images = distort(config, distortion_key, pairs.gather(data.images, batch.examples))
     return images, batch.labels
 
 
