@@ -124,6 +124,7 @@ COMMANDS = {
     "train_step": "python -m benchmarks.train_step",
     "time_to_accuracy": "python -m benchmarks.time_to_accuracy",
     "inference": "python -m benchmarks.inference",
+    "record_step": "python -m benchmarks.record_step",
     "sweep": "python -m benchmarks.sweep",
     "start_up": "python -m benchmarks.start_up",
 }
@@ -151,6 +152,13 @@ COLUMNS = {
         "rival": "{rival}",
         "ours, a second": "{ours_per_second:,.0f}",
         "rival, a second": "{rival_per_second:,.0f}",
+        "ratio": _RATIO,
+    },
+    "record_step": {
+        "preset": "{preset}",
+        "precision": "{dtype}",
+        "ours, images/s": "{images_per_second:,.0f}",
+        "PyTorch, images/s": "{torch_images_per_second:,.0f}",
         "ratio": _RATIO,
     },
     "sweep": {

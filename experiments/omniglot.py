@@ -15,7 +15,7 @@ import numpy as np
 
 from experiments import run
 from experiments.data import class_names, load_columns
-from experiments.model import Model
+from experiments.model import Model, embed
 from siamese_jax import episodes, samplers
 
 LAKE_ALPHABETS = (
@@ -32,6 +32,8 @@ LAKE_ALPHABETS = (
 )
 
 Part = Literal["background", "validation", "test", "all"]
+
+FEW_SHOT = ((20, 1), (5, 1), (20, 5), (5, 5))  # ways and shots
 
 
 class Characters(NamedTuple):
@@ -94,8 +96,9 @@ def task_accuracy(
     num_episodes: int,
     within_alphabet: bool,
     num_ways: int = 20,
+    num_shots: int = 1,
 ) -> episodes.EpisodeAccuracy:
-    """One-shot tasks of one query each, within an alphabet or over all of them.
+    """Few-shot tasks of one query each, within an alphabet or over all of them.
 
     Raises:
       UserError: If an alphabet has too few characters.
@@ -107,6 +110,7 @@ def task_accuracy(
             index,
             num_episodes=num_episodes,
             num_ways=num_ways,
+            num_shots=num_shots,
             num_asked=1,
             max_groups=1 if within_alphabet else None,
             matrix_fn=model.matrix_fn,
@@ -119,3 +123,48 @@ def as_metrics(name: str, accuracy: episodes.EpisodeAccuracy) -> dict[str, Any]:
     """The mean under its name, with half the width of its interval."""
     half = float(accuracy.high - accuracy.mean)
     return {name: float(accuracy.mean), f"{name}_interval": half}
+
+
+def few_shot_metrics(
+    learnt: Model, characters: Characters, num_episodes: int, ending: str = ""
+) -> dict[str, float]:
+    """Tasks within an alphabet, and over all characters: 20 and 5 ways, 1 shot and 5.
+
+    The names: within_alphabet_accuracy is 20-way one-shot, and so is random_20_way_accuracy
+    over all characters; the others say what they are.
+    """
+    embeddings = embed(learnt, characters.images, batch_size=64)
+    index = characters.class_index()
+    names = {True: "within_alphabet", False: "random_20_way"}
+    metrics: dict[str, float] = {}
+    for within in (True, False):
+        for num_ways, num_shots in FEW_SHOT:
+            task = f"{num_ways}_way_{num_shots}_shot"
+            place = "within_alphabet" if within else "random"
+            name = names[within] if (num_ways, num_shots) == (20, 1) else f"{place}_{task}"
+            found = task_accuracy(
+                jax.random.key(0),
+                learnt,
+                embeddings,
+                index,
+                num_episodes=num_episodes,
+                within_alphabet=within,
+                num_ways=num_ways,
+                num_shots=num_shots,
+            )
+            metrics |= as_metrics(f"{name}_accuracy{ending}", found)
+    return metrics
+
+
+def vinyals_split(seed: int) -> dict[str, Characters]:
+    """All 1,623 characters as "train", 1,200 of them at random, and "vinyals", the others.
+
+    Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra. Matching Networks for One Shot
+    Learning. NeurIPS 2016, section 4.1.1. Alphabets are on both sides, those of Lake's
+    runs too. The paper does not list its characters: the split is drawn from the seed.
+    """
+    both = load_split("train"), load_split("test")
+    everything = Characters(*(np.concatenate(arrays) for arrays in zip(*both, strict=True)))
+    order = np.random.default_rng(seed).permutation(np.unique(everything.labels))
+    chosen = np.isin(everything.labels, order[:1_200])
+    return {"train": everything.only(chosen), "vinyals": everything.only(~chosen)}

@@ -25,7 +25,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from siamese_jax.convolution import Layout, convolution, convolve_and_pool, max_pool
+from siamese_jax.convolution import (
+    Layout,
+    convolution,
+    convolution_chwn,
+    convolve_and_pool,
+    max_pool,
+)
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.siamese import TWIN_AXIS, weighted_l1_logits
 
@@ -278,6 +284,70 @@ class ConvNet(nn.Module):
             )(x)
             x = max_pool(nn.relu(x), 2)
         return nn.Dense(self.dim)(_flatten(x))
+
+
+class ResidualConv(nn.Module):
+    """A residual network for glyphs of some 48 to 64 pixels, with batch normalisation.
+
+    A strided 5x5 convolution halves the image, and pooling again, before each stage:
+    residual blocks of two 3x3 convolutions, each normalised and rectified before it. What
+    is left is pooled and goes into one dense layer: where a stroke is counts.
+
+    Batch statistics are in the collection "batch_stats".
+
+    Attributes:
+      stem: Features of the first convolution.
+      widths: Features of each stage.
+      num_blocks: Residual blocks of a stage.
+      dim: Dimension of the embedding, which is not normalised.
+      dtype: Of activations and products: bfloat16 for mixed precision. Parameters,
+        statistics, sums and embeddings are float32.
+
+    Reference:
+      He, Zhang, Ren, Sun. Identity Mappings in Deep Residual Networks. ECCV 2016, figure
+      4 (e).
+    """
+
+    stem: int = 64
+    widths: Sequence[int] = (128, 256)
+    num_blocks: int = 1
+    dim: int = 256
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
+        """Embeds images."""
+        x = jnp.transpose(images, (3, 1, 2, 0)).astype(self.dtype)  # CHWN, up to the end
+        x = _ConvCHWN(self.stem, 5, stride=2)(x)
+        for width in self.widths:
+            x = max_pool(x, 2)
+            for _ in range(self.num_blocks):
+                y = _ConvCHWN(width, 3)(self._normalized(x, train))
+                y = _ConvCHWN(width, 3)(self._normalized(y, train))
+                x = y + (x if len(x) == width else _ConvCHWN(width, 1)(x))
+        x = self._normalized(max_pool(x, 2), train).astype(jnp.float32)
+        return nn.Dense(self.dim)(_flatten(jnp.transpose(x, (3, 1, 2, 0))))
+
+    def _normalized(
+        self, x: Float[Array, "c h w n"], train: bool
+    ) -> Float[Array, "c h w n"]:
+        norm = nn.BatchNorm(not train, momentum=0.9, axis=0, dtype=self.dtype)
+        return nn.relu(norm(x))
+
+
+class _ConvCHWN(nn.Module):
+    """Convolution of images [channels, height, width, n], "SAME", without a bias."""
+
+    features: int
+    size: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "c h w n"]) -> Float[Array, "d out_h out_w n"]:
+        shape = (self.features, self.size, self.size, len(x))
+        he_normal = nn.initializers.he_normal(in_axis=-1, out_axis=0)
+        kernel = self.param("kernel", he_normal, shape)
+        return convolution_chwn(x, kernel.astype(x.dtype), stride=self.stride)
 
 
 # Heads --------------------------------------------------------------------------------

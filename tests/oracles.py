@@ -391,16 +391,28 @@ def classify(support, queries):
 
 
 def affine_transform(images, matrices, *, fill=0.0):
+    coordinates = affine_coordinates(matrices, np.shape(images)[1:3])
+    return warp(images, coordinates, fill=fill)
+
+
+def affine_coordinates(matrices, image_size):
+    out = np.zeros((len(matrices), *image_size, 2))
+    for n, row, column in np.ndindex(out.shape[:3]):
+        out[n, row, column] = np.asarray(matrices[n], np.float64) @ [row, column, 1.0]
+    return out
+
+
+def warp(images, coordinates, *, fill=0.0):
     """Bilinear interpolation, pixel by pixel; outside the image is `fill`."""
-    images = np.asarray(images, np.float64)
-    out = np.zeros_like(images)
+    images, coordinates = (np.asarray(a, np.float64) for a in (images, coordinates))
+    out = np.zeros((*coordinates.shape[:3], images.shape[3]))
 
     def look(image, row, column, channel):
         inside = 0 <= row < image.shape[0] and 0 <= column < image.shape[1]
         return image[row, column, channel] if inside else fill
 
-    for n, row, column, channel in np.ndindex(images.shape):
-        y, x = np.asarray(matrices[n], np.float64) @ [row, column, 1.0]
+    for n, row, column, channel in np.ndindex(out.shape):
+        y, x = coordinates[n, row, column]
         top, left = math.floor(y), math.floor(x)
         for i, j in product((0, 1), (0, 1)):
             share = (1 - abs(y - top - i)) * (1 - abs(x - left - j))
@@ -408,6 +420,16 @@ def affine_transform(images, matrices, *, fill=0.0):
                 images[n], top + i, left + j, channel
             )
     return out
+
+
+def convolution_chwn(x, kernel, *, stride=1):
+    """As `convolution`, with the padding that leaves ceil(size / stride) outputs."""
+    x, kernel = np.transpose(x, (3, 1, 2, 0)), np.transpose(kernel, (1, 2, 3, 0))
+    pads = []
+    for size, seen in zip(x.shape[1:3], kernel.shape[:2], strict=True):
+        total = max((math.ceil(size / stride) - 1) * stride + seen - size, 0)
+        pads.append((total // 2, total - total // 2))
+    return np.transpose(convolution(x, kernel, (stride, stride), pads), (3, 1, 2, 0))
 
 
 def convolution(images, kernel, strides, padding):

@@ -99,6 +99,8 @@ def test_an_image_s_distortion_depends_on_its_own_place_only():
     for fn in (
         lambda x: augment.random_affine(jax.random.key(3), x, augment.KOCH_AFFINE),
         lambda x: augment.random_noise(jax.random.key(3), x, scale=0.1),
+        lambda x: augment.random_elastic(jax.random.key(3), x, augment.Elastic(1.0, 2.0)),
+        lambda x: augment.random_thickness(jax.random.key(3), x, max_change=0.5),
     ):
         np.testing.assert_array_equal(fn(x)[0], fn(changed)[0])
 
@@ -141,3 +143,72 @@ def test_content_is_scaled_then_sheared_then_rotated_then_shifted():
     # what is at the centre of the input arrives at the centre plus the shift
     arrived = np.append(centre + shift, 1.0)
     np.testing.assert_allclose(matrix @ arrived, centre, atol=1e-4)
+
+
+# Bending, thickness ---------------------------------------------------------------------
+
+
+def test_warp_equals_scipy_also_outside_and_at_another_size():
+    rng = np.random.default_rng(2)
+    x = images()
+    coordinates = rng.uniform(-2, 10, (4, 5, 6, 2)).astype(np.float32)
+    found = augment.warp(x, jnp.asarray(coordinates), fill=0.25)
+    assert found.shape == (4, 5, 6, 2)
+    for n in range(4):
+        for channel in range(2):
+            wanted = ndimage.map_coordinates(
+                np.float64(x[n, :, :, channel]),
+                np.moveaxis(coordinates[n], -1, 0),
+                order=1,
+                mode="grid-constant",
+                cval=0.25,
+            )
+            np.testing.assert_allclose(found[n, :, :, channel], wanted, atol=1e-5)
+
+
+def test_an_elastic_field_is_normal_and_as_smooth_as_said():
+    """White noise smoothed by a Gaussian of s correlates as exp(-d^2 / 4 s^2)."""
+    scale, sigma = 1.5, 2.0
+    fields = augment.sample_elastic(
+        jax.random.key(0), 4000, (9, 7), augment.Elastic(scale, sigma)
+    )
+    fields = np.asarray(fields, np.float64)
+    assert fields.shape == (4000, 9, 7, 2)
+    np.testing.assert_allclose(fields.mean(0), 0, atol=0.12)
+    np.testing.assert_allclose(fields.std(0), scale, rtol=0.06)  # at the borders too
+    corner = fields[:, 0, 0] / scale
+    for down, across in ((1, 0), (0, 2), (3, 1), (8, 0)):
+        found = (corner * fields[:, down, across] / scale).mean(0)
+        wanted = np.exp(-(down**2 + across**2) / (4 * sigma**2))
+        np.testing.assert_allclose(found, wanted, atol=0.06)
+    assert abs((corner[:, 0] * corner[:, 1]).mean()) < 0.06  # down tells nothing of across
+
+
+def test_an_elastic_image_is_the_warp_of_its_field():
+    x, distortion = images(), augment.Elastic(1.0, 3.0)
+    found = augment.random_elastic(jax.random.key(4), x, distortion, fill=0.5)
+    moved = np.asarray(augment.sample_elastic(jax.random.key(4), 4, (9, 7), distortion))
+    wanted = ndimage.map_coordinates(
+        np.float64(x[2, :, :, 1]),
+        np.mgrid[:9, :7] + np.moveaxis(moved[2], -1, 0),
+        order=1,
+        mode="grid-constant",
+        cval=0.5,
+    )
+    np.testing.assert_allclose(found[2, :, :, 1], wanted, atol=1e-5)
+
+
+def test_strokes_grow_and_shrink_towards_scipy_s_grey_morphology():
+    x = images((6, 9, 7, 2))
+    found = np.asarray(augment.random_thickness(jax.random.key(1), x, max_change=0.8))
+    signs = set()
+    for image, changed in zip(np.asarray(x), found, strict=True):
+        dilated = ndimage.grey_dilation(image, size=(3, 3, 1), mode="nearest")
+        eroded = ndimage.grey_erosion(image, size=(3, 3, 1), mode="nearest")
+        grown = changed.sum() > image.sum()
+        other = dilated if grown else eroded
+        change = np.sum(changed - image) / np.sum(other - image)
+        assert 0 < change <= 0.8
+        np.testing.assert_allclose(changed, image + change * (other - image), atol=1e-5)
+        signs.add(grown)
+    assert signs == {True, False}

@@ -37,6 +37,13 @@ def shapes(module, *inputs):
             72 + 16 + 8 * 9 * 16 + 32 + 16 * 9 * 4 + 4,
             4,
         ),
+        (
+            encoders.ResidualConv(stem=4, widths=(4, 8), num_blocks=2, dim=3),
+            (24, 16),
+            # kernels; scales and biases; what is left of 24 x 16 after four halvings
+            (100 + 4 * 144 + 288 + 3 * 576 + 32) + 2 * (5 * 4 + 4 * 8) + 1 * 1 * 8 * 3 + 3,
+            3,
+        ),
     ],
     ids=lambda value: type(value).__name__ if hasattr(value, "init") else None,
 )
@@ -307,3 +314,71 @@ def test_dropout_decides_by_the_hash_of_number_and_key(shape):
     dropped = drop(least / 2**32, KEY, jnp.ones(shape)).ravel() == 0
     assert np.flatnonzero(dropped).tolist() == [bits.index(min(bits))]
     assert drop(min(bits) / 2**32, KEY, jnp.ones(shape)).all()
+
+
+def residual_by_hand(params, statistics, images):
+    """`ResidualConv(4, (4, 8), 1)` in inference: NHWC, `lax`, formulas of the paper."""
+
+    def convolve(x, name, stride=1):
+        kernel = jnp.transpose(params[f"_ConvCHWN_{name}"]["kernel"], (1, 2, 3, 0))
+        layout = ("NHWC", "HWIO", "NHWC")
+        strides = (stride, stride)
+        return jax.lax.conv_general_dilated(
+            x, kernel, strides, "SAME", dimension_numbers=layout
+        )
+
+    def normalized(x, name):
+        its, seen = params[f"BatchNorm_{name}"], statistics[f"BatchNorm_{name}"]
+        scale = (its["scale"] / np.sqrt(seen["var"] + 1e-5))[None, None, None, :]
+        mean, bias = seen["mean"][None, None, None, :], its["bias"][None, None, None, :]
+        return nn.relu((x - mean) * scale + bias)
+
+    def pooled(x):
+        return nn.max_pool(x, (2, 2), (2, 2))
+
+    x = pooled(convolve(images, 0, stride=2))
+    x = x + convolve(normalized(convolve(normalized(x, 0), 1), 1), 2)
+    x = pooled(x)
+    y = convolve(normalized(convolve(normalized(x, 2), 3), 3), 4)
+    x = normalized(pooled(y + convolve(x, 5)), 4)
+    dense = params["Dense_0"]
+    return x.reshape(len(x), -1) @ dense["kernel"] + dense["bias"][None, :]
+
+
+def test_the_residual_net_is_that_of_the_paper_and_bfloat16_is_near_it():
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.random((3, 24, 16, 1)), jnp.float32)
+    encoder = encoders.ResidualConv(stem=4, widths=(4, 8), dim=5)
+    variables = jax.jit(encoder.init)(KEY, images)
+    varied = jax.tree.map(lambda leaf: leaf + 0.3 * rng.random(leaf.shape), variables)
+    found = jax.jit(encoder.apply)(varied, images)
+    wanted = residual_by_hand(varied["params"], varied["batch_stats"], images)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    half = encoder.clone(dtype=jnp.bfloat16)
+    near = jax.jit(half.apply)(varied, images)
+    assert near.dtype == jnp.float32
+    assert 0 < np.abs(near - found).max() < 0.03 * np.abs(found).max()
+
+
+def test_the_residual_net_in_training_normalises_by_its_batch_and_keeps_count():
+    images = jax.random.uniform(KEY, (8, 16, 16, 1))
+    encoder = encoders.ResidualConv(stem=4, widths=(4,), dim=3, dtype=jnp.bfloat16)
+    variables = jax.jit(encoder.init)(KEY, images)
+
+    @jax.jit
+    def loss(params):
+        embeddings, changed = encoder.apply(
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+        )
+        return jnp.sum(embeddings**2), changed["batch_stats"]
+
+    gradients, changed = jax.grad(loss, has_aux=True)(variables["params"])
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(changed))
+    for leaf in jax.tree.leaves(gradients):
+        assert leaf.dtype == jnp.float32
+        assert np.isfinite(leaf).all()
+        assert leaf.any()
+    kernel = variables["params"]["_ConvCHWN_0"]["kernel"]
+    stem = encoders.convolution_chwn(images.transpose(3, 1, 2, 0), kernel, stride=2)
+    mean = jnp.mean(encoders.max_pool(stem, 2), axis=(1, 2, 3))
+    np.testing.assert_allclose(changed["BatchNorm_0"]["mean"], 0.1 * mean, atol=2e-3)

@@ -42,6 +42,7 @@ def _convolve_and_pool_oracle(x, kernel, window=2):
 
 
 DISTORTION = augment.Affine(30.0, 0.3, (0.8, 1.2), 2.0, 0.7, 0.7, 0.7, 0.7)
+BENDING = augment.Elastic(scale=1.0, sigma=2.0)
 _IMAGE = jnp.zeros((1, 4, 4, 1))
 _AFFINE_MISUSE = tuple(
     ((KEY, _IMAGE), {"distortion": augment.Affine(**wrong)}, ValueError, words)
@@ -151,6 +152,66 @@ MODELS = [
         ),
     ),
     Case(
+        "augment.affine_coordinates",
+        partial(augment.affine_coordinates, image_size=(3, 4)),
+        lambda rng: (images_and_matrices(rng)[1],),
+        oracle=partial(oracles.affine_coordinates, image_size=(3, 4)),
+        gradient=(0,),
+    ),
+    Case(
+        "augment.warp",
+        augment.warp,
+        lambda rng: (images(rng), f32(rng.uniform(-2, 7, (3, 4, 5, 2)))),
+        options=({}, {"fill": 0.5}),
+        oracle=oracles.warp,
+        gradient=(0,),
+        misuse=(
+            ((_IMAGE[0], jnp.zeros((1, 2, 2, 2))), {}, ValueError, "images must have 4"),
+            ((_IMAGE, jnp.zeros((2, 2, 2, 2))), {}, ValueError, r"shape \(1, height"),
+            ((_IMAGE, jnp.zeros((1, 2, 2, 3))), {}, ValueError, "coordinates must have"),
+            ((_IMAGE, jnp.zeros((1, 2, 2))), {}, ValueError, "coordinates must have"),
+            ((_IMAGE > 0, jnp.zeros((1, 2, 2, 2))), {}, TypeError, "images must be a"),
+        ),
+    ),
+    Case(
+        "augment.random_elastic",
+        augment.random_elastic,
+        lambda rng: (key(rng), images(rng)),
+        options=({"distortion": BENDING}, {"distortion": BENDING, "fill": 1.0}),
+        misuse=(
+            ((KEY, _IMAGE[0]), {"distortion": BENDING}, ValueError, "images must have 4"),
+            ((KEY, _IMAGE > 0), {"distortion": BENDING}, TypeError, "images must be a"),
+            (
+                (KEY, _IMAGE),
+                {"distortion": augment.Elastic(-1.0, 1.0)},
+                ValueError,
+                "scale must be at least 0; got -1",
+            ),
+            (
+                (KEY, _IMAGE),
+                {"distortion": augment.Elastic(1.0, 0.0)},
+                ValueError,
+                "sigma must be positive; got 0",
+            ),
+        ),
+    ),
+    Case(
+        "augment.sample_elastic",
+        lambda key: augment.sample_elastic(key, 3, (6, 5), BENDING),
+        lambda rng: (key(rng),),
+    ),
+    Case(
+        "augment.random_thickness",
+        augment.random_thickness,
+        lambda rng: (key(rng), images(rng)),
+        options=({"max_change": 0.5},),
+        misuse=(
+            ((KEY, _IMAGE[0]), {"max_change": 0.5}, ValueError, "images must have 4 axes"),
+            ((KEY, _IMAGE), {"max_change": 1.5}, ValueError, r"max_change must be in \[0"),
+            ((KEY, _IMAGE > 0), {"max_change": 0.5}, TypeError, "images must be a"),
+        ),
+    ),
+    Case(
         "augment.random_affine",
         augment.random_affine,
         lambda rng: (key(rng), images(rng)),
@@ -235,6 +296,27 @@ MODELS = [
                 ValueError,
                 "window must be from 1 to 0",
             ),
+        ),
+        traits=frozenset({"half", "nan"}),
+    ),
+    Case(
+        "convolution.convolution_chwn",
+        convolution.convolution_chwn,
+        lambda rng: (
+            f32(rng.normal(size=(2, 6, 5, 3))),
+            f32(rng.normal(size=(4, 3, 2, 2))),
+        ),
+        options=({}, {"stride": 2}),
+        oracle=oracles.convolution_chwn,
+        gradient=(0, 1),
+        misuse=(
+            (
+                (_IMAGE, jnp.ones((1, 2, 2, 3))),
+                {},
+                ValueError,
+                r"the kernel's 3 channels; got 1 \(shape \(1, 4, 4, 1\), CHWN\)",
+            ),
+            ((_IMAGE, jnp.ones((1, 2, 2, 1))), {"stride": 0}, ValueError, "1; got 0"),
         ),
         traits=frozenset({"half", "nan"}),
     ),

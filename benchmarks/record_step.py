@@ -1,0 +1,145 @@
+"""Images a second of a training step of `omniglot_record`, beside the same in PyTorch.
+
+    python -m benchmarks.record_step [--presets ...] [--rounds R] [--json OUT] [--smoke]
+
+Sampling, distortion, net, loss, update and averaged weights, on random pictures of
+Omniglot's number and shape; the programs take turns. Before, both nets embed one batch with
+one set of weights, in float32, and their losses must agree to four digits.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import results
+from experiments import omniglot_record
+from siamese_jax import samplers
+
+SMOKE: dict[str, Any] = {
+    "size": 16,
+    "stem": 4,
+    "widths": (4, 8),
+    "num_blocks": 1,
+    "dim": 4,
+    "num_classes": 4,
+    "num_images": 2,
+}
+
+
+def pictures(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images, labels and alphabets: 964 characters of 30 alphabets, 20 drawings of each."""
+    labels = np.repeat(np.arange(964), 20)
+    images = np.random.default_rng(0).integers(0, 256, (len(labels), size, size, 1))
+    return images.astype(np.uint8), labels, labels // 20 * 30 // 964
+
+
+def compare_losses(config: Any, state: Any, trainer: Any) -> tuple[float, float]:
+    """Of one batch by one set of weights, in float32; theirs then has ours' weights.
+
+    Raises:
+      ValueError: If they differ.
+    """
+    import torch
+
+    from benchmarks import record_torch
+
+    ink = np.random.default_rng(1).random((8, config.size, config.size, 1), np.float32)
+    labels = np.repeat(np.arange(4), 2)
+    wide = dataclasses.replace(config, compute_dtype="float32")
+    batch = jnp.asarray(ink), jnp.asarray(labels)
+    ours, _ = omniglot_record.loss_fn(wide, state.params, state.statistics, batch, None)
+    record_torch.load(trainer.net, state.params["encoder"])
+    with torch.no_grad():
+        channels_first = torch.from_numpy(np.moveaxis(ink, 3, 1)).to(trainer.device)
+        theirs = record_torch.loss_of(
+            trainer.net(channels_first),
+            torch.from_numpy(labels).to(trainer.device),
+            trainer.log_temperature,
+        )
+    found = float(ours), float(theirs)
+    if not np.isclose(*found, rtol=1e-4):
+        raise ValueError(f"the losses of one batch differ: ours {found[0]}, {found[1]}")
+    return found
+
+
+def measure(preset: str, dtype: str, *, rounds: int, smoke: bool) -> dict[str, Any]:
+    """Images a second, ours and PyTorch's, in turns."""
+    import torch
+
+    from benchmarks import record_torch
+
+    config = omniglot_record.Config(preset=preset, compute_dtype=dtype)  # type: ignore[arg-type]
+    if smoke:
+        config = dataclasses.replace(config, **SMOKE)
+    config = omniglot_record.settle(config)
+    images, labels, alphabets = pictures(config.size)
+    index = samplers.class_index(labels, groups=alphabets)
+    data = omniglot_record.Data(jnp.asarray(images), index)
+    state = omniglot_record.initial_state(config)
+    trainer = record_torch.Trainer(config, images, labels, alphabets)
+    compare_losses(config, state, trainer)
+    num_steps = 2 if smoke else max(1, round(10 * 256 / sum(config.widths)))
+    steps = jax.jit(partial(omniglot_record.train_steps, config), static_argnums=3)
+
+    def theirs() -> None:
+        for _ in range(num_steps):
+            loss = trainer.step()
+        assert torch.isfinite(loss)
+
+    ways: dict[str, Callable[[], Any]] = {
+        "ours": lambda: jax.block_until_ready(
+            steps(jax.random.key(0), state, data, num_steps)
+        ),
+        "torch": theirs,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):  # the first compiles
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            seconds[name] += [time.perf_counter() - began] if number else []
+    images_a_step = config.num_classes * config.num_images
+    speed = {k: num_steps * images_a_step / np.array(v) for k, v in seconds.items()}
+    ratios = speed["ours"] / speed["torch"]
+    return {
+        "preset": preset,
+        "dtype": dtype,
+        "images_per_second": float(np.median(speed["ours"])),
+        "torch_images_per_second": float(np.median(speed["torch"])),
+        "ratio": float(np.median(ratios)),
+        "ratio_min": float(ratios.min()),
+        "ratio_max": float(ratios.max()),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, prints a table, writes JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.record_step")
+    presets = list(omniglot_record.PRESETS)
+    parser.add_argument("--presets", nargs="+", choices=presets, default=presets)
+    dtypes = ["bfloat16", "float32"]
+    parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=dtypes[:1])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--smoke", action="store_true")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    rows = [
+        measure(preset, dtype, rounds=options.rounds, smoke=options.smoke)
+        for preset in options.presets
+        for dtype in options.dtypes
+    ]
+    results.report("record_step", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
