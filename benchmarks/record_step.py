@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import results
-from experiments import omniglot_record
+from experiments import omniglot_record, recipe
 from siamese_jax import samplers
 
 SMOKE: dict[str, Any] = {
@@ -82,7 +82,7 @@ def measure(preset: str, dtype: str, *, rounds: int, smoke: bool) -> dict[str, A
     config = omniglot_record.settle(config)
     images, labels, alphabets = pictures(config.size)
     index = samplers.class_index(labels, groups=alphabets)
-    data = omniglot_record.Data(jnp.asarray(images), index)
+    data = recipe.Data(jnp.asarray(images), index)
     state = omniglot_record.initial_state(config)
     trainer = record_torch.Trainer(config, images, labels, alphabets)
     compare_losses(config, state, trainer)

@@ -15,7 +15,8 @@ import numpy as np
 
 from experiments import run
 from experiments.data import class_names, load_columns
-from experiments.model import Model, embed
+from experiments.model import Model, embed, judge
+from experiments.pairs import Judged, Pairs
 from siamese_jax import episodes, samplers
 
 LAKE_ALPHABETS = (
@@ -33,6 +34,7 @@ LAKE_ALPHABETS = (
 
 Part = Literal["background", "validation", "test", "all"]
 
+PAIR_SEED = 20  # the pairs of judgement are the same for every run
 FEW_SHOT = ((20, 1), (5, 1), (20, 5), (5, 5))  # ways and shots
 
 
@@ -154,6 +156,25 @@ def few_shot_metrics(
             )
             metrics |= as_metrics(f"{name}_accuracy{ending}", found)
     return metrics
+
+
+def some_of_each(characters: Characters, num: int) -> Characters:
+    """The first drawings of each character."""
+    return characters.only(np.asarray(characters.class_index().rank_of) < num)
+
+
+def draw_pairs(characters: Characters) -> Pairs:
+    """Balanced pairs of drawings, of one alphabet where they differ."""
+    drawn = samplers.sample_pairs(
+        jax.random.key(PAIR_SEED), characters.class_index(), 4_000, within_groups=True
+    )
+    return Pairs(*map(np.asarray, drawn))
+
+
+def judge_pairs(learnt: Model, characters: Characters) -> Judged:
+    """The distances of those pairs."""
+    embeddings = embed(learnt, characters.images, batch_size=64)
+    return judge(learnt, embeddings, draw_pairs(characters))
 
 
 def vinyals_split(seed: int) -> dict[str, Characters]:

@@ -277,20 +277,6 @@ def judge_tasks(
     }
 
 
-def some_of_each(characters: omniglot.Characters, num: int) -> omniglot.Characters:
-    """The first drawings of each character."""
-    return characters.only(np.asarray(characters.class_index().rank_of) < num)
-
-
-def judge_pairs(learnt: Model, characters: omniglot.Characters) -> pairs.Judged:
-    """Balanced pairs of drawings, of one alphabet where they differ."""
-    drawn = samplers.sample_pairs(
-        jax.random.key(TEST_SEED), characters.class_index(), 4_000, within_groups=True
-    )
-    embeddings = model.embed(learnt, characters.images, batch_size=64)
-    return model.judge(learnt, embeddings, pairs.Pairs(*drawn))
-
-
 def main(config: Config) -> None:
     """Trains, judging as it goes; at the end the test alphabets, once."""
     if not 2 <= config.num_judged <= 20 or config.batch_size % 2:
@@ -304,7 +290,7 @@ def main(config: Config) -> None:
     shape = image_shape(config)
     data = Data(jnp.asarray(resize(background.images, shape)), background.class_index())
     validation = omniglot.load("validation")
-    shown = some_of_each(validation, config.num_judged)
+    shown = omniglot.some_of_each(validation, config.num_judged)
     trained = run.train(
         config,
         initial_state(config),
@@ -317,7 +303,7 @@ def main(config: Config) -> None:
     )
     print("judging ...")
     learnt = model.load_model(config.directory)
-    kept = judge_pairs(learnt, some_of_each(validation, 8))
+    kept = omniglot.judge_pairs(learnt, omniglot.some_of_each(validation, 8))
     calibration = model.calibrate(kept, "pairs of drawings of the validation alphabets")
     model.save_calibration(config, calibration)
     metrics = final_metrics(config, learnt, validation, calibration.threshold)
@@ -343,7 +329,7 @@ def final_metrics(
     within_test = omniglot.as_metrics(
         "within_alphabet_accuracy_test", tasks(test)["within_alphabet"]
     )
-    judged = judge_pairs(learnt, some_of_each(test, 8))
+    judged = omniglot.judge_pairs(learnt, omniglot.some_of_each(test, 8))
     return as_metrics(judged_tasks) | within_test | pairs.pair_metrics(judged, threshold)
 
 

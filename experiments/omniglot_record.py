@@ -9,23 +9,19 @@ Quick:   python -m experiments.omniglot_record --num-steps 20 --workdir runs/q
 --preset record           for a GPU, or some nights; resumes where it was cut off
 
 An embedding net, trained on the 30 background alphabets alone; two drawings are compared by
-the cosine of their embeddings. What makes it good, in order:
+the cosine of their embeddings. What makes it good:
 
-1. It is trained on the task that is tested: a batch has characters of as few alphabets as
-   hold them, each by a few drawers, and each drawing is to find the others of its
-   character among all of the batch (supervised contrastive loss, learnt temperature).
-2. Every drawing is distorted anew: turned, sheared, scaled, shifted, bent, thicker or
-   thinner.
-3. A batch is turned by a multiple of 90 degrees and mirrored, or not, all of it: eight
-   times as many characters. Syllabics that write vowels by turning a glyph are never
-   mistaken: a batch never has an alphabet in two positions.
-4. Drawings are resized with anti-aliasing; a residual net; AdamW, a one-cycle cosine
-   schedule, and the average of the last weights.
+1. A batch is the task that is tested: characters of as few alphabets as hold them, a few
+   drawings of each, each of which is to find the others of its character among all of the
+   batch (supervised contrastive loss, learnt temperature).
+2. Every drawing is distorted anew: turned, sheared, scaled, shifted, bent, its strokes
+   thicker or thinner.
+3. A batch is turned by right angles and mirrored, all of it or not at all: eight times as
+   many characters, and syllabics that turn a glyph to write a vowel are never mistaken.
+4. Anti-aliased resizing, a residual net, AdamW on a one-cycle cosine, averaged weights.
 
-What was tried, and what it gave on the validation alphabets: omniglot_record.md here.
-Judged by tasks over the ten validation alphabets, and over the ten of Lake's runs, which no
-choice was made on. Each question is answered alone, by one net, from one view;
-`omniglot_extras` has what more can be had.
+omniglot_record.md has what was tried, chosen on the ten validation alphabets alone. Each
+question is answered alone, by one net, from one view; `omniglot_extras` has more.
 """
 
 import dataclasses
@@ -42,20 +38,25 @@ from experiments import lake_runs, model, omniglot, optimizers, pairs, report, r
 from experiments.data import resize
 from experiments.model import Model
 from experiments.omniglot import Characters
+from experiments.recipe import Data
 from siamese_jax import augment, distances, losses, relations, samplers, training
 from siamese_jax.encoders import ResidualConv
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "five-minutes": {"num_steps": 1_000, "widths": (128, 256)},
-    "thirty-minutes": {"num_steps": 4_000, "widths": (128, 256)},
-    "record": {
-        "num_steps": 60_000,
-        "size": 64,
-        "stem": 96,
-        "widths": (192, 384, 512),
-        "num_blocks": 2,
-    },
+
+class Preset(NamedTuple):
+    """What it is known to give, and its settings."""
+
+    expects: str
+    settings: dict[str, Any]
+
+
+_LARGE = {"size": 64, "stem": 96, "widths": (192, 384, 512), "num_blocks": 2}
+PRESETS = {
+    "five-minutes": Preset("", {"num_steps": 1_000}),
+    "thirty-minutes": Preset("", {"num_steps": 5_000}),
+    "record": Preset("", {"num_steps": 60_000} | _LARGE),
 }
+_DEFAULTS: dict[str, Any] = {"size": 48, "stem": 64, "widths": (128, 256), "num_blocks": 1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,17 +97,9 @@ class Config(run.RunConfig):
 
 def settle(config: Config) -> Config:
     """The configuration with the preset's values filled in."""
-    defaults: dict[str, Any] = {"size": 48, "stem": 64, "num_blocks": 1}
-    values = defaults | PRESETS[config.preset]
+    values = _DEFAULTS | PRESETS[config.preset].settings
     chosen = {k: v for k, v in values.items() if not getattr(config, k)}
     return dataclasses.replace(config, workdir=config.directory, **chosen)
-
-
-class Data(NamedTuple):
-    """What stays on the device."""
-
-    images: jax.Array
-    classes: samplers.ClassIndex
 
 
 # Batches --------------------------------------------------------------------------------
@@ -115,8 +108,11 @@ class Data(NamedTuple):
 def num_alphabets(config: Config, classes: samplers.ClassIndex) -> int:
     """As many of the smallest alphabets as hold a batch's characters."""
     held = np.cumsum([size for _, size in classes.group_sizes])
-    if held[-1] < config.num_classes:
-        raise run.UserError(f"num_classes: at most {held[-1]}; got {config.num_classes}")
+    most = {"num_classes": held[-1], "num_images": classes.smallest_class[1]}
+    for name, largest in most.items():
+        if not 2 <= getattr(config, name) <= largest:
+            found = getattr(config, name)
+            raise run.UserError(f"{name} must be from 2 to {largest}; got {found}")
     return int(np.searchsorted(held, config.num_classes)) + 1
 
 
@@ -138,11 +134,10 @@ def sample(config: Config, key: jax.Array, step: jax.Array, data: Data) -> Any:
 
 def turned(key: jax.Array, images: jax.Array) -> jax.Array:
     """All images alike: by a multiple of 90 degrees, mirrored or not."""
-    turn_key, mirror_key = jax.random.split(key)
-    mirrored = jax.random.bernoulli(mirror_key)
-    images = jnp.where(mirrored, images[:, :, ::-1], images)
+    number = jax.random.randint(key, (), 0, 8)
+    images = jnp.where(number >= 4, images[:, :, ::-1], images)
     turns = [partial(jnp.rot90, k=k, axes=(1, 2)) for k in range(4)]
-    return jax.lax.switch(jax.random.randint(turn_key, (), 0, 4), turns, images)
+    return jax.lax.switch(number % 4, turns, images)
 
 
 def distort(config: Config, key: jax.Array, ink: jax.Array) -> jax.Array:
@@ -268,17 +263,17 @@ def judge(config: Config, learnt: Model, parts: dict[str, Characters]) -> dict[s
         archive = lake_runs.read_runs(config.runs)
         found = lake_runs.judge(archive, lake_runs.model_distances(learnt, archive))
         metrics |= found["metrics"]
-    return dict(sorted(metrics.items()))
+    return metrics
 
 
 def main(config: Config) -> None:
     """Trains, judges, reports."""
+    print(f"{config.preset}: {PRESETS[config.preset].expects}")
     config = settle(config)
     if not run.start(config):
         return
     parts = load_parts(config)
-    shape = (config.size, config.size, 1)
-    train = parts["train"]
+    train, shape = parts.pop("train"), (config.size, config.size, 1)
     data = Data(jnp.asarray(resize(train.images, shape)), train.class_index())
     num_alphabets(config, data.classes)
     trained = run.train(
@@ -290,10 +285,17 @@ def main(config: Config) -> None:
     )
     print("judging ...")
     learnt = model.load_model(config.directory)
+    part, characters = next(iter(parts.items()))
+    shown = omniglot.some_of_each(characters, 8)
+    kept = omniglot.judge_pairs(learnt, shown)
+    calibration = model.calibrate(kept, f"pairs of drawings of the {part} characters")
+    model.save_calibration(config, calibration)
     metrics = judge(config, learnt, parts)
     run.finish(config, metrics, trained)
     curves = report.curves(config.directory, ("loss", "temperature"))
-    sections = [report.Section("Training", "", curves)]
+    drawn = omniglot.draw_pairs(shown)
+    sections = pairs.sections(shown.images, drawn, kept, calibration.threshold, "gray")
+    sections += [report.Section("Training", "", curves)]
     report.write_report(config, "One-shot Omniglot", metrics, sections)
 
 

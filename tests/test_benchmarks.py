@@ -20,13 +20,14 @@ from benchmarks import (
     contestants,
     inference,
     keras_reference,
+    record_step,
     results,
     start_up,
     sweep,
     time_to_accuracy,
     train_step,
 )
-from experiments import pairs
+from experiments import omniglot_record, pairs
 
 
 def test_a_small_run_writes_what_it_promises(tmp_path, capsys, monkeypatch):
@@ -111,6 +112,30 @@ def test_pytorch_trains_the_same(system, tmp_path):
     ours = contestants.make_ours(system, case, drawn).losses_fn(path)
     theirs = contestants.make_torch(system, case, drawn, compiled=False).losses_fn(path)
     assert ours == pytest.approx(theirs, rel=train_step.LARGEST_DIFFERENCE)
+
+
+def test_the_record_s_step_beside_pytorch_in_small(tmp_path, capsys):
+    pytest.importorskip("torch")
+    path = tmp_path / "record.json"
+    record_step.main(f"--smoke --rounds 1 --presets five-minutes --json {path}".split())
+    (row,) = json.loads(path.read_text())["rows"]
+    assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+    assert "| five-minutes | bfloat16 |" in capsys.readouterr().out
+
+
+def test_the_record_s_nets_are_compared_before_they_are_timed():
+    pytest.importorskip("torch")
+    config = omniglot_record.Config(**record_step.SMOKE, num_steps=1)
+    images, labels, alphabets = record_step.pictures(config.size)
+    from benchmarks import record_torch
+
+    trainer = record_torch.Trainer(config, images, labels, alphabets)
+    state = omniglot_record.initial_state(config)
+    record_step.compare_losses(config, state, trainer)
+    wrong = jax.tree.map(lambda leaf: leaf, state.params)
+    wrong["log_temperature"] = jnp.log(0.2)
+    with pytest.raises(ValueError, match="the losses of one batch differ"):
+        record_step.compare_losses(config, state._replace(params=wrong), trainer)
 
 
 # Other questions ------------------------------------------------------------------------

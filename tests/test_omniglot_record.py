@@ -10,7 +10,15 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import model, omniglot, omniglot_extras, omniglot_record, optimizers, run
+from experiments import (
+    model,
+    omniglot,
+    omniglot_extras,
+    omniglot_record,
+    optimizers,
+    recipe,
+    run,
+)
 from experiments.model import Model
 from experiments.omniglot import Characters
 from experiments.run import UserError
@@ -105,7 +113,7 @@ def test_test_alphabets_are_not_touched_while_settings_are_chosen(small, monkeyp
 def test_a_preset_fills_in_what_is_not_given(preset):
     config = omniglot_record.Config(preset=preset)
     settled = omniglot_record.settle(config)
-    for name, value in omniglot_record.PRESETS[preset].items():
+    for name, value in omniglot_record.PRESETS[preset].settings.items():
         assert getattr(settled, name) == value
     assert settled.size >= 48
     assert settled.directory == config.directory
@@ -120,7 +128,7 @@ def test_a_batch_has_one_alphabet_in_one_position(small):
     characters = drawings("background")
     images = np.full((525, 16, 16, 1), 255, np.uint8)
     images[:, 4, 7, 0] = 0  # a dot that no turn and no mirror leaves where it is
-    data = omniglot_record.Data(jnp.asarray(images), characters.class_index())
+    data = recipe.Data(jnp.asarray(images), characters.class_index())
     still = dict.fromkeys(
         ("max_rotation", "max_shear", "max_scale", "max_shift", "elastic", "thickness"), 0.0
     )
@@ -146,8 +154,13 @@ def test_as_many_alphabets_as_the_smallest_need(small):
     for num_classes, wanted in ((20, 1), (21, 1), (22, 2), (105, 5)):
         config = dataclasses.replace(small, num_classes=num_classes)
         assert omniglot_record.num_alphabets(config, index) == wanted
-    with pytest.raises(UserError, match="num_classes: at most 105; got 106"):
-        omniglot_record.num_alphabets(dataclasses.replace(small, num_classes=106), index)
+    for wrong, words in (
+        ({"num_classes": 106}, "num_classes must be from 2 to 105; got 106"),
+        ({"num_images": 6}, "num_images must be from 2 to 5; got 6"),
+        ({"num_images": 1}, "num_images must be from 2 to 5; got 1"),
+    ):
+        with pytest.raises(UserError, match=words):
+            omniglot_record.num_alphabets(dataclasses.replace(small, **wrong), index)
 
 
 # Averaged weights -----------------------------------------------------------------------
