@@ -203,10 +203,8 @@ def initial_state(config: Config) -> training.TrainState:
     key = jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1)  # no step has it
     image = jnp.zeros((1, config.size, config.size, 1))
     variables = dict(jax.jit(make_encoder(config).init)(key, image))
-    params = {
-        "encoder": variables.pop("params"),
-        "log_temperature": jnp.log(config.temperature),
-    }
+    params = {"encoder": variables.pop("params")}
+    params["log_temperature"] = jnp.log(config.temperature)
     return training.init_state(params, make_optimizer(config), statistics=variables)
 
 
@@ -237,9 +235,8 @@ def load_model(config: Config) -> Model:
         embeddings: Any = make_encoder(config).apply(variables, 1 - pictures)
         return distances.normalize(embeddings)
 
-    return Model(
-        {"params": params, **state.statistics}, embed_fn, (config.size, config.size, 1)
-    )
+    variables = {"params": params, **state.statistics}
+    return Model(variables, embed_fn, (config.size, config.size, 1))
 
 
 def load_parts(config: Config) -> dict[str, Characters]:
@@ -254,11 +251,9 @@ def load_parts(config: Config) -> dict[str, Characters]:
 def judge(config: Config, learnt: Model, parts: dict[str, Characters]) -> dict[str, float]:
     """Tasks within alphabets and over all characters of each part; Lake's runs if given."""
     metrics: dict[str, float] = {}
-    for part in parts.keys() - {"train"}:
+    for part, drawn in parts.items():
         ending = "" if part == "validation" else f"_{part}"
-        metrics |= omniglot.few_shot_metrics(
-            learnt, parts[part], config.num_episodes, ending
-        )
+        metrics |= omniglot.few_shot_metrics(learnt, drawn, config.num_episodes, ending)
     if config.runs is not None:
         archive = lake_runs.read_runs(config.runs)
         found = lake_runs.judge(archive, lake_runs.model_distances(learnt, archive))

@@ -196,6 +196,14 @@ def test_more_shots_and_fewer_ways_are_easier_and_named(monkeypatch):
     assert len(metrics) == 2 * 2 * 3
 
 
+def test_one_alphabet_has_tasks_over_all_characters_alone(monkeypatch):
+    monkeypatch.setattr(omniglot, "FEW_SHOT", ((20, 1),))
+    characters = drawings("validation").only(slice(0, 105))
+    net = Model(1.0, flat, (15, 15, 1))
+    metrics = omniglot.few_shot_metrics(net, characters, 50)
+    assert list(metrics) == ["random_20_way_accuracy", "random_20_way_accuracy_interval"]
+
+
 # Splits ---------------------------------------------------------------------------------
 
 
@@ -209,7 +217,8 @@ def test_the_split_of_vinyals_parts_characters_not_alphabets(monkeypatch):
     parts = omniglot.vinyals_split(0)
     train, test = (set(parts[name].labels) for name in ("train", "vinyals"))
     assert (len(train), len(test), len(train & test)) == (1200, 423, 0)
-    assert set(parts["train"].alphabets) == set(parts["vinyals"].alphabets)
+    assert set(parts["train"].alphabets) == set("abcd")
+    assert parts["vinyals"].class_index().group_sizes == (("all", 423),)
     assert set(omniglot.vinyals_split(1)["train"].labels) != train
 
 
