@@ -1,12 +1,12 @@
 """One-shot Omniglot beyond Koch's net: hard batches, distortions, one softmax.
 
 Run:     python -m experiments.omniglot_record --preset five-minutes
-Expect:  TODO
+Expect:  within_alphabet_accuracy .841 +- .004 (three seeds) after 4 minutes of training on
+         two CPU cores; --preset thirty-minutes .873 (one seed)
 Quick:   python -m experiments.omniglot_record --num-steps 20 --workdir runs/q
 
---preset five-minutes     over Koch's 92 % on two CPU cores
---preset thirty-minutes   over the 95.5 % of people, on two CPU cores
---preset record           for a GPU, or some nights; resumes where it was cut off
+--preset five-minutes, thirty-minutes   on two CPU cores
+--preset record   for a GPU, or some nights; goes on where it was cut off
 
 An embedding net, trained on the 30 background alphabets alone; two drawings are compared by
 the cosine of their embeddings. What makes it good:
@@ -44,7 +44,7 @@ from siamese_jax.encoders import ResidualConv
 
 
 class Preset(NamedTuple):
-    """What it is known to give, and its settings."""
+    """The within_alphabet_accuracy it gave on two CPU cores, and its settings."""
 
     expects: str
     settings: dict[str, Any]
@@ -52,9 +52,9 @@ class Preset(NamedTuple):
 
 _LARGE = {"size": 64, "stem": 96, "widths": (192, 384, 512), "num_blocks": 2}
 PRESETS = {
-    "five-minutes": Preset("", {"num_steps": 1_000}),
-    "thirty-minutes": Preset("", {"num_steps": 5_000}),
-    "record": Preset("", {"num_steps": 60_000} | _LARGE),
+    "five-minutes": Preset(".841 +- .004 in 4 minutes", {"num_steps": 1_000}),
+    "thirty-minutes": Preset(".873 in some 20 minutes", {"num_steps": 5_000}),
+    "record": Preset("not run to its end yet", {"num_steps": 60_000} | _LARGE),
 }
 _DEFAULTS: dict[str, Any] = {"size": 48, "stem": 64, "widths": (128, 256), "num_blocks": 1}
 
@@ -263,7 +263,7 @@ def judge(config: Config, learnt: Model, parts: dict[str, Characters]) -> dict[s
 
 def main(config: Config) -> None:
     """Trains, judges, reports."""
-    print(f"{config.preset}: {PRESETS[config.preset].expects}")
+    print(f"{config.preset}, within_alphabet_accuracy: {PRESETS[config.preset].expects}")
     config = settle(config)
     if not run.start(config):
         return
