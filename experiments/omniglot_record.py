@@ -288,8 +288,8 @@ def main(config: Config) -> None:
     metrics = judge(config, learnt, parts)
     run.finish(config, metrics, trained)
     curves = report.curves(config.directory, ("loss", "temperature"))
-    drawn = omniglot.draw_pairs(shown)
-    sections = pairs.sections(shown.images, drawn, kept, calibration.threshold, "gray")
+    seen = shown.images, omniglot.draw_pairs(shown), kept, calibration.threshold
+    sections = pairs.sections(*seen, "gray", f"{part} pairs")
     sections += [report.Section("Training", "", curves)]
     report.write_report(config, "One-shot Omniglot", metrics, sections)
 

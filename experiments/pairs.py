@@ -226,16 +226,17 @@ def sections(
     judged: Judged,
     threshold: float,
     cmap: str = "gray_r",
+    name: str = "test pairs",
 ) -> list[report.Section]:
-    """Test pairs, half of them mistakes; their distances; the ROC."""
+    """Pairs, half of them mistakes; their distances; the ROC."""
     away, same = (np.asarray(array) for array in judged)
     wrong = np.flatnonzero((away <= threshold) != same)
     shown = np.concatenate([np.arange(0, len(same), -(-len(same) // 7))[:7], wrong[:7]])
     return [
         report.Section(
             "Same or different?",
-            "Test pairs with their distances; green where the threshold judges rightly. "
-            "The right half are all mistakes.",
+            f"{name.capitalize()} with their distances; green where the threshold judges "
+            "rightly. The right half are all mistakes.",
             report.pair_grid(
                 images[pairs.examples[:, shown]],
                 away[shown],
@@ -245,13 +246,13 @@ def sections(
             ),
         ),
         report.Section(
-            "Distances of test pairs",
+            f"Distances of {name}",
             f"The line is the threshold, {threshold:.3f}.",
             report.distance_histogram(away, same, threshold),
         ),
         report.Section(
             "ROC",
             "The falling line marks equal error rates.",
-            report.roc({"test pairs": verify.roc_curve(*judged)}),
+            report.roc({name: verify.roc_curve(*judged)}),
         ),
     ]
