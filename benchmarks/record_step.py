@@ -10,7 +10,6 @@ one set of weights, in float32, and their losses must agree to four digits.
 import argparse
 import dataclasses
 import pathlib
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -100,23 +99,15 @@ def measure(preset: str, dtype: str, *, rounds: int, smoke: bool) -> dict[str, A
         ),
         "torch": theirs,
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):  # the first compiles
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            seconds[name] += [time.perf_counter() - began] if number else []
-    images_a_step = config.num_classes * config.num_images
-    speed = {k: num_steps * images_a_step / np.array(v) for k, v in seconds.items()}
-    ratios = speed["ours"] / speed["torch"]
+    num_images = num_steps * config.num_classes * config.num_images
+    seconds = results.take_turns(ways, rounds)
+    speed = {name: num_images / times for name, times in seconds.items()}
     return {
         "preset": preset,
         "dtype": dtype,
         "images_per_second": float(np.median(speed["ours"])),
         "torch_images_per_second": float(np.median(speed["torch"])),
-        "ratio": float(np.median(ratios)),
-        "ratio_min": float(ratios.min()),
-        "ratio_max": float(ratios.max()),
+        **results.spread(speed["ours"] / speed["torch"]),
     }
 
 

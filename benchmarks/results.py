@@ -10,8 +10,11 @@ import os
 import pathlib
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks" / "results"
@@ -74,6 +77,26 @@ def write(path: pathlib.Path | None, found: Mapping[str, Any]) -> None:
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=2) + "\n")
+
+
+def spread(ratios: np.ndarray) -> dict[str, float]:
+    """The median of the rounds' ratios, their least and their largest."""
+    return {
+        "ratio": float(np.median(ratios)),
+        "ratio_min": float(ratios.min()),
+        "ratio_max": float(ratios.max()),
+    }
+
+
+def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
+    """Seconds of each way in each round; the first, which compiles, does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: np.array(times[1:]) for name, times in seconds.items()}
 
 
 # Tables ---------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ state. They take turns; the time of a round is that of all seeds.
 import argparse
 import importlib
 import pathlib
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -39,28 +38,18 @@ def measure(system: str, num_seeds: int, *, rounds: int, smoke: bool) -> dict[st
 
     single, stacked = jax.jit(steps), jax.jit(jax.vmap(steps, in_axes=(0, 0, None)))
     ways: dict[str, Callable[[], Any]] = {
-        "vmap": lambda: stacked(keys, states, data),
-        "single": lambda: [single(key, state, data) for key in keys],
+        "vmap": lambda: jax.block_until_ready(stacked(keys, states, data)),
+        "single": lambda: jax.block_until_ready([single(key, state, data) for key in keys]),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(rounds + 1):  # the first compiles
-        for name, way in ways.items():
-            began = time.perf_counter()
-            jax.block_until_ready(way())
-            seconds[name] += [time.perf_counter() - began] if number else []
-    speed = {
-        name: num_seeds * case.num_steps * case.batch_size / np.array(all_seconds)
-        for name, all_seconds in seconds.items()
-    }
-    ratios = speed["vmap"] / speed["single"]
+    num_pairs = num_seeds * case.num_steps * case.batch_size
+    seconds = results.take_turns(ways, rounds)
+    speed = {name: num_pairs / times for name, times in seconds.items()}
     return {
         "system": system,
         "num_seeds": num_seeds,
         "vmap_pairs_per_second": float(np.median(speed["vmap"])),
         "single_pairs_per_second": float(np.median(speed["single"])),
-        "ratio": float(np.median(ratios)),
-        "ratio_min": float(ratios.min()),
-        "ratio_max": float(ratios.max()),
+        **results.spread(speed["vmap"] / speed["single"]),
     }
 
 

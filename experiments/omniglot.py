@@ -36,6 +36,10 @@ Part = Literal["background", "validation", "test", "all"]
 
 PAIR_SEED = 20  # the pairs of judgement are the same for every run
 FEW_SHOT = ((20, 1), (5, 1), (20, 5), (5, 5))  # ways and shots
+_SHORT = {
+    "within_alphabet_20_way_1_shot": "within_alphabet",
+    "random_20_way_1_shot": "random_20_way",
+}
 
 
 class Characters(NamedTuple):
@@ -137,20 +141,19 @@ def few_shot_metrics(
     """
     embeddings = embed(learnt, characters.images, batch_size=64)
     index = characters.class_index()
-    names = {True: "within_alphabet", False: "random_20_way"}
+    several = len(index.group_sizes) > 1
     metrics: dict[str, float] = {}
-    for within in (True, False)[len(index.group_sizes) == 1 :]:
+    for place in ("within_alphabet", "random") if several else ("random",):
         for num_ways, num_shots in FEW_SHOT:
-            task = f"{num_ways}_way_{num_shots}_shot"
-            place = "within_alphabet" if within else "random"
-            name = names[within] if (num_ways, num_shots) == (20, 1) else f"{place}_{task}"
+            name = f"{place}_{num_ways}_way_{num_shots}_shot"
+            name = _SHORT.get(name, name)
             found = task_accuracy(
                 jax.random.key(0),
                 learnt,
                 embeddings,
                 index,
                 num_episodes=num_episodes,
-                within_alphabet=within,
+                within_alphabet=place == "within_alphabet",
                 num_ways=num_ways,
                 num_shots=num_shots,
             )
@@ -171,10 +174,9 @@ def draw_pairs(characters: Characters) -> Pairs:
     return Pairs(*map(np.asarray, drawn))
 
 
-def judge_pairs(learnt: Model, characters: Characters) -> Judged:
-    """The distances of those pairs."""
-    embeddings = embed(learnt, characters.images, batch_size=64)
-    return judge(learnt, embeddings, draw_pairs(characters))
+def judge_pairs(learnt: Model, characters: Characters, pairs: Pairs) -> Judged:
+    """The distance of each pair of drawings."""
+    return judge(learnt, embed(learnt, characters.images, batch_size=64), pairs)
 
 
 def vinyals_split(seed: int) -> dict[str, Characters]:

@@ -56,7 +56,7 @@ class Config:
     json: pathlib.Path | None = None
 
 
-# Models of models -----------------------------------------------------------------------
+# Views, ensembles -----------------------------------------------------------------------
 
 
 def view_matrices(size: int) -> jax.Array:
@@ -88,25 +88,22 @@ def with_views(learnt: Model) -> Model:
     return learnt._replace(embed_fn=embed_fn)
 
 
-def ensemble(nets: Sequence[Model]) -> Model:
+def ensemble(embeddings: Sequence[jax.Array]) -> jax.Array:
     """Unit embeddings side by side: their cosine is the mean of the nets' cosines."""
-
-    def embed_fn(params: Any, pictures: jax.Array) -> Any:
-        parts = [net.embed_fn(its, pictures) for net, its in zip(nets, params, strict=True)]
-        return normalize(jnp.concatenate([normalize(part) for part in parts], axis=1))
-
-    return nets[0]._replace(params=tuple(net.params for net in nets), embed_fn=embed_fn)
+    return normalize(jnp.concatenate([normalize(part) for part in embeddings], axis=1))
 
 
 # Judgement ------------------------------------------------------------------------------
 
 
-def inductive(config: Config, learnt: Model, characters: Characters) -> dict[str, float]:
+def inductive(
+    config: Config, learnt: Model, characters: Characters, embeddings: jax.Array
+) -> dict[str, float]:
     """Each question alone."""
     found = omniglot.task_accuracy(
         jax.random.key(config.seed),
         learnt,
-        model.embed(learnt, characters.images, batch_size=64),
+        embeddings,
         characters.class_index(),
         num_episodes=config.num_episodes,
         within_alphabet=True,
@@ -115,14 +112,15 @@ def inductive(config: Config, learnt: Model, characters: Characters) -> dict[str
     return omniglot.as_metrics("accuracy", found)
 
 
-def transductive(config: Config, learnt: Model, characters: Characters) -> dict[str, float]:
+def transductive(
+    config: Config, learnt: Model, characters: Characters, embeddings: jax.Array
+) -> dict[str, float]:
     """All questions of a task at once, no two with one answer."""
-    embeddings = model.embed(learnt, characters.images, batch_size=64)
     index = characters.class_index()
     keys = jax.random.split(jax.random.key(config.seed), config.num_episodes)
 
     @jax.jit
-    def distances(keys: jax.Array) -> jax.Array:
+    def distances(embeddings: jax.Array) -> jax.Array:
         def one_task(key: jax.Array) -> jax.Array:
             ways = config.num_ways
             task = samplers.sample_episode(key, index, ways, 1, 1, max_groups=1)
@@ -131,7 +129,7 @@ def transductive(config: Config, learnt: Model, characters: Characters) -> dict[
 
         return jax.lax.map(one_task, keys, batch_size=100)
 
-    right = np.array([assigned_right(task) for task in np.asarray(distances(keys))])
+    right = np.array([assigned_right(task) for task in np.asarray(distances(embeddings))])
     margin = 1.96 * right.std(ddof=1) / len(right) ** 0.5
     return {"accuracy": float(right.mean()), "accuracy_interval": float(margin)}
 
@@ -162,24 +160,26 @@ def command(config: Config) -> None:
         raise UserError(f"--workdirs: nets of one size of input; got {sorted(shapes)}")
     characters = within_alphabet.choose(config.alphabets)
     within_alphabet.check_counts(
-        within_alphabet.Config(
-            pathlib.Path(), num_episodes=config.num_episodes, num_ways=config.num_ways
-        ),
-        characters,
+        characters, num_episodes=config.num_episodes, num_ways=config.num_ways
     )
-    alone = {"one": nets, "views": [with_views(net) for net in nets]}
-    together = {
-        f"ensemble{'_views' * (k == 'views')}": [ensemble(v)] for k, v in alone.items()
-    }
+    print(f"embedding {len(characters.images):,} drawings, ten views of each ...")
+    one, views = (
+        [model.embed(net, characters.images, batch_size=64) for net in each]
+        for each in (nets, [with_views(net) for net in nets])
+    )
+    together = ensemble(one)
     ways = {
-        **{name: (inductive, of) for name, of in (alone | together).items()},
-        "transductive": (transductive, nets),
-        "ensemble_transductive": (transductive, [ensemble(nets)]),
+        "one": (inductive, one),
+        "views": (inductive, views),
+        "ensemble": (inductive, [together]),
+        "ensemble_views": (inductive, [ensemble(views)]),
+        "transductive": (transductive, one),
+        "ensemble_transductive": (transductive, [together]),
     }
     metrics: dict[str, float] = {}
-    for name, (judge, judged) in ways.items():
+    for name, (judge, embeddings) in ways.items():
         print(f"{name} ...")
-        figures = [judge(config, net, characters) for net in judged]
+        figures = [judge(config, nets[0], characters, each) for each in embeddings]
         for key in figures[0]:
             metrics[f"{name}_{key}"] = float(np.mean([each[key] for each in figures]))
     run.show_figures({"metrics": metrics}, config.json)

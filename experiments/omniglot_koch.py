@@ -191,23 +191,7 @@ def sample(config: Config, key: jax.Array, step: jax.Array, data: Data) -> pairs
     return pairs.Batch(images, same, jnp.ones(num, bool))
 
 
-def train_steps(
-    config: Config,
-    key: jax.Array,
-    state: training.TrainState,
-    data: Data,
-    num_steps: int,
-) -> tuple[training.TrainState, training.Metrics]:
-    """Many steps as one program."""
-    return training.train_steps(
-        key,
-        state,
-        data,
-        num_steps=num_steps,
-        batch_fn=partial(sample, config),
-        loss_fn=partial(loss_fn, config),
-        optimizer=make_optimizer(config),
-    )
+train_steps = run.make_steps(sample, loss_fn, make_optimizer)
 
 
 # Use and evaluation ---------------------------------------------------------------------
@@ -303,7 +287,8 @@ def main(config: Config) -> None:
     )
     print("judging ...")
     learnt = model.load_model(config.directory)
-    kept = omniglot.judge_pairs(learnt, omniglot.some_of_each(validation, 8))
+    some = omniglot.some_of_each(validation, 8)
+    kept = omniglot.judge_pairs(learnt, some, omniglot.draw_pairs(some))
     calibration = model.calibrate(kept, "pairs of drawings of the validation alphabets")
     model.save_calibration(config, calibration)
     metrics = final_metrics(config, learnt, validation, calibration.threshold)
@@ -329,7 +314,8 @@ def final_metrics(
     within_test = omniglot.as_metrics(
         "within_alphabet_accuracy_test", tasks(test)["within_alphabet"]
     )
-    judged = omniglot.judge_pairs(learnt, omniglot.some_of_each(test, 8))
+    some = omniglot.some_of_each(test, 8)
+    judged = omniglot.judge_pairs(learnt, some, omniglot.draw_pairs(some))
     return as_metrics(judged_tasks) | within_test | pairs.pair_metrics(judged, threshold)
 
 

@@ -208,19 +208,7 @@ def initial_state(config: Config) -> training.TrainState:
     return training.init_state(params, make_optimizer(config), statistics=variables)
 
 
-def train_steps(
-    config: Config, key: jax.Array, state: training.TrainState, data: Data, num_steps: int
-) -> tuple[training.TrainState, training.Metrics]:
-    """Many steps as one program."""
-    return training.train_steps(
-        key,
-        state,
-        data,
-        num_steps=num_steps,
-        batch_fn=partial(sample, config),
-        loss_fn=partial(loss_fn, config),
-        optimizer=make_optimizer(config),
-    )
+train_steps = run.make_steps(sample, loss_fn, make_optimizer)
 
 
 # Use and judgement ----------------------------------------------------------------------
@@ -282,14 +270,16 @@ def main(config: Config) -> None:
     learnt = model.load_model(config.directory)
     part, characters = next(iter(parts.items()))
     shown = omniglot.some_of_each(characters, 8)
-    kept = omniglot.judge_pairs(learnt, shown)
+    drawn = omniglot.draw_pairs(shown)
+    kept = omniglot.judge_pairs(learnt, shown, drawn)
     calibration = model.calibrate(kept, f"pairs of drawings of the {part} characters")
     model.save_calibration(config, calibration)
     metrics = judge(config, learnt, parts)
     run.finish(config, metrics, trained)
     curves = report.curves(config.directory, ("loss", "temperature"))
-    seen = shown.images, omniglot.draw_pairs(shown), kept, calibration.threshold
-    sections = pairs.sections(*seen, "gray", f"{part} pairs")
+    sections = pairs.sections(
+        shown.images, drawn, kept, calibration.threshold, "gray", f"{part} pairs"
+    )
     sections += [report.Section("Training", "", curves)]
     report.write_report(config, "One-shot Omniglot", metrics, sections)
 

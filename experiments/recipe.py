@@ -8,7 +8,6 @@ gradients; embeddings are compared on the unit sphere.
 """
 
 import dataclasses
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -179,23 +178,7 @@ def initial_state(
     return training.init_state(params, make_optimizer(config), statistics=variables)
 
 
-def train_steps(
-    config: RecipeConfig,
-    key: jax.Array,
-    state: training.TrainState,
-    data: Data,
-    num_steps: int,
-) -> tuple[training.TrainState, training.Metrics]:
-    """Many steps as one program."""
-    return training.train_steps(
-        key,
-        state,
-        data,
-        num_steps=num_steps,
-        batch_fn=partial(sample, config),
-        loss_fn=partial(loss_fn, config),
-        optimizer=make_optimizer(config),
-    )
+train_steps = run.make_steps(sample, loss_fn, make_optimizer)
 
 
 # Use ------------------------------------------------------------------------------------

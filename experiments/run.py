@@ -30,6 +30,7 @@ import sys
 import time
 import typing
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
@@ -43,6 +44,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+from siamese_jax import training
 from siamese_jax.training import Metrics, TrainState
 
 
@@ -249,6 +251,32 @@ def train(
                 judgements.add(done, state)
                 _save(checkpoints, done, state)
         return Trained(state, log.seconds)
+
+
+def make_steps(
+    batch_fn: Callable[..., Any],
+    loss_fn: Callable[..., Any],
+    optimizer_fn: Callable[[Any], Any],
+) -> StepsFn:
+    """Many steps as one program: `train_steps(config, key, state, data, num_steps)`.
+
+    Of an experiment's functions, each of which takes the configuration first.
+    """
+
+    def train_steps(
+        config: Any, key: jax.Array, state: TrainState, data: Any, num_steps: int
+    ) -> tuple[TrainState, Metrics]:
+        return training.train_steps(
+            key,
+            state,
+            data,
+            num_steps=num_steps,
+            batch_fn=partial(batch_fn, config),
+            loss_fn=partial(loss_fn, config),
+            optimizer=optimizer_fn(config),
+        )
+
+    return train_steps
 
 
 def load_state(config: RunConfig, state: TrainState) -> TrainState:

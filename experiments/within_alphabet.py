@@ -75,23 +75,23 @@ def choose(words: tuple[str, ...]) -> Characters:
     return loaded.only(np.isin(loaded.alphabets, sorted(wanted)))
 
 
-def check_counts(config: Config, characters: Characters) -> None:
+def check_counts(characters: Characters, *, num_episodes: int, num_ways: int) -> None:
     """Refuses what the alphabets cannot give, before any work.
 
     Raises:
       UserError: If a count is too small or an alphabet has fewer characters than ways.
     """
-    for name in ("num_episodes", "num_ways"):
-        if getattr(config, name) < 2:
-            raise UserError(f"{name} must be at least 2; got {getattr(config, name)}")
+    for name, num in (("num_episodes", num_episodes), ("num_ways", num_ways)):
+        if num < 2:
+            raise UserError(f"{name} must be at least 2; got {num}")
     sizes = {
         str(alphabet): len(np.unique(characters.labels[characters.alphabets == alphabet]))
         for alphabet in np.unique(characters.alphabets)
     }
-    small = [f"{name} has {num}" for name, num in sizes.items() if num < config.num_ways]
+    small = [f"{name} has {num}" for name, num in sizes.items() if num < num_ways]
     if small:
         raise UserError(
-            f"{config.num_ways}-way tasks need {config.num_ways} characters in each "
+            f"{num_ways}-way tasks need {num_ways} characters in each "
             f"alphabet; {', '.join(small)}: leave out, or give a smaller --num-ways"
         )
 
@@ -133,7 +133,7 @@ def command(config: Config) -> None:
     run.check_output(config.json)
     learnt = model.load_model(config.workdir)
     characters = choose(config.alphabets)
-    check_counts(config, characters)
+    check_counts(characters, num_episodes=config.num_episodes, num_ways=config.num_ways)
     print(f"embedding {len(characters.images):,} drawings ...")
     figures = judge(config, learnt, characters)
     run.print_table({one["alphabet"]: one["accuracy"] for one in figures["alphabets"]})

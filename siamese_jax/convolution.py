@@ -182,7 +182,7 @@ def convolution_chwn(
 
     Args:
       x: Images.
-      kernel: OHWI, features first: as the products take it.
+      kernel: OHWI, features first: as the products take it; cast to the type of `x`.
       stride: Rows and columns from one output to the next.
 
     Raises:
@@ -208,9 +208,9 @@ def convolution_chwn(
         )
 
     def on_cpu(x: Array, kernel: Array) -> Array:
-        return _side_by_side(stride, *_alike(x, kernel.astype(x.dtype)))
+        return _side_by_side(stride, *_alike(x, kernel))
 
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=by_lax)
+    return lax.platform_dependent(x, kernel.astype(x.dtype), cpu=on_cpu, default=by_lax)
 
 
 # Convolution ----------------------------------------------------------------------------

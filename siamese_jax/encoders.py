@@ -347,7 +347,7 @@ class _ConvCHWN(nn.Module):
         shape = (self.features, self.size, self.size, len(x))
         he_normal = nn.initializers.he_normal(in_axis=-1, out_axis=0)
         kernel = self.param("kernel", he_normal, shape)
-        return convolution_chwn(x, kernel.astype(x.dtype), stride=self.stride)
+        return convolution_chwn(x, kernel, stride=self.stride)
 
 
 # Heads --------------------------------------------------------------------------------

@@ -234,8 +234,8 @@ def test_an_ensemble_s_cosine_is_the_mean_of_cosines():
     images = jnp.asarray(np.random.default_rng(0).random((2, 3, 3, 1)), jnp.float32)
     nets = [Model(jnp.arange(9.0) + 1, flat, (3, 3, 1)), Model(1.0, flat, (3, 3, 1))]
     cosines = [jnp.vdot(*net.embed_fn(net.params, images)) for net in nets]
-    together = omniglot_extras.ensemble(nets)
-    found = jnp.vdot(*together.embed_fn(together.params, images))
+    embeddings = [net.embed_fn(net.params, images) for net in nets]
+    found = jnp.vdot(*omniglot_extras.ensemble(embeddings))
     np.testing.assert_allclose(found, np.mean(cosines), rtol=1e-5)
 
 
