@@ -176,9 +176,10 @@ def convolution_chwn(
 ) -> Float[Array, "features out_height out_width n"]:
     """Convolution of images side by side, padded as "SAME", for half precision on CPUs.
 
-    In this layout the rows of patches are long runs of memory, and all three products, of
-    the gradients too, have the form in which a processor's matrix units take bfloat16.
-    Half precision is summed in float32.
+    In this layout what is moved is long runs of memory, and all products, of the gradients
+    too, have the form in which a processor's matrix units take bfloat16. Without strides
+    only columns are moved before the product, and rows after it, in float32: patches would
+    be `kernel_height` times as large. Half precision is summed in float32.
 
     Args:
       x: Images.
@@ -293,47 +294,96 @@ def _made(x: Array) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _side_by_side(stride: int, x: Array, kernel: Array) -> Array:
-    """The kernel as a matrix, times patches."""
-    patches, shape = _long_patches(stride, kernel.shape, x)
+    """By rows of the kernel, or with strides by patches."""
+    return _side_by_side_forward(stride, x, kernel)[0]
+
+
+def _side_by_side_forward(stride: int, x: Array, kernel: Array) -> tuple[Array, Any]:
+    pads = _same_pads(stride, x, kernel)
+    if stride == 1:
+        columns = _moved_columns(pads, kernel, x)
+        return _sum_over_rows(columns, kernel), (x, kernel, columns)
+    patches, shape = _long_patches(stride, pads, kernel, x)
     y = _product(kernel.reshape(len(kernel), -1), patches, 0)
-    return y.astype(x.dtype).reshape(len(kernel), *shape)
+    return y.astype(x.dtype).reshape(len(kernel), *shape), (x, kernel, patches)
 
 
-def _side_by_side_forward(
-    stride: int, x: Array, kernel: Array
-) -> tuple[Array, tuple[Array, Array]]:
-    return _side_by_side(stride, x, kernel), (x, kernel)
-
-
-def _side_by_side_backward(
-    stride: int, kept: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    x, kernel = kept
-    patches, _ = _long_patches(stride, kernel.shape, x)
-    flat = gradient.reshape(len(kernel), -1)
-    of_kernel = _product(flat, patches, 1).reshape(kernel.shape).astype(kernel.dtype)
-    if stride == 1 and kernel.shape[1] % 2 and kernel.shape[2] % 2:
-        # its own transpose, but for the kernel turned around
+def _side_by_side_backward(stride: int, kept: Any, gradient: Array) -> tuple[Array, Array]:
+    x, kernel, moved = kept
+    pads = _same_pads(stride, x, kernel)
+    if stride == 1:
+        # the way back is the way there, but for the kernel turned around
         turned = jnp.swapaxes(kernel[:, ::-1, ::-1], 0, 3)
-        return _side_by_side(1, gradient, turned), of_kernel
+        back = _moved_columns([pad[::-1] for pad in pads], turned, gradient)
+        return _sum_over_rows(back, turned), _kernel_gradient(moved, kernel, gradient)
+    flat = gradient.reshape(len(kernel), -1)
+    of_kernel = _product(flat, moved, 1).reshape(kernel.shape).astype(kernel.dtype)
     of_patches = _product(kernel.reshape(len(kernel), -1).T, flat, 0).astype(x.dtype)
-    _, back = jax.vjp(lambda x: _long_patches(stride, kernel.shape, x, False)[0], x)
-    return *back(of_patches), of_kernel
+    _, to_x = jax.vjp(lambda x: _long_patches(stride, pads, kernel, x, False)[0], x)
+    return *to_x(of_patches), of_kernel
 
 
 _side_by_side.defvjp(_side_by_side_forward, _side_by_side_backward)
 
 
+def _sum_over_rows(columns: Array, kernel: Array) -> Array:
+    """y[r] = sum_i (K_i A)[r + i]: rows of the kernel times the moved columns."""
+    features, height = kernel.shape[:2]
+    rows_of_kernel = jnp.swapaxes(kernel, 0, 1).reshape(height * features, -1)
+    products = _product(rows_of_kernel, columns.reshape(rows_of_kernel.shape[1], -1), 0)
+    products = products.reshape(height, features, *columns.shape[1:])
+    rows = columns.shape[1] - height + 1
+    moved = [products[i, :, i : i + rows] for i in range(height)]
+    return sum(moved[1:], moved[0]).astype(columns.dtype)
+
+
+def _kernel_gradient(columns: Array, kernel: Array, gradient: Array) -> Array:
+    """K_i' = sum_r g[r] A[r + i]: moved rows times the moved columns."""
+    features, height, width, channels = kernel.shape
+    last = height - 1
+
+    def move(g: Array) -> Array:
+        g = _made(jnp.pad(g, ((0, 0), (last, last), (0, 0), (0, 0))))
+        firsts = range(last, -1, -1)
+        moved = [g[:, i : i + columns.shape[1]] for i in firsts]
+        return _made(jnp.concatenate(moved, axis=0))
+
+    rows = _by_words(move, gradient).reshape(height * features, -1)
+    found = _product(rows, columns.reshape(width * channels, -1), 1)
+    found = found.reshape(height, features, width, channels)
+    return jnp.swapaxes(found, 0, 1).astype(kernel.dtype)
+
+
+def _same_pads(stride: int, x: Array, kernel: Array) -> list[tuple[int, int]]:
+    return lax.padtype_to_pads(x.shape[1:3], kernel.shape[1:3], (stride, stride), "SAME")
+
+
+def _moved_columns(pads: Sequence[tuple[int, int]], kernel: Array, x: Array) -> Array:
+    """`[width * channels, rows, out_width, n]`: what each column of a kernel meets."""
+    width = kernel.shape[2]
+
+    def move(x: Array) -> Array:
+        x = _made(jnp.pad(x, ((0, 0), *pads, (0, 0))))
+        columns = x.shape[2] - width + 1
+        moved = [x[:, :, j : j + columns] for j in range(width)]
+        return _made(jnp.concatenate(moved, axis=0))
+
+    return _by_words(move, x)
+
+
 def _long_patches(
-    stride: int, kernel: Sequence[int], x: Array, words: bool = True
+    stride: int,
+    pads: Sequence[tuple[int, int]],
+    kernel: Array,
+    x: Array,
+    words: bool = True,
 ) -> tuple[Array, tuple[int, ...]]:
     """`[kernel_height * kernel_width * channels, outputs]`, and the outputs' shape."""
-    strides = (stride, stride)
-    pads = lax.padtype_to_pads(x.shape[1:3], kernel[1:3], strides, "SAME")
 
     def patches(x: Array) -> Array:
         x = _made(jnp.pad(x, ((0, 0), *pads, (0, 0))))
-        return _made(jnp.concatenate(_shifted(x, kernel[1:3], strides, (1, 1)), axis=0))
+        shifted = _shifted(x, kernel.shape[1:3], (stride, stride), (1, 1))
+        return _made(jnp.concatenate(shifted, axis=0))
 
     moved = _by_words(patches, x) if words else patches(x)
     return moved.reshape(len(moved), -1), moved.shape[1:]

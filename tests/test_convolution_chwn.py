@@ -40,7 +40,7 @@ def test_images_side_by_side_are_convolved_as_by_lax(size, stride):
     assert_same(found, wanted)
 
 
-@pytest.mark.parametrize(("size", "stride"), SIDE_BY_SIDE[::2])
+@pytest.mark.parametrize(("size", "stride"), [SIDE_BY_SIDE[i] for i in (0, 2, 3)])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_images_side_by_side_in_halves_are_summed_in_float32(size, stride, dtype):
     x, kernel = normal((3, 7, 6, 4), (5, *size, 3), dtype=dtype)
@@ -53,7 +53,7 @@ def test_images_side_by_side_in_halves_are_summed_in_float32(size, stride, dtype
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         assert a.dtype == dtype
         # patches' gradients are rounded once each before they are added, where they are
-        atol = (1 if stride == 1 and size[0] % 2 else 4) * rounding * np.abs(b).max()
+        atol = (1 if stride == 1 else 4) * rounding * np.abs(b).max()
         np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0, atol=atol)
 
 
