@@ -50,6 +50,8 @@ class Preset(NamedTuple):
     settings: dict[str, Any]
 
 
+INK = 0.3  # brighter than this
+
 _LARGE = {"size": 64, "stem": 96, "widths": (192, 384, 512), "num_blocks": 2}
 PRESETS = {
     "five-minutes": Preset(".841 +- .004 in 4 minutes", {"num_steps": 1_000}),
@@ -141,7 +143,7 @@ def turned(key: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def distort(config: Config, key: jax.Array, ink: jax.Array) -> jax.Array:
-    """Each image by its own affine map and bending, at once; then its strokes' width."""
+    """Each image centred, by its own affine map and bending, at once; then its strokes."""
     affine_key, elastic_key, thickness_key = jax.random.split(key, 3)
     num, size = ink.shape[:2]
     affine = augment.Affine(
@@ -152,6 +154,7 @@ def distort(config: Config, key: jax.Array, ink: jax.Array) -> jax.Array:
     )
     matrices = augment.sample_affine(affine_key, num, (size, size), affine)
     coordinates = augment.affine_coordinates(matrices, (size, size))
+    coordinates += augment.ink_offsets(ink, threshold=INK)[:, None, None]
     if config.elastic:
         elastic = augment.Elastic(scale=config.elastic * size, sigma=0.1 * size)
         coordinates += augment.sample_elastic(elastic_key, num, (size, size), elastic)
@@ -190,10 +193,10 @@ def loss_fn(config: Config, params: Any, statistics: Any, batch: Any, key: Any) 
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW on a one-cycle cosine schedule; the average of its weights is kept beside."""
+    """Muon on a one-cycle cosine schedule; the average of its weights is kept beside."""
     schedule = optax.cosine_onecycle_schedule(config.num_steps, config.learning_rate, 0.1)
     return optax.chain(
-        optax.adamw(schedule, weight_decay=config.weight_decay),
+        optimizers.muon(schedule, weight_decay=config.weight_decay),
         optimizers.average_params(config.average_decay),
     )
 
@@ -220,7 +223,8 @@ def load_model(config: Config) -> Model:
     params = optimizers.averaged_params(state.optimizer_state)["encoder"]
 
     def embed_fn(variables: Any, pictures: jax.Array) -> Any:
-        embeddings: Any = make_encoder(config).apply(variables, 1 - pictures)
+        ink = augment.center(1 - pictures, threshold=INK)
+        embeddings: Any = make_encoder(config).apply(variables, ink)
         return distances.normalize(embeddings)
 
     variables = {"params": params, **state.statistics}

@@ -398,6 +398,7 @@ def _by_words(move: Callable[[Array], Array], x: Array) -> Array:
 
 def _product(a: Array, b: Array, contracted: int) -> Array:
     """Of matrices, over columns of `a` and an axis of `b`; sums are float32 or wider."""
+    a, b = _made(a), _made(b)  # or a transpose becomes a part of the product: not for bf16
     wide = jnp.promote_types(a.dtype, jnp.float32)
     dimensions = (((1,), (contracted,)), ((), ()))
     return lax.dot_general(a, b, dimensions, preferred_element_type=wide)

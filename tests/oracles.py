@@ -422,6 +422,24 @@ def warp(images, coordinates, *, fill=0.0):
     return out
 
 
+def ink_offsets(images, *, threshold):
+    """Middle of the box around what is bright, from the middle of the image."""
+    out = np.zeros((len(images), 2))
+    for n, image in enumerate(np.asarray(images)):
+        places = np.argwhere((image > threshold).any(-1))
+        if len(places):
+            middle = (places.min(0) + places.max(0)) / 2
+            out[n] = middle - (np.array(image.shape[:2]) - 1) / 2
+    return out
+
+
+def center(images, *, threshold, fill=0.0):
+    """Looks as far from each pixel as the ink is from the middle."""
+    offsets = ink_offsets(images, threshold=threshold)
+    grid = np.moveaxis(np.mgrid[: images.shape[1], : images.shape[2]], 0, -1)
+    return warp(images, grid[None] + offsets[:, None, None], fill=fill)
+
+
 def convolution_chwn(x, kernel, *, stride=1):
     """As `convolution`, with the padding that leaves ceil(size / stride) outputs."""
     x, kernel = np.transpose(x, (3, 1, 2, 0)), np.transpose(kernel, (1, 2, 3, 0))

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax import contrib
 
 from experiments import (
     model,
@@ -127,7 +128,7 @@ def test_a_preset_fills_in_what_is_not_given(preset):
 def test_a_batch_has_one_alphabet_in_one_position(small):
     characters = drawings("background")
     images = np.full((525, 16, 16, 1), 255, np.uint8)
-    images[:, 4, 7, 0] = 0  # a dot that no turn and no mirror leaves where it is
+    images[:, 4, 3:7] = images[:, 5, 3] = 0  # no turn and no mirror leaves it as it is
     data = recipe.Data(jnp.asarray(images), characters.class_index())
     still = dict.fromkeys(
         ("max_rotation", "max_shear", "max_scale", "max_shift", "elastic", "thickness"), 0.0
@@ -137,10 +138,11 @@ def test_a_batch_has_one_alphabet_in_one_position(small):
     seen, alphabets = set(), set()
     for seed in range(40):
         ink, labels = sample(jax.random.key(seed))
-        places = np.argwhere(np.asarray(ink[..., 0]) > 0.5)[:, 1:]
-        assert len(places) == 40
-        assert len(set(map(tuple, places))) == 1  # all alike
-        seen.add(tuple(places[0]))
+        np.testing.assert_allclose(ink, np.broadcast_to(ink[:1], ink.shape), atol=1e-5)
+        places = np.argwhere(np.asarray(ink[0, ..., 0]) > 0.5)
+        assert len(places) == 5
+        np.testing.assert_array_equal(places.min(0) + places.max(0), [15, 15])  # centred
+        seen.add(places.tobytes())
         found = set(characters.alphabets[np.asarray(labels) * 5])
         assert len(found) == 1
         alphabets |= found
@@ -163,7 +165,40 @@ def test_as_many_alphabets_as_the_smallest_need(small):
             omniglot_record.num_alphabets(dataclasses.replace(small, **wrong), index)
 
 
-# Averaged weights -----------------------------------------------------------------------
+# Updates and averaged weights -----------------------------------------------------------
+
+
+def test_muon_is_optax_s_but_for_rounding():
+    rng = np.random.default_rng(0)
+    shapes = {"wide": (8, 3, 3, 4), "tall": (30, 2, 2, 1), "dense": (20, 6), "bias": (6,)}
+    params, gradients = (
+        {name: jnp.asarray(rng.normal(size=shapes[name]), jnp.float32) for name in shapes}
+        for _ in range(2)
+    )
+    ours = optimizers.muon(0.1, weight_decay=0.2)
+    theirs = contrib.muon(
+        0.1,
+        weight_decay=0.2,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers={
+            name: contrib.MuonDimensionNumbers((1, 2, 3), (0,)) if len(shape) > 2 else None
+            for name, shape in shapes.items()
+        },
+    )
+    adamw = optax.adamw(0.1, weight_decay=0.2)
+    found, wanted, others = (
+        optimizer.update(gradients, optimizer.init(params), params)[0]
+        for optimizer in (ours, theirs, adamw)
+    )
+    for name in ("dense", "bias"):
+        np.testing.assert_allclose(found[name], others[name], rtol=1e-5)
+    for name in ("wide", "tall"):
+        a, b = (np.ravel(x[name] + 0.1 * 0.2 * params[name]) for x in (found, wanted))
+        assert a @ b > 0.999 * np.linalg.norm(a) * np.linalg.norm(b)
+        assert np.linalg.norm(a) == pytest.approx(np.linalg.norm(b), rel=0.05)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    still, _ = ours.update(zeros, ours.init(params), params)
+    np.testing.assert_allclose(still["wide"], -0.02 * params["wide"], rtol=1e-5)
 
 
 def test_averaged_weights_are_those_of_a_plain_loop():

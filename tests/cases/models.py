@@ -32,6 +32,12 @@ def images(rng):
     return f32(rng.random((3, 6, 5, 2)))
 
 
+def some_ink(rng):
+    """Sparse, so that the box around it is not all of the image."""
+    images = rng.random((4, 6, 5, 2)) * (rng.random((4, 6, 5, 1)) < 0.2)
+    return f32(images)
+
+
 def images_and_matrices(rng):
     return images(rng), f32(np.eye(2, 3) + rng.normal(size=(3, 2, 3)) * 0.5)
 
@@ -44,6 +50,10 @@ def _convolve_and_pool_oracle(x, kernel, window=2):
 DISTORTION = augment.Affine(30.0, 0.3, (0.8, 1.2), 2.0, 0.7, 0.7, 0.7, 0.7)
 BENDING = augment.Elastic(scale=1.0, sigma=2.0)
 _IMAGE = jnp.zeros((1, 4, 4, 1))
+_OF_INK = (
+    ((_IMAGE[0],), {"threshold": 0.5}, ValueError, "images must have 4 axes"),
+    ((_IMAGE > 0,), {"threshold": 0.5}, TypeError, "images must be a"),
+)
 _AFFINE_MISUSE = tuple(
     ((KEY, _IMAGE), {"distortion": augment.Affine(**wrong)}, ValueError, words)
     for wrong, words in (
@@ -172,6 +182,23 @@ MODELS = [
             ((_IMAGE, jnp.zeros((1, 2, 2))), {}, ValueError, "coordinates must have"),
             ((_IMAGE > 0, jnp.zeros((1, 2, 2, 2))), {}, TypeError, "images must be a"),
         ),
+    ),
+    Case(
+        "augment.ink_offsets",
+        augment.ink_offsets,
+        lambda rng: (some_ink(rng),),
+        options=({"threshold": 0.5}, {"threshold": 2.0}),
+        oracle=oracles.ink_offsets,
+        misuse=_OF_INK,
+    ),
+    Case(
+        "augment.center",
+        augment.center,
+        lambda rng: (some_ink(rng),),
+        options=({"threshold": 0.5}, {"threshold": 0.5, "fill": 0.3}),
+        oracle=oracles.center,
+        gradient=(0,),
+        misuse=_OF_INK,
     ),
     Case(
         "augment.random_elastic",
