@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from experiments import omniglot_record
+
 
 class ResidualConv(nn.Module):
     """`siamese_jax.encoders.ResidualConv`, images [n, 1, height, width]."""
@@ -78,6 +80,17 @@ def loss_of(embeddings: torch.Tensor, labels: torch.Tensor, log_temperature: Any
     return (torch.logsumexp(logits, 1) - mean).mean()
 
 
+def ink_offsets(ink: torch.Tensor, threshold: float) -> torch.Tensor:
+    """[n, 2] from each image's middle to its ink's: column and row, in pixels."""
+    bright, last = ink[:, 0] > threshold, ink.shape[2] - 1
+    offsets = []
+    for axis in (1, 2):
+        on = bright.any(axis).int()
+        ends = on.argmax(1) + last - on.flip(1).argmax(1)
+        offsets.append(torch.where(on.any(1), (ends - last) / 2, 0.0))
+    return torch.stack(offsets, 1)
+
+
 class Trainer:
     """Sampling, distortion, net, loss, update, averaged weights; one call a step."""
 
@@ -142,6 +155,8 @@ class Trainer:
         grid = F.affine_grid(
             torch.cat([maps, shift], 2), [num, 1, size, size], align_corners=True
         )
+        offsets = ink_offsets(ink, omniglot_record.INK) * (2 / (size - 1))
+        grid = grid + offsets[:, None, None]
         if config.elastic:
             coarse = torch.randn(
                 num, 2, 10, 10, generator=self.generator, device=self.device

@@ -1,4 +1,4 @@
-"""Keras's optimisers, number for number; Muon in half precision; averaged parameters.
+"""Keras's optimisers, number for number: the tutorials' results hang on them.
 
 >>> import jax.numpy as jnp
 >>> optimizer = adam(0.1)
@@ -45,53 +45,6 @@ def adam(
 
     as_keras = optax.GradientTransformation(moments.init, update)
     return optax.chain(as_keras, optax.scale_by_learning_rate(learning_rate))
-
-
-def muon(
-    learning_rate: optax.ScalarOrSchedule, *, weight_decay: float
-) -> optax.GradientTransformation:
-    """Muon for kernels of convolutions, AdamW for all that has fewer axes than three.
-
-    A kernel is a matrix: features, on its first axis, against all else. Its momentum is
-    made orthogonal, and as large as a step of AdamW: .2 sqrt(the longer side) times. It is
-    `optax.contrib.muon(consistent_rms=0.2)` with products of bfloat16, not float32: several
-    times as fast on a CPU.
-
-    Reference:
-      Jordan et al. Muon: an optimizer for hidden layers in neural networks. 2024; with the
-      scale of Liu et al. Muon is scalable for LLM training. 2025.
-    """
-    kernels = optax.chain(
-        optax.trace(0.95, nesterov=True),
-        optax.stateless_with_tree_map(lambda momentum, _: _orthogonal(momentum)),
-        optax.add_decayed_weights(weight_decay),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    others = optax.adamw(learning_rate, weight_decay=weight_decay)
-
-    def is_kernel(params: Any) -> Any:
-        return jax.tree.map(lambda param: param.ndim > 2, params)
-
-    return optax.partition({True: kernels, False: others}, is_kernel)
-
-
-def _orthogonal(momentum: jax.Array) -> jax.Array:
-    """U V^T of U S V^T, about: singular values from .6 to 1.2; five Newton-Schulz steps."""
-
-    def product(a: jax.Array, b: jax.Array, contracted: int) -> jax.Array:
-        dimensions = (((1,), (contracted,)), ((), ()))
-        return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
-
-    x = momentum.reshape(len(momentum), -1)
-    x = (x / (jnp.linalg.norm(x) + 1e-8)).astype(jnp.bfloat16)
-    x = jax.lax.optimization_barrier(x)  # XLA on CPU has no product of its transpose
-    for _ in range(5):
-        squares = product(x, x, 1).astype(jnp.bfloat16)
-        polynomial = 2.0315 * product(squares, squares, 1) - 4.775 * squares
-        moved = product(polynomial.astype(jnp.bfloat16), x, 0)
-        x = (3.4445 * x + moved).astype(jnp.bfloat16)
-    scaled = 0.2 * max(x.shape) ** 0.5 * x.astype(momentum.dtype)
-    return scaled.reshape(momentum.shape)
 
 
 class AverageParams(NamedTuple):

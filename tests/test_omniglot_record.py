@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from optax import contrib
 
 from experiments import (
     model,
@@ -165,40 +164,7 @@ def test_as_many_alphabets_as_the_smallest_need(small):
             omniglot_record.num_alphabets(dataclasses.replace(small, **wrong), index)
 
 
-# Updates and averaged weights -----------------------------------------------------------
-
-
-def test_muon_is_optax_s_but_for_rounding():
-    rng = np.random.default_rng(0)
-    shapes = {"wide": (8, 3, 3, 4), "tall": (30, 2, 2, 1), "dense": (20, 6), "bias": (6,)}
-    params, gradients = (
-        {name: jnp.asarray(rng.normal(size=shapes[name]), jnp.float32) for name in shapes}
-        for _ in range(2)
-    )
-    ours = optimizers.muon(0.1, weight_decay=0.2)
-    theirs = contrib.muon(
-        0.1,
-        weight_decay=0.2,
-        consistent_rms=0.2,
-        muon_weight_dimension_numbers={
-            name: contrib.MuonDimensionNumbers((1, 2, 3), (0,)) if len(shape) > 2 else None
-            for name, shape in shapes.items()
-        },
-    )
-    adamw = optax.adamw(0.1, weight_decay=0.2)
-    found, wanted, others = (
-        optimizer.update(gradients, optimizer.init(params), params)[0]
-        for optimizer in (ours, theirs, adamw)
-    )
-    for name in ("dense", "bias"):
-        np.testing.assert_allclose(found[name], others[name], rtol=1e-5)
-    for name in ("wide", "tall"):
-        a, b = (np.ravel(x[name] + 0.1 * 0.2 * params[name]) for x in (found, wanted))
-        assert a @ b > 0.999 * np.linalg.norm(a) * np.linalg.norm(b)
-        assert np.linalg.norm(a) == pytest.approx(np.linalg.norm(b), rel=0.05)
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    still, _ = ours.update(zeros, ours.init(params), params)
-    np.testing.assert_allclose(still["wide"], -0.02 * params["wide"], rtol=1e-5)
+# Averaged weights -----------------------------------------------------------------------
 
 
 def test_averaged_weights_are_those_of_a_plain_loop():
