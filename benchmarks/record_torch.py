@@ -1,4 +1,7 @@
-"""`experiments.omniglot_record` in plain PyTorch: the same net, loss and update."""
+"""`experiments.omniglot_record` in plain PyTorch: the same net, loss and update.
+
+At a constant learning rate, and with an average of the weights that does not warm up.
+"""
 
 import math
 from typing import Any
@@ -7,8 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-
-from experiments import omniglot_record
 
 
 class ResidualConv(nn.Module):
@@ -151,12 +152,12 @@ class Trainer:
         shear[:, 0, 1], shear[:, 1, 0] = (self.uniform(2, num) * config.max_shear).unbind()
         scale = 1 + self.uniform(num, 1, 2) * config.max_scale
         maps = torch.linalg.inv(rotation @ shear * scale)
-        shift = -2 * config.max_shift * (maps @ self.uniform(num, 2, 1))
+        unit = 2 / (size - 1)  # a pixel of the grid
+        shift = -unit * config.max_shift * size * (maps @ self.uniform(num, 2, 1))
         grid = F.affine_grid(
             torch.cat([maps, shift], 2), [num, 1, size, size], align_corners=True
         )
-        offsets = ink_offsets(ink, omniglot_record.INK) * (2 / (size - 1))
-        grid = grid + offsets[:, None, None]
+        grid = grid + unit * ink_offsets(ink, config.ink)[:, None, None]
         if config.elastic:
             coarse = torch.randn(
                 num, 2, 10, 10, generator=self.generator, device=self.device
@@ -164,7 +165,7 @@ class Trainer:
             field = F.interpolate(
                 coarse, (size, size), mode="bicubic", align_corners=True
             )  # cheaper than the Gaussian
-            grid = grid + 2 * config.elastic * field.permute(0, 2, 3, 1)
+            grid = grid + unit * config.elastic * size * field.permute(0, 2, 3, 1)
         ink = F.grid_sample(ink, grid, align_corners=True)
         change = self.uniform(num, 1, 1, 1) * config.thickness
         sign = torch.sign(change)

@@ -1,6 +1,7 @@
 """Random distortions of images, on the device: pure functions of `(key, images)`.
 
-`center` and `ink_offsets` are not random: they take away what should not count.
+`ink_offsets` and `center` draw nothing at random: they find, and take away, where on the
+paper something was drawn.
 
 Images are `[n, height, width, channels]`. Each image has its own part of the key, so what
 happens to an image depends on the key and on its place in the batch, and on nothing else.
@@ -223,9 +224,10 @@ def ink_offsets(
 ) -> Float[Array, "n 2"]:
     """(row, column) from each image's middle to its ink's, in pixels.
 
-    Ink is what is brighter than `threshold` in any channel; its middle is that of the
-    smallest box around it. Without ink it is the image's. Added to the coordinates of a
-    `warp`, the offsets centre the ink, without another interpolation.
+    Ink is what is brighter than `threshold` in any channel: dark drawings are to be turned
+    first (`1 - images`). Its middle is that of the smallest box around it; without ink it
+    is the image's. Added to the coordinates of a `warp`, the offsets centre the ink,
+    without another interpolation. They are float32 or wider.
 
     Raises:
       ValueError: If `images` is not `[n, height, width, channels]`.
@@ -243,7 +245,8 @@ def ink_offsets(
         return jnp.where(jnp.any(on, axis=1), (ends - last) / 2, 0.0)
 
     offsets = [offset(jnp.any(ink, axis=2)), offset(jnp.any(ink, axis=1))]
-    return jnp.stack(offsets, axis=-1).astype(images.dtype)
+    wide = jnp.promote_types(images.dtype, jnp.float32)
+    return jnp.stack(offsets, axis=-1).astype(wide)
 
 
 def center(
@@ -252,7 +255,10 @@ def center(
     threshold: float,
     fill: float = 0.0,
 ) -> Float[Array, "n height width channels"]:
-    """Moves each image by its `ink_offsets`; by half a pixel where a side is odd by one.
+    """Moves each image so that the middle of its ink is the middle of the image.
+
+    As `ink_offsets` finds it. Where the sides of image and ink differ by an odd number,
+    that is by half a pixel, which blurs.
 
     Raises:
       ValueError: If `images` is not `[n, height, width, channels]`.
@@ -266,7 +272,7 @@ def center(
     """
     offsets = ink_offsets(images, threshold=threshold)
     grid = jnp.stack(jnp.mgrid[: images.shape[1], : images.shape[2]], axis=-1)
-    coordinates = grid[None].astype(images.dtype) + offsets[:, None, None]
+    coordinates = grid[None].astype(offsets.dtype) + offsets[:, None, None]
     return warp(images, coordinates, fill=fill)
 
 

@@ -10,6 +10,9 @@ Fourier   products in Fourier space, tile by tile: many channels. It takes a fra
           multiplications: a tenth for 7x7 kernels. Its float32 error is of the size of the
           direct sum's own: about 1e-6 of the largest sum of |image| |kernel|
 
+Images side by side, `convolution_chwn`, go by rows of the kernel instead, or with strides
+by patches.
+
 `lax`'s direct sum loses to patches at every shape that was tried. It is left with grouped
 convolutions, images that are dilated, and everything on GPU and TPU.
 
@@ -178,8 +181,10 @@ def convolution_chwn(
 
     In this layout what is moved is long runs of memory, and all products, of the gradients
     too, have the form in which a processor's matrix units take bfloat16. Without strides
-    only columns are moved before the product, and rows after it, in float32: patches would
-    be `kernel_height` times as large. Half precision is summed in float32.
+    the images' columns are moved before the product and its rows after it, unrounded, which
+    moves less than patches would. What was moved before it is kept for the gradient:
+    `kernel_width` times `x`, or with strides all patches. Half precision is summed in
+    float32.
 
     Args:
       x: Images.
@@ -302,7 +307,7 @@ def _side_by_side_forward(stride: int, x: Array, kernel: Array) -> tuple[Array, 
     pads = _same_pads(stride, x, kernel)
     if stride == 1:
         columns = _moved_columns(pads, kernel, x)
-        return _sum_over_rows(columns, kernel), (x, kernel, columns)
+        return _sum_over_rows(columns, kernel), (None, kernel, columns)
     patches, shape = _long_patches(stride, pads, kernel, x)
     y = _product(kernel.reshape(len(kernel), -1), patches, 0)
     return y.astype(x.dtype).reshape(len(kernel), *shape), (x, kernel, patches)
@@ -310,16 +315,17 @@ def _side_by_side_forward(stride: int, x: Array, kernel: Array) -> tuple[Array, 
 
 def _side_by_side_backward(stride: int, kept: Any, gradient: Array) -> tuple[Array, Array]:
     x, kernel, moved = kept
-    pads = _same_pads(stride, x, kernel)
     if stride == 1:
-        # the way back is the way there, but for the kernel turned around
+        # the way back is the way there, with the kernel turned around and the pads swapped
+        pads = _same_pads(1, gradient, kernel)
         turned = jnp.swapaxes(kernel[:, ::-1, ::-1], 0, 3)
         back = _moved_columns([pad[::-1] for pad in pads], turned, gradient)
         return _sum_over_rows(back, turned), _kernel_gradient(moved, kernel, gradient)
+    pads = _same_pads(stride, x, kernel)
     flat = gradient.reshape(len(kernel), -1)
     of_kernel = _product(flat, moved, 1).reshape(kernel.shape).astype(kernel.dtype)
     of_patches = _product(kernel.reshape(len(kernel), -1).T, flat, 0).astype(x.dtype)
-    _, to_x = jax.vjp(lambda x: _long_patches(stride, pads, kernel, x, False)[0], x)
+    _, to_x = jax.vjp(lambda x: _long_patches(stride, pads, kernel, x)[0], x)
     return *to_x(of_patches), of_kernel
 
 
@@ -372,11 +378,7 @@ def _moved_columns(pads: Sequence[tuple[int, int]], kernel: Array, x: Array) -> 
 
 
 def _long_patches(
-    stride: int,
-    pads: Sequence[tuple[int, int]],
-    kernel: Array,
-    x: Array,
-    words: bool = True,
+    stride: int, pads: Sequence[tuple[int, int]], kernel: Array, x: Array
 ) -> tuple[Array, tuple[int, ...]]:
     """`[kernel_height * kernel_width * channels, outputs]`, and the outputs' shape."""
 
@@ -385,10 +387,11 @@ def _long_patches(
         shifted = _shifted(x, kernel.shape[1:3], (stride, stride), (1, 1))
         return _made(jnp.concatenate(shifted, axis=0))
 
-    moved = _by_words(patches, x) if words else patches(x)
+    moved = _by_words(patches, x)
     return moved.reshape(len(moved), -1), moved.shape[1:]
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _by_words(move: Callable[[Array], Array], x: Array) -> Array:
     """Moves half precision numbers as integers: XLA moves them one by one."""
     if x.dtype.itemsize != 2:
@@ -396,9 +399,17 @@ def _by_words(move: Callable[[Array], Array], x: Array) -> Array:
     return lax.bitcast_convert_type(move(lax.bitcast_convert_type(x, jnp.uint16)), x.dtype)
 
 
+@_by_words.defjvp
+def _by_words_jvp(
+    move: Callable[[Array], Array], primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    """The move is linear; of integers it would have no derivative."""
+    return _by_words(move, *primals), move(*tangents)
+
+
 def _product(a: Array, b: Array, contracted: int) -> Array:
     """Of matrices, over columns of `a` and an axis of `b`; sums are float32 or wider."""
-    a, b = _made(a), _made(b)  # or a transpose becomes a part of the product: not for bf16
+    a, b = _made(a), _made(b)  # XLA on CPU has no bfloat16 product of a transpose
     wide = jnp.promote_types(a.dtype, jnp.float32)
     dimensions = (((1,), (contracted,)), ((), ()))
     return lax.dot_general(a, b, dimensions, preferred_element_type=wide)

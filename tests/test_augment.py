@@ -212,3 +212,15 @@ def test_strokes_grow_and_shrink_towards_scipy_s_grey_morphology():
         np.testing.assert_allclose(changed, image + change * (other - image), atol=1e-5)
         signs.add(grown)
     assert signs == {True, False}
+
+
+def test_large_images_in_halves_are_centred_to_half_a_pixel():
+    """bfloat16 has no 132.5."""
+    image = jnp.zeros((1, 300, 300, 1), jnp.bfloat16).at[0, 280:284, 280:284].set(1.0)
+    np.testing.assert_array_equal(augment.ink_offsets(image, threshold=0.5), [[132, 132]])
+    image = image.at[0, 284, 280:285].set(1.0)
+    offsets = augment.ink_offsets(image, threshold=0.5)
+    np.testing.assert_array_equal(offsets, [[132.5, 132.5]])
+    centred = augment.center(image, threshold=0.5)
+    assert centred.dtype == jnp.bfloat16
+    assert float(jnp.sum(centred.astype(jnp.float32))) == pytest.approx(21, rel=0.01)

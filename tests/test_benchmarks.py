@@ -138,6 +138,28 @@ def test_the_record_s_nets_are_compared_before_they_are_timed():
         record_step.compare_losses(config, state._replace(params=wrong), trainer)
 
 
+def test_pytorch_centres_the_record_s_drawings_as_we_do():
+    torch = pytest.importorskip("torch")
+    from benchmarks import record_torch
+
+    nothing = (
+        "max_rotation",
+        "max_shear",
+        "max_scale",
+        "max_shift",
+        "elastic",
+        "thickness",
+    )
+    config = omniglot_record.Config(**record_step.SMOKE | dict.fromkeys(nothing, 0.0))
+    ink = np.zeros((3, 16, 16, 1), np.float32)
+    ink[0, 1:4, 9:15], ink[1, 8:15, 2] = 1.0, 0.5  # and a blank one
+    ours = omniglot_record.distort(config, jax.random.key(0), jnp.asarray(ink))
+    trainer = record_torch.Trainer(config, *record_step.pictures(16))
+    theirs = trainer.distort(torch.from_numpy(np.moveaxis(ink, 3, 1)))
+    np.testing.assert_allclose(np.moveaxis(theirs.numpy(), 1, 3), ours, atol=1e-5)
+    assert np.abs(np.asarray(ours) - ink).max() > 0.4  # they have moved
+
+
 # Other questions ------------------------------------------------------------------------
 
 
