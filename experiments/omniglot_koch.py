@@ -41,6 +41,7 @@ import optax
 from experiments import model, omniglot, optimizers, pairs, report, run
 from experiments.data import resize
 from experiments.model import Model
+from experiments.recipe import Data
 from siamese_jax import augment, losses, samplers, training
 from siamese_jax import verification as verify
 from siamese_jax.batching import map_batches
@@ -74,13 +75,6 @@ class Config(pairs.PairConfig):
 
 TEST_SEED = 20  # the tasks and pairs of judgement are the same for every seed
 PAIRS_PER_EPOCH = 150_000
-
-
-class Data(NamedTuple):
-    """What stays on the device."""
-
-    images: jax.Array
-    classes: samplers.ClassIndex
 
 
 # Training -------------------------------------------------------------------------------
