@@ -93,7 +93,7 @@ def main(config: Config) -> None:
     dataset = load(config)
     parts = split_classes(dataset.labels, config.seed)
     seen, kept, unseen = (dataset.only(np.isin(dataset.labels, part)) for part in parts)
-    recipe.check(config, seen.labels)
+    recipe.check_batch(seen.labels, config.num_classes, config.num_images)
     if not run.start(config):
         return
     names = dict(zip(("training", "validation", "test"), map(list, parts), strict=True))

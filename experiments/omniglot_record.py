@@ -38,7 +38,7 @@ from experiments import lake_runs, model, omniglot, optimizers, pairs, report, r
 from experiments.data import resize
 from experiments.model import Model
 from experiments.omniglot import Characters
-from experiments.recipe import Data
+from experiments.recipe import Data, check_batch
 from siamese_jax import augment, distances, losses, relations, samplers, training
 from siamese_jax.encoders import ResidualConv
 
@@ -109,11 +109,6 @@ def settle(config: Config) -> Config:
 def num_alphabets(config: Config, classes: samplers.ClassIndex) -> int:
     """As many of the smallest alphabets as hold a batch's characters."""
     held = np.cumsum([size for _, size in classes.group_sizes])
-    most = {"num_classes": held[-1], "num_images": classes.smallest_class[1]}
-    for name, largest in most.items():
-        if not 2 <= getattr(config, name) <= largest:
-            found = getattr(config, name)
-            raise run.UserError(f"{name} must be from 2 to {largest}; got {found}")
     return int(np.searchsorted(held, config.num_classes)) + 1
 
 
@@ -239,15 +234,19 @@ def load_parts(config: Config) -> dict[str, Characters]:
     return parts | ({"test": omniglot.load("test")} if config.judge_test else {})
 
 
-def judge(config: Config, learnt: Model, parts: dict[str, Characters]) -> dict[str, float]:
+def judge(
+    config: Config,
+    learnt: Model,
+    parts: dict[str, Characters],
+    runs: list[lake_runs.LakeRun],
+) -> dict[str, float]:
     """Tasks within alphabets and over all characters of each part; Lake's runs if given."""
     metrics: dict[str, float] = {}
     for part, drawn in parts.items():
         ending = "" if part == "validation" else f"_{part}"
         metrics |= omniglot.few_shot_metrics(learnt, drawn, config.num_episodes, ending)
-    if config.runs is not None:
-        archive = lake_runs.read_runs(config.runs)
-        found = lake_runs.judge(archive, lake_runs.model_distances(learnt, archive))
+    if runs:
+        found = lake_runs.judge(runs, lake_runs.model_distances(learnt, runs))
         metrics |= found["metrics"]
     return metrics
 
@@ -258,10 +257,11 @@ def main(config: Config) -> None:
     config = settle(config)
     if not run.start(config):
         return
+    runs = lake_runs.read_runs(config.runs) if config.runs else []
     parts = load_parts(config)
     train, shape = parts.pop("train"), (config.size, config.size, 1)
     data = Data(jnp.asarray(resize(train.images, shape)), train.class_index())
-    num_alphabets(config, data.classes)
+    check_batch(train.labels, config.num_classes, config.num_images)
     trained = run.train(
         config,
         initial_state(config),
@@ -277,7 +277,7 @@ def main(config: Config) -> None:
     kept = omniglot.judge_pairs(learnt, shown, drawn)
     calibration = model.calibrate(kept, f"pairs of drawings of the {part} characters")
     model.save_calibration(config, calibration)
-    metrics = judge(config, learnt, parts)
+    metrics = judge(config, learnt, parts, runs)
     run.finish(config, metrics, trained)
     curves = report.curves(config.directory, ("loss", "temperature"))
     sections = pairs.sections(

@@ -128,7 +128,7 @@ def loss_fn(
 def train(config: Config, seen: Dataset, fixed: pairs.Pairs | None = None) -> run.Trained:
     """The tutorial's net on given pairs, or on fresh ones; or the recipe."""
     if config.net == "ours":
-        recipe.check(config, seen.labels)
+        recipe.check_batch(seen.labels, config.num_classes, config.num_images)
         data: Any = recipe.make_data(seen)
         steps_fn: Any = partial(recipe.train_steps, config)
         images_per_step = config.num_classes * config.num_images

@@ -64,23 +64,22 @@ def make_data(dataset: Dataset) -> Data:
     return Data(jnp.asarray(dataset.images), samplers.class_index(dataset.labels))
 
 
-def check(config: RecipeConfig, labels: np.ndarray) -> None:
-    """Refuses what the training classes cannot give."""
+def check_batch(labels: np.ndarray, num_classes: int, num_images: int) -> None:
+    """Refuses batches that the training classes cannot give."""
     names, counts = np.unique(labels, return_counts=True)
-    if config.num_classes > len(names):
+    if num_classes > len(names):
         raise run.UserError(
-            f"num_classes: there are {len(names)} training classes; "
-            f"got {config.num_classes}"
+            f"num_classes: there are {len(names)} training classes; got {num_classes}"
         )
-    if config.num_images > counts.min():
+    if num_images > counts.min():
         raise run.UserError(
             f"num_images: class {names[counts.argmin()]!s} has {counts.min()}; "
-            f"got {config.num_images}"
+            f"got {num_images}"
         )
-    if config.num_images < 2 or config.num_classes < 2:
+    if num_images < 2 or num_classes < 2:
         raise run.UserError(
             "num_classes and num_images must be at least 2; "
-            f"got {config.num_classes} and {config.num_images}"
+            f"got {num_classes} and {num_images}"
         )
 
 

@@ -159,13 +159,18 @@ def test_as_many_alphabets_as_the_smallest_need(small):
     for num_classes, wanted in ((20, 1), (21, 1), (22, 2), (105, 5)):
         config = dataclasses.replace(small, num_classes=num_classes)
         assert omniglot_record.num_alphabets(config, index) == wanted
+
+
+def test_what_the_drawings_cannot_give_is_refused_before_training(small, tmp_path):
     for wrong, words in (
-        ({"num_classes": 106}, "num_classes must be from 2 to 105; got 106"),
-        ({"num_images": 6}, "num_images must be from 2 to 5; got 6"),
-        ({"num_images": 1}, "num_images must be from 2 to 5; got 1"),
+        ({"num_classes": 106}, "num_classes: there are 105 training classes; got 106"),
+        ({"num_images": 6}, "num_images: class .* has 5; got 6"),
+        ({"num_images": 1}, "must be at least 2; got 6 and 1"),
+        ({"runs": tmp_path / "none.zip"}, "none.zip: there is no such file"),
     ):
         with pytest.raises(UserError, match=words):
-            omniglot_record.num_alphabets(dataclasses.replace(small, **wrong), index)
+            omniglot_record.main(dataclasses.replace(small, **wrong))
+        assert not (small.workdir / "metrics.jsonl").exists()
 
 
 # Averaged weights -----------------------------------------------------------------------
