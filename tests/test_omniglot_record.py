@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from experiments import (
+    lake_runs,
     model,
     omniglot,
     omniglot_extras,
@@ -23,6 +24,7 @@ from experiments.model import Model
 from experiments.omniglot import Characters
 from experiments.run import UserError
 from tests.test_experiments import drawings, metrics_of
+from tests.test_lake_runs import FILES, pixels, write_zip
 
 SMALL = {
     "size": 16,
@@ -171,6 +173,14 @@ def test_what_the_drawings_cannot_give_is_refused_before_training(small, tmp_pat
         with pytest.raises(UserError, match=words):
             omniglot_record.main(dataclasses.replace(small, **wrong))
         assert not (small.workdir / "metrics.jsonl").exists()
+
+
+def test_lake_s_runs_are_judged_where_they_are_given(small, tmp_path):
+    runs = lake_runs.read_runs(write_zip(tmp_path / "all_runs.zip", FILES))
+    by_pixels = Model({}, pixels, (8, 8, 1))
+    found = omniglot_record.judge(small, by_pixels, {}, runs)
+    assert (found["lake_accuracy"], found["num_trials"]) == (pytest.approx(3 / 5), 5)
+    assert omniglot_record.judge(small, by_pixels, {}, []) == {}
 
 
 # Averaged weights -----------------------------------------------------------------------
