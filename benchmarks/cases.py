@@ -1,6 +1,6 @@
-"""What is trained: the five systems with the tutorials' settings, on synthetic images.
+"""The five systems with the tutorials' settings, on synthetic images.
 
-Only NumPy is imported here: every contestant reads the same cases in a process of its own.
+Every contestant reads the same cases in its own process, so this file imports NumPy alone.
 """
 
 from collections.abc import Mapping
@@ -15,17 +15,20 @@ class Case(NamedTuple):
     """One system as it is timed.
 
     Attributes:
-      image_shape: Of one image.
-      batch_size: Pairs in a step.
-      num_steps: In one timed run.
-      num_compared_steps: Whose losses must agree.
-      config: Of our experiment, beside the batch size.
-      options: Of the Keras model.
-      without_dropout: Laid over both where losses are compared.
-      steps_per_execution: Of Keras, where its backend has it: the fastest for tiny steps.
-      flops_per_pair: Of a training step's products, 2 a multiplication, by direct sums:
-        forward and both gradients, but for the images'.
-      inverted: Our experiment shows its net one minus the picture; Keras gets that.
+      image_shape: Height, width and channels of an image.
+      batch_size: Number of pairs in a step.
+      num_steps: Number of steps in one timed run.
+      num_compared_steps: Number of first steps whose losses must agree.
+      config: Settings of our system, besides the batch size.
+      options: Settings of the Keras model.
+      without_dropout: Changes to both settings for the comparison of losses.
+      steps_per_execution: Keras's steps per execution, where its backend supports it: the
+        fastest value for this system.
+      flops_per_pair: Floating-point operations of a training step for each pair, with
+        convolutions as direct sums: the forward pass and both gradients of each layer,
+        without the gradient of the images.
+      draws_pairs: Whether our system draws new pairs of classes at each step. The other
+        systems go through a fixed list of pairs.
     """
 
     image_shape: tuple[int, int, int]
@@ -37,11 +40,11 @@ class Case(NamedTuple):
     without_dropout: Mapping[str, Any]
     steps_per_execution: int
     flops_per_pair: float
-    inverted: bool = False
+    draws_pairs: bool = False
 
 
 class Pairs(NamedTuple):
-    """Images as bytes, the numbers of each pair's two [2, n], and which are the same."""
+    """Images as bytes, the numbers of both images of each pair [2, n], and targets [n]."""
 
     images: np.ndarray
     examples: np.ndarray
@@ -71,7 +74,7 @@ CASES = {
         steps_per_execution=1,
         flops_per_pair=34.78e6,
     ),
-    "orl_faces": Case(
+    "orl_tutorial": Case(
         image_shape=(56, 46, 1),
         batch_size=128,
         num_steps=60,
@@ -92,7 +95,7 @@ CASES = {
         without_dropout={},
         steps_per_execution=1,
         flops_per_pair=10.67e9,
-        inverted=True,
+        draws_pairs=True,
     ),
     "mnist_towers": Case(
         image_shape=(28, 28, 1),
@@ -131,9 +134,9 @@ def get_case(
     dtype: str = "float32",
     batch_size: int | None = None,
 ) -> Case:
-    """One of `CASES`, in a precision and a batch size of one's own.
+    """Returns one of `CASES` with a precision and a batch size.
 
-    `smoke` makes it so small that it only shows that all runs.
+    With `smoke` the case is tiny: it only shows that everything runs.
     """
     case = CASES[system]
     case = case._replace(
@@ -155,9 +158,10 @@ def get_case(
 
 
 def make_pairs(case: Case) -> Pairs:
-    """The same random pairs of two different images in every process.
+    """Returns random pairs of two different images, the same in every process.
 
-    What images show does not change the speed. These are dim, so that no loss saturates.
+    The content of images does not change the speed. These are dark, so that no loss
+    saturates.
     """
     rng = np.random.default_rng(0)
     num_pairs = case.num_steps * case.batch_size

@@ -1,16 +1,16 @@
-"""One contestant in a process of its own: frameworks do not share one well.
+"""One contestant of a benchmark, in its own process because frameworks disturb each other.
 
-`python -m benchmarks.contestants NAME` reads one request a line and answers each with one
-line, both JSON; `benchmarks.train_step` starts it. NAME is "ours", or one of `BACKENDS` or
-`PLAIN_TORCH`.
+`benchmarks.train_step` starts `python -m benchmarks.contestants NAME`, which reads one
+request in JSON from each line and answers with one line of JSON. NAME is "ours",
+"flattened", or one of `BACKENDS` or `PLAIN_TORCH`.
 
-    {"do": "prepare", "system": "mnist_mlp"}     compiles; options of `get_case`
-    {"do": "losses", "weights": "weights.npz"}   first losses without dropout; ours writes
-                                                 the file of first weights, others read it
-    {"do": "time"}                               seconds of one run
+    {"do": "prepare", "system": "mnist_mlp"}     compiles; takes the options of `get_case`
+    {"do": "losses", "weights": "weights.npz"}   returns the first losses without dropout;
+                                                 ours writes the file of initial weights,
+                                                 the others read it
+    {"do": "time"}                               returns the seconds of one run
 """
 
-import dataclasses
 import importlib
 import json
 import os
@@ -25,17 +25,20 @@ import numpy as np
 from benchmarks.cases import Case, Pairs, get_case, make_pairs
 
 OURS = "ours"
+FLATTENED = "flattened"  # ours, with both inputs as one batch instead of `siamese.twin`
+CHECKOUT = "checkout"  # ours, from another checkout of the project
 PLAIN_TORCH = {"torch": False, "torch-compile": True}  # whether it is compiled
 BACKENDS = {"keras-jax": "jax", "keras-tensorflow": "tensorflow", "keras-torch": "torch"}
 
 
 class Contestant(NamedTuple):
-    """What can be asked of one that is set up for a case.
+    """A contestant that is set up for a case.
 
     Attributes:
       run_fn: Trains for the steps of one timed run, and waits for the end.
-      losses_fn: The losses of the first steps without dropout, given the file of weights.
-      device: What it runs on.
+      losses_fn: Returns the losses of the first steps without dropout, given the file of
+        initial weights.
+      device: The platform it runs on.
     """
 
     run_fn: Callable[[], Any]
@@ -46,71 +49,91 @@ class Contestant(NamedTuple):
 # Ours -----------------------------------------------------------------------------------
 
 
-def as_data(pairs: Pairs) -> Any:
-    """What the experiments keep on the device: images as bytes."""
+def make_data(case: Case, pairs: Pairs) -> Any:
+    """What our systems keep on the device: images as bytes, and their pairs or classes."""
     import jax.numpy as jnp
 
-    from experiments import pairs as experiment_pairs
+    from experiments.engine.data import ClassData
+    from experiments.engine.pair_batches import PairData
     from siamese_jax import samplers
 
-    return experiment_pairs.Data(
-        jnp.asarray(pairs.images),
-        pairs=experiment_pairs.Pairs(jnp.asarray(pairs.examples), jnp.asarray(pairs.same)),
-        classes=samplers.class_index(np.arange(len(pairs.images)) // 2),
-    )
+    images = jnp.asarray(pairs.images)
+    if case.draws_pairs:
+        labels = np.arange(len(pairs.images)) // 2
+        return ClassData(images, samplers.class_index(labels))
+    examples, same = jnp.asarray(pairs.examples), jnp.asarray(pairs.same)
+    return PairData(images, samplers.Pairs(examples, same))
 
 
-def steps_of(module: Any, config: Any) -> Callable[..., Any]:
-    """An experiment's `(key, state, data, num_steps) -> (state, metrics)`."""
-    from experiments import pairs as experiment_pairs
-
-    if hasattr(module, "train_steps"):
-        return partial(module.train_steps, config)
-    loss_fn, optimizer = partial(module.loss_fn, config), module.make_optimizer(config)
-    return partial(experiment_pairs.train_steps, config, loss_fn, optimizer)
+def build_system(system: str, case: Case, **changes: Any) -> Any:
+    """Our system with the settings of a case."""
+    module = importlib.import_module(f"experiments.systems.{system}")
+    config = module.Config(batch_size=case.batch_size, **{**case.config, **changes})
+    return module.build(config)
 
 
-def make_ours(system: str, case: Case, pairs: Pairs) -> Contestant:
-    """The experiment's own steps: images stay bytes on the device, one compiled program."""
+def make_ours(
+    system: str, case: Case, pairs: Pairs, *, flattened: bool = False
+) -> Contestant:
+    """Our system as its experiment trains it: many steps in one compiled program.
+
+    Args:
+      system: The name of the system.
+      case: What is timed.
+      pairs: Synthetic images and pairs.
+      flattened: Whether both inputs go through the network as one batch, laid end to end
+        by hand, instead of through `siamese.twin`.
+    """
     import jax
     import jax.numpy as jnp
 
-    from experiments import pairs as experiment_pairs
-    from siamese_jax import training
+    from siamese_jax import siamese
 
-    module = importlib.import_module(f"experiments.{system}")
-    config = module.Config(batch_size=case.batch_size, **case.config)
-    data, key = as_data(pairs), jax.random.key(0)
-    compiled = jax.jit(steps_of(module, config), static_argnums=3, donate_argnums=1)
-    state = module.initial_state(config)
+    if flattened:  # before the systems import it
+        siamese.twin = _flattened_twin  # type: ignore[assignment]
+
+    from experiments.engine import loop
+    from experiments.engine.pair_batches import PairBatch
+
+    built = build_system(system, case)
+    data, key = make_data(case, pairs), jax.random.key(0)
+    compiled = jax.jit(partial(loop.train_steps, built), static_argnums=3, donate_argnums=1)
+    state = loop.initial_state(built, key)
 
     def run() -> None:
         nonlocal state
         state, metrics = compiled(key, state, data, case.num_steps)
         jax.block_until_ready((state, metrics))
 
-    def next_batch(_: Any, step: Any, data: experiment_pairs.Data) -> Any:
-        assert data.pairs is not None
+    def next_batch(_: Any, step: Any, data: Pairs) -> Any:
         rows = step * case.batch_size + jnp.arange(case.batch_size)
-        images = data.images[data.pairs.examples[:, rows]] / 255
-        where = jnp.ones(case.batch_size, bool)
-        return experiment_pairs.Batch(images, data.pairs.same[rows], where)
+        images = data.images[data.examples[:, rows]] / 255
+        return PairBatch(images, data.same[rows], jnp.ones(case.batch_size, bool))
 
     def losses(path: str) -> list[float]:
-        still = dataclasses.replace(config, **case.without_dropout)
-        first = module.initial_state(still)
+        still = build_system(system, case, **case.without_dropout)
+        still = still._replace(sample=next_batch)
+        first = loop.initial_state(still, key)
         np.savez(path, **_flat(first.params))  # type: ignore[arg-type]
-        train = partial(
-            training.train_steps,
-            num_steps=case.num_compared_steps,
-            batch_fn=next_batch,
-            loss_fn=partial(module.loss_fn, still),
-            optimizer=module.make_optimizer(still),
-        )
-        _, metrics = jax.jit(train)(key, first, data)
+        train = jax.jit(partial(loop.train_steps, still), static_argnums=3)
+        in_order = jax.tree.map(jnp.asarray, pairs)
+        _, metrics = train(key, first, in_order, case.num_compared_steps)
         return np.asarray(metrics["loss"]).tolist()
 
     return Contestant(run, losses, jax.devices()[0].platform)
+
+
+def _flattened_twin(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Both inputs as one batch; a dropout key is that of the first input."""
+    import jax
+
+    def apply(params: Any, inputs: Any, *extras: Any) -> Any:
+        k, n = inputs.shape[:2]
+        first = jax.tree.map(lambda leaf: leaf[0], extras)
+        embeddings = apply_fn(params, inputs.reshape(k * n, *inputs.shape[2:]), *first)
+        return embeddings.reshape(k, n, *embeddings.shape[1:])
+
+    return apply
 
 
 def _flat(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
@@ -134,7 +157,6 @@ def make_keras(system: str, case: Case, pairs: Pairs) -> Contestant:
     if case.config["compute_dtype"] != "float32":
         keras.config.set_dtype_policy(f"mixed_{case.config['compute_dtype']}")
     images = pairs.images.astype(np.float32) / 255
-    images = 1 - images if case.inverted else images
     sides = [images[side] for side in pairs.examples]
     same = pairs.same.astype(np.float32)[:, None]
     inputs = [keras.ops.convert_to_tensor(side) for side in sides]
@@ -194,7 +216,6 @@ def make_torch(system: str, case: Case, pairs: Pairs, *, compiled: bool) -> Cont
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pictures = pairs.images.transpose(0, 3, 1, 2).astype(np.float32) / 255
-    pictures = 1 - pictures if case.inverted else pictures
     images = torch.tensor(pictures, device=device)
     examples = torch.tensor(pairs.examples, dtype=torch.long, device=device)
     same = torch.tensor(pairs.same, dtype=torch.float32, device=device)
@@ -243,8 +264,10 @@ def prepare(name: str, request: dict[str, Any]) -> tuple[Contestant, dict[str, A
     """Sets up a case and trains twice: the first time compiles, the second warms up."""
     options = {key: value for key, value in request.items() if key not in ("do", "system")}
     case = get_case(request["system"], **options)
-    make: Callable[..., Contestant] = make_ours if name == OURS else make_keras
-    if name in PLAIN_TORCH:
+    make: Callable[..., Contestant] = make_keras
+    if name in (OURS, FLATTENED):
+        make = partial(make_ours, flattened=name == FLATTENED)
+    elif name in PLAIN_TORCH:
         make = partial(make_torch, compiled=PLAIN_TORCH[name])
     contestant = make(request["system"], case, make_pairs(case))
     first, second = (_seconds(contestant.run_fn) for _ in range(2))

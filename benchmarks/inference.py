@@ -31,7 +31,7 @@ from benchmarks.contestants import BACKENDS, OURS
 from benchmarks.train_step import started, why_not
 
 TASKS = ("embed", "verify", "identify")
-SYSTEMS = ("mnist_mlp", "mnist_conv", "orl_faces", "omniglot_koch")
+SYSTEMS = ("mnist_mlp", "mnist_conv", "orl_tutorial", "omniglot_koch")
 RIVALS = (*BACKENDS, "torch")
 GALLERY = 1_000
 
@@ -67,7 +67,7 @@ def make_ours(system: str, case: Case, batch_size: int, gallery_size: int) -> An
     encoder = {
         "mnist_mlp": encoders.MnistMlp(),
         "mnist_conv": encoders.MnistConv(),
-        "orl_faces": encoders.OrlConv(),
+        "orl_tutorial": encoders.OrlConv(),
         "omniglot_koch": encoders.KochConv(**({"kernel_sizes": sizes} if sizes else {})),
     }[system]
     variables = encoder.init(jax.random.key(0), jnp.zeros((1, *case.image_shape)))

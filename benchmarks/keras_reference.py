@@ -207,10 +207,10 @@ def mnist_mlp(
     output = ops.sqrt(_squared_distance(encoder(left), encoder(right)))
     model = keras.Model([left, right], output)
     model.compile(_rmsprop(), contrastive_loss)
-    return Reference(model, (encoder,), _leaves(encoder))
+    return Reference(model, (encoder,), {"encoder": _leaves(encoder)})
 
 
-def orl_faces(
+def orl_tutorial(
     *,
     stride: int = 1,
     dropout: Sequence[float] = (0.25, 0.25, 0.1),
@@ -239,7 +239,7 @@ def orl_faces(
     left, right = _inputs(image_shape)
     model = keras.Model([left, right], _guarded_distance(encoder(left), encoder(right)))
     model.compile(_rmsprop(), contrastive_loss)
-    return Reference(model, (encoder,), _leaves(encoder))
+    return Reference(model, (encoder,), {"encoder": _leaves(encoder)})
 
 
 def omniglot_koch(
@@ -309,12 +309,12 @@ def mnist_towers(
     model = keras.Model([left, right], head(compared))
     model.compile(keras.optimizers.Adam(1e-3), "binary_crossentropy")
     of_head = {"Dense_0": {"kernel": _leaf(head.kernel), "bias": _leaf(head.bias)}}
-    return Reference(model, encoders, {"towers": _leaves(*encoders), "head": of_head})
+    return Reference(model, encoders, {"encoder": _leaves(*encoders), "head": of_head})
 
 
 SYSTEMS: dict[str, Callable[..., Reference]] = {
     fn.__name__: fn
-    for fn in (mnist_mlp, mnist_conv, orl_faces, omniglot_koch, mnist_towers)
+    for fn in (mnist_mlp, mnist_conv, orl_tutorial, omniglot_koch, mnist_towers)
 }
 
 

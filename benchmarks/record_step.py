@@ -1,10 +1,11 @@
-"""Images a second of a training step of `omniglot_record`, beside the same in PyTorch.
+"""Training throughput of the system `omniglot_supcon`, beside the same in PyTorch.
 
     python -m benchmarks.record_step [--presets ...] [--rounds R] [--json OUT] [--smoke]
 
-Sampling, distortion, net, loss, update and averaged weights, on random pictures of
-Omniglot's number and shape; the programs take turns. Before, both nets embed one batch with
-one set of weights, in float32, and their losses must agree to four digits.
+A step is sampling, distortion, network, loss, update and averaged weights, on random images
+of Omniglot's number and shape. The two programs take turns. Before anything is timed, both
+networks embed one batch with one set of weights in float32, and their losses must agree to
+four digits.
 """
 
 import argparse
@@ -19,7 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import results
-from experiments import omniglot_record, recipe
+from experiments.engine import loop
+from experiments.engine.data import ClassData
+from experiments.engine.supcon import LabelledBatch
+from experiments.systems import omniglot_supcon
 from siamese_jax import samplers
 
 SMOKE: dict[str, Any] = {
@@ -33,18 +37,18 @@ SMOKE: dict[str, Any] = {
 }
 
 
-def pictures(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images, labels and alphabets: 964 characters of 30 alphabets, 20 drawings of each."""
+def make_images(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns 20 random images of each of 964 characters, their labels and alphabets."""
     labels = np.repeat(np.arange(964), 20)
     images = np.random.default_rng(0).integers(0, 256, (len(labels), size, size, 1))
     return images.astype(np.uint8), labels, labels // 20 * 30 // 964
 
 
 def compare_losses(config: Any, state: Any, trainer: Any) -> tuple[float, float]:
-    """Of one batch by one set of weights, in float32; theirs then has ours' weights.
+    """Compares the losses of one batch in float32, with our weights in both networks.
 
     Raises:
-      ValueError: If they differ.
+      ValueError: If the losses differ.
     """
     import torch
 
@@ -53,8 +57,9 @@ def compare_losses(config: Any, state: Any, trainer: Any) -> tuple[float, float]
     ink = np.random.default_rng(1).random((8, config.size, config.size, 1), np.float32)
     labels = np.repeat(np.arange(4), 2)
     wide = dataclasses.replace(config, compute_dtype="float32")
-    batch = jnp.asarray(ink), jnp.asarray(labels)
-    ours, _ = omniglot_record.loss_fn(wide, state.params, state.statistics, batch, None)
+    batch = LabelledBatch(jnp.asarray(ink), jnp.asarray(labels))
+    system = omniglot_supcon.build(wide)
+    ours, _ = system.loss(state.params, state.statistics, batch, jax.random.key(0))
     record_torch.load(trainer.net, state.params["encoder"])
     with torch.no_grad():
         channels_first = torch.from_numpy(np.moveaxis(ink, 3, 1)).to(trainer.device)
@@ -70,23 +75,24 @@ def compare_losses(config: Any, state: Any, trainer: Any) -> tuple[float, float]
 
 
 def measure(preset: str, dtype: str, *, rounds: int, smoke: bool) -> dict[str, Any]:
-    """Images a second, ours and PyTorch's, in turns."""
+    """Measures the images per second of ours and of PyTorch, which take turns."""
     import torch
 
     from benchmarks import record_torch
 
-    config = omniglot_record.Config(preset=preset, compute_dtype=dtype)  # type: ignore[arg-type]
+    config = omniglot_supcon.Config(preset=preset, compute_dtype=dtype)  # type: ignore[arg-type]
     if smoke:
         config = dataclasses.replace(config, **SMOKE)
-    config = omniglot_record.settle(config)
-    images, labels, alphabets = pictures(config.size)
+    config = omniglot_supcon.with_preset(config)
+    images, labels, alphabets = make_images(config.size)
     index = samplers.class_index(labels, groups=alphabets)
-    data = recipe.Data(jnp.asarray(images), index)
-    state = omniglot_record.initial_state(config)
+    data = ClassData(jnp.asarray(images), index)
+    system = omniglot_supcon.build(config)
+    state = loop.initial_state(system, jax.random.key(0))
     trainer = record_torch.Trainer(config, images, labels, alphabets)
     compare_losses(config, state, trainer)
     num_steps = 2 if smoke else max(1, round(10 * 256 / sum(config.widths)))
-    steps = jax.jit(partial(omniglot_record.train_steps, config), static_argnums=3)
+    steps = jax.jit(partial(loop.train_steps, system), static_argnums=3)
 
     def theirs() -> None:
         for _ in range(num_steps):
@@ -114,7 +120,7 @@ def measure(preset: str, dtype: str, *, rounds: int, smoke: bool) -> dict[str, A
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints a table, writes JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.record_step")
-    presets = list(omniglot_record.PRESETS)
+    presets = list(omniglot_supcon.PRESETS)
     parser.add_argument("--presets", nargs="+", choices=presets, default=presets)
     dtypes = ["bfloat16", "float32"]
     parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=dtypes[:1])

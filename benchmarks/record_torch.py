@@ -1,6 +1,7 @@
-"""`experiments.omniglot_record` in plain PyTorch: the same net, loss and update.
+"""The system `omniglot_supcon` in plain PyTorch: the same network, loss and update.
 
-At a constant learning rate, and with an average of the weights that does not warm up.
+It differs in two details that do not change the speed: the learning rate is constant, and
+the average of the weights has the same decay from the first step on.
 """
 
 import math
@@ -12,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 
-class ResidualConv(nn.Module):
-    """`siamese_jax.encoders.ResidualConv`, images [n, 1, height, width]."""
+class ResNet(nn.Module):
+    """The network `siamese_jax.encoders.ResNet`, for images [n, 1, height, width]."""
 
     def __init__(self, size: int, stem: int, widths: Any, num_blocks: int, dim: int):
         super().__init__()
@@ -53,15 +54,15 @@ class ResidualConv(nn.Module):
             return self.dense(flat.float())
 
 
-def load(net: ResidualConv, params: Any) -> None:
-    """Takes the parameters of the JAX net."""
+def load(net: ResNet, params: Any) -> None:
+    """Copies the parameters of the JAX network."""
 
     def put(parameter: nn.Parameter, array: Any) -> None:
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(np.array(array)))
 
     for i, convolution in enumerate(net.convolutions):
-        put(convolution.weight, np.moveaxis(params[f"_ConvCHWN_{i}"]["kernel"], 3, 1))
+        put(convolution.weight, np.transpose(params[f"Conv_{i}"]["kernel"], (3, 2, 0, 1)))
     for i, norm in enumerate(net.norms):
         put(norm.weight, params[f"BatchNorm_{i}"]["scale"])
         put(norm.bias, params[f"BatchNorm_{i}"]["bias"])
@@ -82,7 +83,7 @@ def loss_of(embeddings: torch.Tensor, labels: torch.Tensor, log_temperature: Any
 
 
 def ink_offsets(ink: torch.Tensor, threshold: float) -> torch.Tensor:
-    """[n, 2] from each image's middle to its ink's: column and row, in pixels."""
+    """The offset of the ink's centre from the image's centre, [n, 2]: column and row."""
     bright, last = ink[:, 0] > threshold, ink.shape[2] - 1
     offsets = []
     for axis in (1, 2):
@@ -93,12 +94,12 @@ def ink_offsets(ink: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 class Trainer:
-    """Sampling, distortion, net, loss, update, averaged weights; one call a step."""
+    """Sampling, distortion, network, loss, update and averaged weights."""
 
     def __init__(self, config: Any, images: np.ndarray, labels: np.ndarray, alphabets: Any):
         self.config, self.device = config, "cuda" if torch.cuda.is_available() else "cpu"
         to = {"device": self.device}
-        self.net = ResidualConv(
+        self.net = ResNet(
             config.size, config.stem, config.widths, config.num_blocks, config.dim
         ).to(memory_format=torch.channels_last, **to)
         self.log_temperature = nn.Parameter(
@@ -120,12 +121,12 @@ class Trainer:
         self.average = [parameter.detach().clone() for parameter in parameters]
 
     def uniform(self, *shape: int, low: float = -1.0, high: float = 1.0) -> torch.Tensor:
-        """Random numbers."""
+        """Returns uniform random numbers between `low` and `high`."""
         drawn = torch.rand(shape, generator=self.generator, device=self.device)
         return low + (high - low) * drawn
 
     def sample(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Light drawings of P characters of few alphabets, K of each, turned alike."""
+        """Draws characters of few alphabets, some drawings of each, all rotated alike."""
         config = self.config
         order = torch.randperm(len(self.alphabets), generator=torch.Generator())
         characters = torch.cat([self.alphabets[i] for i in order.tolist()])[
@@ -135,14 +136,14 @@ class Trainer:
         rows = self.per_class[characters].gather(
             1, drawn.argsort(1)[:, : config.num_images]
         )
-        ink = 1 - self.images[rows.flatten()][:, None].float() / 255
+        ink = self.images[rows.flatten()][:, None].float() / 255
         if config.turn:
             turn = int(torch.randint(8, ()))
             ink = torch.rot90(ink.flip(3) if turn >= 4 else ink, turn % 4, (2, 3))
         return ink, characters.repeat_interleave(config.num_images)
 
     def distort(self, ink: torch.Tensor) -> torch.Tensor:
-        """Affine map and bending at once; then the strokes' width."""
+        """Applies the affine map and the bending at once, then the strokes' width."""
         config, (num, _, size, _) = self.config, ink.shape
         angle = self.uniform(num) * math.radians(config.max_rotation)
         rotation = torch.stack(
@@ -173,13 +174,13 @@ class Trainer:
         return ink + change * (largest - sign * ink)
 
     def embed(self, ink: torch.Tensor) -> torch.Tensor:
-        """In the precision asked for."""
+        """Embeds images in the precision of the settings."""
         half = self.config.compute_dtype == "bfloat16"
         with torch.autocast(self.device, torch.bfloat16, enabled=half):
             return self.net(ink.contiguous(memory_format=torch.channels_last))
 
     def step(self) -> torch.Tensor:
-        """One update."""
+        """Makes one update and returns the loss."""
         ink, labels = self.sample()
         loss = loss_of(self.embed(self.distort(ink)), labels, self.log_temperature)
         self.optimizer.zero_grad(set_to_none=True)

@@ -1,8 +1,8 @@
-"""How long until the first step: importing, and compiling `mnist_mlp`'s first one.
+"""The time to the first step: importing, and compiling the first step of `mnist_mlp`.
 
     python -m benchmarks.start_up [--rounds N] [--json OUT]
 
-Each time is that of a fresh process; files are in the system's cache.
+Each time is measured in a fresh process, with the files already in the system's cache.
 """
 
 import argparse
@@ -22,20 +22,20 @@ for module in pkgutil.walk_packages(siamese_jax.__path__, "siamese_jax."):
     importlib.import_module(module.name)
 """
 FIRST_STEP = """
-from experiments import mnist_mlp
 from benchmarks.cases import get_case, make_pairs
-from benchmarks.contestants import as_data
+from benchmarks.contestants import build_system, make_data
+from experiments.engine import loop
 import functools
-config = mnist_mlp.Config()
-state, key = mnist_mlp.initial_state(config), jax.random.key(0)
-data = as_data(make_pairs(get_case("mnist_mlp")))
+case, key = get_case("mnist_mlp"), jax.random.key(0)
+system = build_system("mnist_mlp", case)
+state, data = loop.initial_state(system, key), make_data(case, make_pairs(case))
 jax.block_until_ready((state, data))
-steps = jax.jit(functools.partial(mnist_mlp.train_steps, config), static_argnums=3)
+steps = jax.jit(functools.partial(loop.train_steps, system), static_argnums=3)
 """
 
 
 def timed(before: str, code: str) -> float:
-    """Seconds that `code` takes in a fresh process, after `before`."""
+    """Measures the seconds of `code` in a fresh process, after `before` has run."""
     program = (
         f"import time\n{before}\nbegan = time.perf_counter()\n{code}\n"
         "print(time.perf_counter() - began)"
@@ -51,7 +51,7 @@ def timed(before: str, code: str) -> float:
 
 
 def measure(rounds: int) -> list[dict[str, object]]:
-    """Medians over the rounds, whose parts take turns."""
+    """Measures the medians over the rounds, in which all parts take turns."""
     first_step = "jax.block_until_ready(steps(key, state, data, 1))"
     parts = {
         "import jax": ("", IMPORT_JAX),
@@ -59,7 +59,7 @@ def measure(rounds: int) -> list[dict[str, object]]:
         "import jax and siamese_jax.losses alone": ("", "import siamese_jax.losses"),
         "first step of mnist_mlp": (f"{IMPORT_JAX}\n{FIRST_STEP}", first_step),
     }
-    timed("", IMPORT_JAX + IMPORT_ALL)  # files into the cache
+    timed("", IMPORT_JAX + IMPORT_ALL)  # reads the files into the cache
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(rounds):
         for name, (before, code) in parts.items():

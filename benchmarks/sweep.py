@@ -1,13 +1,12 @@
-"""Several seeds at once by `vmap`, against one run after the other.
+"""Training several seeds at once by `vmap`, against one run after the other.
 
     python -m benchmarks.sweep [--systems ...] [--num-seeds K] [--json OUT] [--smoke]
 
-Both are one compiled program that is run for each: the states of all seeds stacked, or one
-state. They take turns; the time of a round is that of all seeds.
+Both forms are one compiled program. It takes the stacked states of all seeds, or one state
+after the other. The two forms take turns, and a round trains all seeds.
 """
 
 import argparse
-import importlib
 import pathlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,22 +18,22 @@ import numpy as np
 
 from benchmarks import results
 from benchmarks.cases import CASES, get_case, make_pairs
-from benchmarks.contestants import as_data, steps_of
+from benchmarks.contestants import build_system, make_data
+from experiments.engine import loop
 
 
 def measure(system: str, num_seeds: int, *, rounds: int, smoke: bool) -> dict[str, Any]:
-    """Pairs a second over all seeds, both ways."""
+    """Measures the training pairs per second over all seeds, in both forms."""
     case = get_case(system, smoke=smoke)
     case = case._replace(num_steps=max(case.num_steps // 4, 1))
-    module = importlib.import_module(f"experiments.{system}")
-    config = module.Config(batch_size=case.batch_size, **case.config)
-    data = as_data(make_pairs(case))
+    built = build_system(system, case)
+    data = make_data(case, make_pairs(case))
     keys = jax.random.split(jax.random.key(0), num_seeds)
-    state = module.initial_state(config)
+    state = loop.initial_state(built, keys[0])
     states = jax.tree.map(lambda x: jnp.stack([x] * num_seeds), state)
 
     def steps(key: jax.Array, state: Any, data: Any) -> Any:
-        return steps_of(module, config)(key, state, data, case.num_steps)
+        return loop.train_steps(built, key, state, data, case.num_steps)
 
     single, stacked = jax.jit(steps), jax.jit(jax.vmap(steps, in_axes=(0, 0, None)))
     ways: dict[str, Callable[[], Any]] = {

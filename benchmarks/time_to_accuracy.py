@@ -1,17 +1,19 @@
-"""How long until pairs of MNIST digits are judged well: ours beside Keras.
+"""The training time until pairs of MNIST digits are recognised well: ours beside Keras.
 
     python -m benchmarks.time_to_accuracy [--accuracies .972 .981] [--json OUT]
 
-tutorial    our `mnist_mlp` with the tutorial's settings, dropout .1
-tuned       our `mnist_mlp --recipe tuned`, one cycle of the epochs asked for
-keras-...   the same net, pairs and settings as "tutorial" in Keras
+tutorial    our `mnist_mlp` with the tutorial's settings and dropout .1
+tuned       our `mnist_mlp --recipe tuned`, whose schedule spans the epochs asked for
+keras-...   the network, pairs and settings of "tutorial" in Keras
 
-All train for some epochs of the 108,400 pairs; after each one the test pairs are judged
-(below a distance of .5 is "same"; tuned: at the best threshold of validation pairs). The
-seconds are those of training, compilation and judging left out. MNIST is needed.
+All train for some epochs of the 108,400 pairs, and are tested on the test pairs after each
+epoch. A pair is called the same if its distance is below .5, or in the tuned recipe below
+the best threshold on validation pairs. The seconds are those of training alone, without
+compilation and testing. The benchmark needs MNIST.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -36,86 +38,81 @@ Epoch = tuple[float, float]  # seconds so far, accuracy
 
 
 def load(dataset: str) -> tuple[Any, Any, Any]:
-    """The splits, and the tutorial's pairs to train on and to test on."""
-    from experiments import digits, pairs
+    """The splits, and the tutorial's training and test pairs."""
+    from experiments.datasets import digits, evaluation_rng
+    from experiments.engine.pair_batches import adjacent_pairs
 
     splits = digits.load_splits(dataset)
-    seen = pairs.adjacent_pairs(splits.seen.labels, np.random.default_rng(0))
-    rng = np.random.default_rng(digits.TEST_SEED)
-    return splits, seen, pairs.adjacent_pairs(splits.unseen.labels, rng)
+    train = adjacent_pairs(splits.train.labels, np.random.default_rng(0))
+    return splits, train, adjacent_pairs(splits.test.labels, evaluation_rng("test pairs"))
 
 
 def train_ours(recipe: Any, dataset: Any, num_epochs: int) -> Iterator[Epoch]:
-    """An epoch is one call of the compiled program."""
+    """Trains ours; an epoch is one call of the compiled program."""
     import jax
-    import jax.numpy as jnp
 
-    from experiments import mnist_mlp, pairs
-    from siamese_jax import distances, samplers
-    from siamese_jax import verification as verify
+    from experiments.datasets import evaluation_key
+    from experiments.engine import loop
+    from experiments.engine.data import class_data
+    from experiments.engine.pair_batches import PairData, random_pairs
+    from experiments.evaluations.pair_metrics import pair_distances
+    from experiments.systems import mnist_mlp
+    from siamese_jax import verification
 
-    splits, seen, unseen = load(dataset)
+    splits, train, test = load(dataset)
     config = mnist_mlp.Config(dataset=dataset, recipe=recipe, dropout=DROPOUT)
-    epoch = -(-seen.same.size // config.batch_size)
-    config = mnist_mlp.Config(
-        dataset=dataset, recipe=recipe, dropout=DROPOUT, num_steps=num_epochs * epoch
+    epoch = -(-train.same.size // config.batch_size)
+    config = dataclasses.replace(config, num_steps=num_epochs * epoch)
+    system, data = mnist_mlp.build(config), class_data(splits.train)
+    training_data: Any = data if recipe == "tuned" else PairData(data.images, train)
+    validation = random_pairs(
+        evaluation_key("validation pairs"), splits.validation.labels, 10_000
     )
-    tuned = recipe == "tuned"
-    data = pairs.Data(
-        jnp.asarray(splits.seen.images),
-        pairs=None if tuned else jax.tree.map(jnp.asarray, seen),
-        classes=samplers.class_index(splits.seen.labels) if tuned else None,
-    )
-    kept = pairs.random_pairs(jax.random.key(0), splits.kept.labels, 10_000)
 
-    @jax.jit
-    def judge(params: Any, images: jax.Array, examples: jax.Array) -> Any:
-        net = params["encoder"] if tuned else params
-        encoder = mnist_mlp.make_encoder(config)
-        embeddings: Any = encoder.apply({"params": net}, images / 255)
-        embeddings = distances.normalize(embeddings) if tuned else embeddings
-        return distances.euclidean_distance(*embeddings[examples])
-
-    def accuracy(params: Any) -> float:
+    def accuracy(state: Any) -> float:
+        model = system.model(state)
         threshold: Any = mnist_mlp.TUTORIAL_THRESHOLD
-        if tuned:
-            judged = judge(params, splits.kept.images, kept.examples)
-            threshold = verify.best_threshold(judged, jnp.asarray(kept.same)).threshold
-        test = judge(params, splits.unseen.images, unseen.examples)
-        same = jnp.asarray(unseen.same)
-        return float(verify.decision_rates(test, same, threshold).accuracy)
+        if recipe == "tuned":
+            embeddings = model.embed(splits.validation.images)
+            distances = pair_distances(model, embeddings, validation)
+            threshold = verification.best_threshold(*distances).threshold
+        distances = pair_distances(model, model.embed(splits.test.images), test)
+        return float(verification.decision_rates(*distances, threshold).accuracy)
 
-    steps = partial(mnist_mlp.train_steps, config)
+    steps = partial(loop.train_steps, system)
     compiled = jax.jit(steps, static_argnums=3, donate_argnums=1)
     key = jax.random.key(0)
-    jax.block_until_ready(compiled(key, mnist_mlp.initial_state(config), data, epoch))
-    state, seconds = mnist_mlp.initial_state(config), 0.0
+    jax.block_until_ready(
+        compiled(key, loop.initial_state(system, key), training_data, epoch)
+    )
+    state, seconds = loop.initial_state(system, key), 0.0
     for _ in range(num_epochs):
         began = time.perf_counter()
-        state, _ = jax.block_until_ready(compiled(key, state, data, epoch))
+        state, _ = jax.block_until_ready(compiled(key, state, training_data, epoch))
         seconds += time.perf_counter() - began
-        yield seconds, accuracy(state.params)
+        yield seconds, accuracy(state)
 
 
 def train_keras(dataset: str, num_epochs: int) -> Iterator[Epoch]:
-    """`fit` an epoch at a time over tensors in memory."""
+    """Trains Keras by `fit`, an epoch at a time over tensors in memory."""
     import keras
 
     from benchmarks import keras_reference
 
-    splits, seen, unseen = load(dataset)
-    shape = splits.seen.images.shape[1:]
+    splits, train, test = load(dataset)
+    shape = splits.train.images.shape[1:]
     options: Any = {"dropout": DROPOUT, "image_shape": shape}
     keras.utils.set_random_seed(0)
 
-    def sides(images: np.ndarray, examples: np.ndarray) -> list[Any]:
+    def sides(images: np.ndarray, examples: Any) -> list[Any]:
         scaled = images.astype(np.float32) / 255
-        return [keras.ops.convert_to_tensor(scaled[side]) for side in examples]
+        return [keras.ops.convert_to_tensor(scaled[side]) for side in np.asarray(examples)]
 
-    inputs = sides(splits.seen.images, seen.examples)
-    targets = keras.ops.convert_to_tensor(seen.same.astype(np.float32)[:, None])
-    test = sides(splits.unseen.images, unseen.examples)
-    for timed in (False, True):  # the first only compiles
+    inputs = sides(splits.train.images, train.examples)
+    same = np.asarray(train.same, np.float32)[:, None]
+    targets = keras.ops.convert_to_tensor(same)
+    tested = sides(splits.test.images, test.examples)
+    for timed in (False, True):  # the first round only compiles
         model = keras_reference.build("mnist_mlp", **options).model
         model.compile(model.optimizer, model.loss, steps_per_execution=20)
         seconds = 0.0
@@ -124,12 +121,12 @@ def train_keras(dataset: str, num_epochs: int) -> Iterator[Epoch]:
             model.fit(inputs, targets, batch_size=128, verbose=0)
             seconds += time.perf_counter() - began
             if timed:
-                found = model.predict(test, batch_size=1_000, verbose=0)[:, 0]
-                yield seconds, float(np.mean((found < 0.5) == unseen.same))
+                found = model.predict(tested, batch_size=1_000, verbose=0)[:, 0]
+                yield seconds, float(np.mean((found < 0.5) == np.asarray(test.same)))
 
 
 def curve(name: str, dataset: str, num_epochs: int) -> list[Epoch]:
-    """Trained in a process of its own."""
+    """Trains a contestant in its own process."""
     program = [sys.executable, "-m", "benchmarks.time_to_accuracy", "--serve", name]
     program += ["--dataset", dataset, "--epochs", str(num_epochs)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -143,7 +140,7 @@ def curve(name: str, dataset: str, num_epochs: int) -> list[Epoch]:
 def make_rows(
     name: str, epochs: Sequence[Epoch], accuracies: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """When each accuracy was first reached, if it was."""
+    """One row for each accuracy: the epoch and the seconds when it was first reached."""
     rows = []
     for wanted in accuracies:
         reached = [number for number, (_, found) in enumerate(epochs) if found >= wanted]
@@ -178,8 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.serve:
         print(json.dumps(list(train_keras(options.dataset, options.epochs))))
         return
-    from experiments.data import load_digit_images
-    from experiments.run import UserError
+    from experiments.datasets.digits import load_digit_images
+    from siamese_jax.errors import UserError
 
     try:
         load_digit_images(options.dataset, "test")

@@ -1,9 +1,9 @@
 """The five systems in plain PyTorch, as its users would write them.
 
-`build(system, **options)` gives a network with its loss and its optimiser; the options are
-those of `keras_reference.build`. Both inputs go through the encoder as one batch. Images
-are float32, `[n, channels, height, width]`; features are flattened as NHWC, so that
-`set_weights` can copy the parameter tree of our experiment.
+`build(system, **options)` returns a network with its loss and its optimiser. The options
+are those of `keras_reference.build`. Both inputs go through the encoder as one batch.
+Images are float32 `[n, channels, height, width]`. Features are flattened in the order NHWC,
+so that `set_weights` can copy the parameter tree of our system.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -128,7 +128,7 @@ def mnist_conv(
     return Reference(encoder, None, distance_cross_entropy, optimizer)
 
 
-def orl_faces(
+def orl_tutorial(
     *,
     stride: int = 1,
     dropout: Sequence[float] = (0.25, 0.25, 0.1),
@@ -194,7 +194,7 @@ def mnist_towers(
 
 SYSTEMS: dict[str, Callable[..., Reference]] = {
     fn.__name__: fn
-    for fn in (mnist_mlp, mnist_conv, orl_faces, omniglot_koch, mnist_towers)
+    for fn in (mnist_mlp, mnist_conv, orl_tutorial, omniglot_koch, mnist_towers)
 }
 
 
@@ -221,13 +221,13 @@ def set_weights(reference: Reference, params: Mapping[str, Any]) -> None:
     Raises:
       RuntimeError: If a shape is not what the network has.
     """
-    of_encoder = params.get("encoder", params.get("towers", params))
+    encoder = params["encoder"]
     with torch.no_grad():
         for layer, name in _named(reference.encoder):
-            kernel = np.asarray(of_encoder[name]["kernel"])
+            kernel = np.asarray(encoder[name]["kernel"])
             axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
             layer.weight.copy_(torch.tensor(kernel.transpose(axes)))
-            layer.bias.copy_(torch.tensor(np.asarray(of_encoder[name]["bias"])))
+            layer.bias.copy_(torch.tensor(np.asarray(encoder[name]["bias"])))
         if reference.head is not None:
             weights, bias = _leaves(params["head"])
             reference.head.weight.copy_(torch.tensor(weights.reshape(1, -1)))

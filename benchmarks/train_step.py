@@ -1,16 +1,23 @@
-"""How many pairs a second are trained on: our experiments beside the same nets in Keras.
+"""Training throughput: our systems beside the same networks in Keras and PyTorch.
 
     python -m benchmarks.train_step --json benchmarks/results/train_step.json
     python -m benchmarks.train_step --systems mnist_mlp --rivals keras-jax torch --smoke
     python -m benchmarks.train_step --rivals torch torch-compile --dtype bfloat16
+    python -m benchmarks.train_step --rivals flattened
+    python -m benchmarks.train_step --rivals checkout --checkout ../another-checkout
 
-The same network, batch size, optimiser, loss and dropout as the tutorial, float32. Ours are
-the steps of the experiment: many in one compiled program, images in memory as bytes. Keras
-runs `fit` over tensors in memory with `jit_compile="auto"`; PyTorch a plain loop, eager or
-compiled. The images are synthetic, which changes nothing about the speed.
+All contestants have the network, batch size, optimiser, loss and dropout of the tutorial,
+in float32. Ours runs the steps of the experiment: many steps in one compiled program, with
+the images in memory as bytes. Keras runs `fit` over tensors in memory with
+`jit_compile="auto"`. PyTorch runs a plain loop, eager or compiled. The images are
+synthetic, which does not change the speed.
 
-Each contestant has a process of its own, and they take turns: a round is one run of each,
-in the opposite order every other round, and a ratio is that of two runs of one round.
+Two rivals are forms of ours. "flattened" puts both inputs through the network as one batch,
+laid end to end by hand, instead of through `siamese.twin`. "checkout" is another checkout
+of this project, such as an earlier version.
+
+Each contestant has its own process, and they take turns. A round is one run of each, in
+the opposite order every other round, and a ratio compares two runs of the same round.
 Compilation and the first runs are not counted. Before anything is timed, the losses of the
 first steps, from the same weights on the same pairs without dropout, must agree.
 """
@@ -32,7 +39,7 @@ import numpy as np
 
 from benchmarks import results
 from benchmarks.cases import CASES, Case, get_case
-from benchmarks.contestants import BACKENDS, OURS, PLAIN_TORCH
+from benchmarks.contestants import BACKENDS, CHECKOUT, FLATTENED, OURS, PLAIN_TORCH
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIRST_DIFFERENCE = 1e-5  # between first losses, relative
@@ -40,12 +47,13 @@ HALF_DIFFERENCE = 0.1  # in bfloat16, whose roundings differ
 LARGEST_DIFFERENCE = 3e-3  # later: rounding grows, Adams place their epsilon elsewhere
 
 RIVALS = [*BACKENDS, *PLAIN_TORCH]
+OWN_RIVALS = [FLATTENED, CHECKOUT]  # other forms of ours
 
 Ask = Callable[..., dict[str, Any]]
 
 
 class BenchmarkError(Exception):
-    """What ends a benchmark: shown without a traceback, exit status 1."""
+    """An error that ends a benchmark with one line and exit status 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,25 +83,35 @@ class Row:
 
 
 def why_not(rival: str) -> str | None:
-    """What a rival needs and is not installed."""
+    """Names the packages that a rival needs and that are not installed."""
+    if rival in OWN_RIVALS:
+        return None
     needed = ("keras", BACKENDS[rival]) if rival in BACKENDS else ("torch",)
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     return f"{' and '.join(missing)} not installed" if missing else None
 
 
 @contextlib.contextmanager
-def started(name: str, *module: str) -> Iterator[Ask]:
-    """A contestant's process; call what is given with a request to have the reply."""
+def started(name: str, *module: str, checkout: pathlib.Path | None = None) -> Iterator[Ask]:
+    """Starts a contestant's process; yields a function from a request to the reply.
+
+    Args:
+      name: The name of the contestant.
+      *module: The module to run and its first arguments.
+      checkout: The folder of another checkout of the project to run "ours" from.
+    """
     module = module or ("benchmarks.contestants",)
+    root = ROOT if checkout is None else checkout.absolute()
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         **os.environ,
+        "PYTHONPATH": str(root),
     }
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", *module, name],
-            cwd=ROOT,
+            [sys.executable, "-m", *module, OURS if checkout else name],
+            cwd=root,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -246,7 +264,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--systems", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=RIVALS)
+    parser.add_argument(
+        "--rivals", nargs="+", choices=[*RIVALS, *OWN_RIVALS], default=RIVALS
+    )
+    parser.add_argument(
+        "--checkout",
+        type=pathlib.Path,
+        metavar="DIR",
+        help="another checkout of the project, for the rival of that name",
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--batch-size", type=int, help="instead of the tutorial's")
@@ -257,6 +283,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1; got {options.rounds}")
+    if (CHECKOUT in options.rivals) != (options.checkout is not None):
+        parser.error("--checkout DIR and --rivals checkout go together")
+    if options.checkout and not (options.checkout / "benchmarks").is_dir():
+        parser.error(f"--checkout: {options.checkout} is not a checkout of the project")
     if options.batch_size is not None and options.batch_size < 2:
         parser.error(f"--batch-size must be at least 2; got {options.batch_size}")
     return options
@@ -271,7 +301,11 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
     rows: list[Row] = []
     with contextlib.ExitStack() as stack:
         contestants = {
-            name: stack.enter_context(started(name)) for name in (OURS, *rivals) if rivals
+            name: stack.enter_context(
+                started(name, checkout=options.checkout if name == CHECKOUT else None)
+            )
+            for name in (OURS, *rivals)
+            if rivals
         }
         print(HEADER)
         for system in dict.fromkeys(options.systems if rivals else ()):

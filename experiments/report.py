@@ -1,22 +1,29 @@
-"""report.html: one self-contained page of pictures of a run."""
+"""report.html: one self-contained page with the figures and pictures of a run.
+
+`write_report` writes the page. The other functions make pictures, or whole sections that
+several systems share.
+"""
 
 import base64
 import html
 import io
 import json
+import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-from experiments.run import RunConfig, read_log
-from siamese_jax.verification import RocCurve
+from experiments.cli import format_figure, read_json
+from siamese_jax.samplers import Pairs
+from siamese_jax.verification import RocCurve, roc_curve
 
-if TYPE_CHECKING:  # imported where needed: learning needs none
+if TYPE_CHECKING:  # matplotlib is imported when a picture is made
     from matplotlib.figure import Figure
 
-_RIGHT, _WRONG, _INK, _SOFT = "#2a7f4f", "#c0392b", "#26435f", "#9fb3c8"
+_CORRECT, _WRONG, _INK, _PALE = "#2a7f4f", "#c0392b", "#26435f", "#9fb3c8"
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
@@ -30,7 +37,13 @@ details { margin-top: 2rem; color: #555; } pre { overflow-x: auto; }
 
 
 class Section(NamedTuple):
-    """A heading, a sentence that says what to look for, and a picture."""
+    """A part of the page.
+
+    Attributes:
+      title: The heading.
+      note: A sentence that says what the picture shows.
+      figure: The picture.
+    """
 
     title: str
     note: str
@@ -38,11 +51,22 @@ class Section(NamedTuple):
 
 
 def write_report(
-    config: RunConfig, title: str, metrics: dict[str, float], sections: Sequence[Section]
+    workdir: pathlib.Path,
+    title: str,
+    metrics: Mapping[str, float | None],
+    sections: Sequence[Section],
 ) -> None:
-    """Writes the page: a table of figures, the sections, the configuration."""
+    """Writes workdir/report.html, with the settings in workdir/config.json at its end.
+
+    Args:
+      workdir: The folder of the run.
+      title: The heading of the page.
+      metrics: The figures in the table. None and numbers that are not finite are
+        shown as "undefined".
+      sections: The pictures.
+    """
     rows = "\n".join(
-        f'<tr><td>{html.escape(name)}</td><td class="number">{value:.4f}</td></tr>'
+        f'<tr><td>{html.escape(name)}</td><td class="number">{_as_text(value)}</td></tr>'
         for name, value in metrics.items()
     )
     parts = "\n".join(
@@ -51,18 +75,23 @@ def write_report(
         f'<img alt="{html.escape(section.title)}" src="{_as_png(section.figure)}">'
         for section in sections
     )
-    asked = json.dumps(json.loads((config.directory / "config.json").read_text()), indent=2)
+    settings = html.escape(json.dumps(read_json(workdir / "config.json"), indent=2))
     page = (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>\n"
         f"<h1>{html.escape(title)}</h1>\n<table>{rows}</table>\n{parts}\n"
-        f"<details><summary>Configuration</summary><pre>{html.escape(asked)}</pre></details>"
+        f"<details><summary>Configuration</summary><pre>{settings}</pre></details>"
         "</html>\n"
     )
-    (config.directory / "report.html").write_text(page, encoding="utf-8")
+    (workdir / "report.html").write_text(page, encoding="utf-8")
+
+
+def _as_text(value: float | None) -> str:
+    return format_figure(value if value is not None and math.isfinite(value) else None)
 
 
 def _as_png(figure: "Figure") -> str:
+    """Returns a picture as the address of an image, with the image in it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -74,13 +103,80 @@ def _figure(**options: Any) -> "Figure":
     return Figure(**options)
 
 
+# Sections -------------------------------------------------------------------------------
+
+
+def pair_sections(
+    images: np.ndarray,
+    pairs: Pairs,
+    distances: np.ndarray,
+    threshold: float,
+    *,
+    name: str = "test pairs",
+    cmap: str = "gray_r",
+) -> list[Section]:
+    """Returns three sections: examples of pairs, their distances, and the ROC curve.
+
+    Args:
+      images: [n, height, width, channels].
+      pairs: Pairs of the images.
+      distances: The distance of each pair.
+      threshold: Pairs up to this distance are called the same.
+      name: What pairs these are.
+      cmap: The colour map of the images, "gray" for photographs and dark ink, "gray_r" for
+        light ink, which then is shown dark.
+    """
+    distances, same = np.asarray(distances), np.asarray(pairs.same)
+    examples = np.asarray(pairs.examples)
+    wrong = np.flatnonzero((distances <= threshold) != same)
+    shown = np.concatenate([np.arange(0, len(same), -(-len(same) // 7))[:7], wrong[:7]])
+    grid = pair_grid(
+        images[examples[:, shown]], distances[shown], same[shown], threshold, cmap=cmap
+    )
+    curve = roc_curve(jnp.asarray(distances), jnp.asarray(same))
+    return [
+        Section(
+            "Same or different?",
+            f"{name.capitalize()} with their distances, which are green where the decision "
+            "is correct. The right half has only wrong decisions.",
+            grid,
+        ),
+        Section(
+            f"Distances of {name}",
+            f"The line is the threshold, {threshold:.3f}.",
+            distance_histogram(distances, same, threshold),
+        ),
+        roc_section({name: curve}),
+    ]
+
+
+def roc_section(curves_by_name: Mapping[str, RocCurve]) -> Section:
+    """Returns a section with one or more ROC curves."""
+    note = "The falling line marks equal error rates."
+    return Section("ROC", note, roc(curves_by_name))
+
+
+def training_section(workdir: pathlib.Path, names: Sequence[str] = ("loss",)) -> Section:
+    """Returns a section with metrics of the training steps."""
+    note = "Metrics of each training step, and their running mean."
+    return Section("Training", note, curves(workdir, names))
+
+
 # Pictures -------------------------------------------------------------------------------
 
 
 def curves(
     workdir: pathlib.Path, names: Sequence[str] = ("loss",), *, log: str = "metrics.jsonl"
 ) -> "Figure":
-    """Metrics of a log over the steps, with a running mean."""
+    """Plots metrics of a log over the steps, with a running mean.
+
+    Args:
+      workdir: The folder of the run.
+      names: The metrics to plot.
+      log: The file in the folder.
+    """
+    from experiments.engine.logs import read_log  # above this module in the import order
+
     logged = read_log(workdir, log)
     figure = _figure(figsize=(4.2 * len(names), 3))
     for axes, name in zip(
@@ -89,7 +185,7 @@ def curves(
         steps, values = logged["step"], logged[name]
         window = max(1, len(values) // 50)
         means = np.convolve(values, np.ones(window) / window, mode="valid")
-        axes.plot(steps, values, color=_SOFT, linewidth=0.6)
+        axes.plot(steps, values, color=_PALE, linewidth=0.6)
         axes.plot(steps[window - 1 :], means, color=_INK)
         axes.set(
             xlabel="step", title=name, ylim=(0, float(np.quantile(values, 0.99)) * 1.05)
@@ -98,12 +194,12 @@ def curves(
     return figure
 
 
-def roc(curves_by_name: dict[str, RocCurve]) -> "Figure":
-    """One or more ROC curves."""
+def roc(curves_by_name: Mapping[str, RocCurve]) -> "Figure":
+    """Plots one or more ROC curves."""
     figure = _figure(figsize=(4.2, 4))
     axes = figure.subplots()
     for (name, curve), color in zip(
-        curves_by_name.items(), (_INK, _SOFT, _RIGHT, _WRONG), strict=False
+        curves_by_name.items(), (_INK, _PALE, _CORRECT, _WRONG), strict=False
     ):
         axes.plot(curve.false_match_rate, curve.true_match_rate, color=color, label=name)
     axes.plot([0, 1], [1, 0], color="#ddd", linewidth=0.8, zorder=0)  # equal errors
@@ -117,12 +213,12 @@ def roc(curves_by_name: dict[str, RocCurve]) -> "Figure":
 def distance_histogram(
     distances: np.ndarray, same: np.ndarray, threshold: float
 ) -> "Figure":
-    """Distances of same and of different pairs, with the threshold between."""
+    """Plots the distances of same and of different pairs, and the threshold."""
     figure = _figure(figsize=(5.5, 3))
     axes = figure.subplots()
     low, high = min(0.0, float(np.min(distances))), float(np.max(distances))
     bins = np.linspace(low, high + 1e-9, 60).tolist()
-    for kind, color, label in ((True, _RIGHT, "same"), (False, _WRONG, "different")):
+    for kind, color, label in ((True, _CORRECT, "same"), (False, _WRONG, "different")):
         axes.hist(distances[same == kind], bins, alpha=0.6, color=color, label=label)
     axes.axvline(threshold, color="#222", linewidth=1, label="threshold")
     axes.set(xlabel="distance", yticks=[])
@@ -139,29 +235,44 @@ def pair_grid(
     *,
     cmap: str = "gray_r",
 ) -> "Figure":
-    """Pairs one above the other, their distance, green where judged rightly."""
+    """Shows the two images of each pair, one above the other, with their distance.
+
+    Args:
+      images: [2, n, height, width, channels].
+      distances: [n], green where the decision is correct, else red.
+      same: [n], whether the images are of the same class.
+      threshold: Pairs up to this distance are called the same.
+      cmap: The colour map of images with one channel.
+    """
     num = len(distances)
     figure = _figure(figsize=(0.95 * num, 2.3))
     for column, axes in enumerate(figure.subplots(1, num)):
-        right = (distances[column] <= threshold) == same[column]
+        correct = (distances[column] <= threshold) == same[column]
         axes.imshow(np.concatenate(list(images[:, column, :, :, 0])), cmap=cmap)
-        axes.set_title(f"{distances[column]:.2f}", color=_RIGHT if right else _WRONG)
+        axes.set_title(f"{distances[column]:.2f}", color=_CORRECT if correct else _WRONG)
         axes.set_xlabel("same" if same[column] else "diff.")
         axes.set(xticks=[], yticks=[])
     return figure
 
 
 class Answer(NamedTuple):
-    """A query, the candidates from nearest to farthest, their distances, and the truth."""
+    """The answer to a query.
+
+    Attributes:
+      query: [height, width, 1].
+      candidates: [n, height, width, 1], from nearest to farthest.
+      distances: [n].
+      correct: bool [n], whether each candidate is of the query's class.
+    """
 
     query: np.ndarray
     candidates: np.ndarray
     distances: np.ndarray
-    right: np.ndarray
+    correct: np.ndarray
 
 
 def answer_grid(answers: Sequence[Answer]) -> "Figure":
-    """Each row: a query, then its nearest candidates; the right one is framed green."""
+    """Shows in each row a query and its nearest candidates, framed green if correct."""
     num_candidates = len(answers[0].candidates)
     figure = _figure(figsize=(0.85 * (num_candidates + 1), 0.95 * len(answers)))
     grid = figure.subplots(len(answers), num_candidates + 1, squeeze=False)
@@ -170,7 +281,7 @@ def answer_grid(answers: Sequence[Answer]) -> "Figure":
         row[0].set_ylabel("query", rotation=0, ha="right", va="center", fontsize=8)
         for place, axes in enumerate(row[1:]):
             axes.imshow(answer.candidates[place, :, :, 0], cmap="gray_r")
-            color = _RIGHT if answer.right[place] else _WRONG if place == 0 else "#ccc"
+            color = _CORRECT if answer.correct[place] else _WRONG if place == 0 else "#ccc"
             for spine in axes.spines.values():
                 spine.set(color=color, linewidth=2.5 if color != "#ccc" else 0.8)
             axes.set_title(f"{answer.distances[place]:.2f}", fontsize=7, pad=2)
@@ -181,14 +292,14 @@ def answer_grid(answers: Sequence[Answer]) -> "Figure":
 
 
 def embedding_map(embeddings: np.ndarray, images: np.ndarray, seed: int = 0) -> "Figure":
-    """The images themselves, laid out in the plane by t-SNE of their embeddings."""
+    """Shows images in the plane, where t-SNE of their embeddings puts them."""
     from sklearn.manifold import TSNE
 
     figure = _figure(figsize=(8, 8))
     axes = figure.subplots()
     axes.set_axis_off()
     if np.ptp(embeddings, axis=0).max() < 1e-6:
-        axes.set_title("All embeddings coincide: the net has collapsed.")
+        axes.set_title("All embeddings coincide: the model has collapsed.")
         return figure
     perplexity = min(30.0, (len(embeddings) - 1) / 3)
     layout = TSNE(random_state=seed, perplexity=perplexity, init="pca")
@@ -203,7 +314,7 @@ def embedding_map(embeddings: np.ndarray, images: np.ndarray, seed: int = 0) -> 
 
 
 def confusion_matrix(shares: np.ndarray, names: Sequence[str]) -> "Figure":
-    """How often each class (rows) is taken for each other (columns)."""
+    """Plots how often each class (rows) is taken for each other class (columns)."""
     figure = _figure(figsize=(4.6, 4.2))
     axes = figure.subplots()
     picture = axes.imshow(shares, cmap="Reds", vmin=0)
@@ -217,32 +328,17 @@ def confusion_matrix(shares: np.ndarray, names: Sequence[str]) -> "Figure":
 def confusion_pairs(
     drawings: Sequence[tuple[np.ndarray, np.ndarray]], shares: Sequence[float]
 ) -> "Figure":
-    """The most frequent confusions: a class, and what it is taken for."""
+    """Shows confusions: above a drawing of a class, below the class it is taken for.
+
+    Args:
+      drawings: Pairs of images [height, width, 1].
+      shares: How often each confusion happens.
+    """
     figure = _figure(figsize=(0.95 * len(shares), 2.3))
     for axes, (truth, answer), share in zip(
         figure.subplots(1, len(shares), squeeze=False)[0], drawings, shares, strict=True
     ):
         axes.imshow(np.concatenate([truth[:, :, 0], answer[:, :, 0]]), cmap="gray_r")
         axes.set_title(f"{share:.0%}", fontsize=9)
-        axes.set(xticks=[], yticks=[])
-    return figure
-
-
-def matches(
-    queries: np.ndarray,
-    nearest: np.ndarray,
-    titles: Sequence[str],
-    accepted: Sequence[bool],
-) -> "Figure":
-    """Queries above what they are nearest to; green where that is near enough."""
-    num = len(titles)
-    figure = _figure(figsize=(1.2 * max(num, 2), 3.2))
-    for column, axes in enumerate(figure.subplots(1, num, squeeze=False)[0]):
-        stacked = np.concatenate([queries[column], nearest[column]])
-        gray = {"cmap": "gray"} if stacked.shape[2] == 1 else {}
-        axes.imshow(stacked[:, :, 0] if gray else stacked, **gray)
-        color = _RIGHT if accepted[column] else _WRONG
-        axes.set_title(titles[column], color=color, fontsize=9)
-        axes.set_xlabel("" if accepted[column] else "none of these", fontsize=8)
         axes.set(xticks=[], yticks=[])
     return figure

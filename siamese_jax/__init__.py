@@ -1,6 +1,104 @@
 """Siamese networks, one-shot recognition and metric learning in JAX, as pure functions.
 
-The public modules are the namespace: `from siamese_jax import distances, losses`.
+A loss is computed in steps, each of which is a pure function of arrays:
+
+    labels -> relation -> matrix -> (miner) -> loss -> reduction
+
+>>> import jax.numpy as jnp
+>>> import siamese_jax as sj
+>>> embeddings = jnp.array([[0.0], [1.0], [3.0]])  # computed by your network
+>>> labels = jnp.array([0, 0, 1])
+
+The relation says which entries of a matrix are of one class, and which are compared at all
+(an item is not compared with itself). The matrix holds the distances of all pairs:
+
+>>> same, where = sj.relations.within(sj.relations.Items(labels))
+>>> matrix = sj.distances.euclidean_distance_matrix(embeddings, embeddings)
+>>> print(matrix)
+[[0. 1. 3.]
+ [1. 0. 2.]
+ [3. 2. 0.]]
+
+A loss over pairs takes these three. By default it is the mean over the compared pairs:
+
+>>> print(sj.losses.contrastive_loss(matrix, same, where=where, margin=4.0))
+1.0
+
+A triplet loss also needs a negative for each positive, which a miner selects. Another
+reduction than the mean is passed as `reduce_fn`:
+
+>>> negatives = sj.miners.hard_negatives(matrix, same, where=where)
+>>> loss = sj.losses.triplet_loss(
+...     matrix, negatives.distances, where=negatives.where, margin=2.0,
+...     reduce_fn=sj.reductions.mean_and_count)
+>>> print(loss.mean, loss.num_terms)  # (1 - 3 + 2) and (1 - 2 + 2)
+0.5 2
+
+The public modules are the namespace. They are loaded when they are first used:
+
+* Losses: `distances`, `relations`, `miners`, `losses`, `reductions`.
+* Data: `samplers` (pairs, triplets, batches and episodes), `augment`, `images`.
+* Networks: `siamese` (one network for two inputs), `encoders`, `convolution`.
+* Training and use: `training`, `batching`, `model`, `identification`, `errors`.
+* Evaluation: `verification` (ROC, equal error rate, calibration), `episodes` (N-way tasks).
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from siamese_jax import (
+        augment,
+        batching,
+        convolution,
+        distances,
+        encoders,
+        episodes,
+        errors,
+        identification,
+        images,
+        losses,
+        miners,
+        model,
+        reductions,
+        relations,
+        samplers,
+        siamese,
+        training,
+        verification,
+    )
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "augment",
+    "batching",
+    "convolution",
+    "distances",
+    "encoders",
+    "episodes",
+    "errors",
+    "identification",
+    "images",
+    "losses",
+    "miners",
+    "model",
+    "reductions",
+    "relations",
+    "samplers",
+    "siamese",
+    "training",
+    "verification",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public module when it is first used (PEP 562)."""
+    if name in __all__:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Names of the public modules too, loaded or not."""
+    return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Checks of static facts (rank, shape, dtype): free under `jit`, with both sides named."""
+"""Checks of shapes and types, made when a function is traced, so free under `jit`."""
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -11,7 +11,7 @@ def check_rank(name: str, array: Array, rank: int) -> None:
 
 
 def check_same_shape(name: str, array: Array, other_name: str, other: Array) -> None:
-    """Raises ValueError unless the two shapes are equal: nothing broadcasts here."""
+    """Raises ValueError unless the two shapes are equal, since nothing is broadcast."""
     if jnp.shape(array) != jnp.shape(other):
         raise ValueError(
             f"{name} must have shape {jnp.shape(other)} to match {other_name}; "
@@ -35,13 +35,13 @@ def check_integer(name: str, array: Array) -> None:
 
 
 def check_scalar(name: str, value: float | Array) -> None:
-    """Raises ValueError unless `value` is one number: a column would broadcast."""
+    """Raises ValueError unless `value` is a single number."""
     if jnp.ndim(value) != 0:
         raise ValueError(f"{name} must be a scalar; got shape {jnp.shape(value)}")
 
 
 def check_at_least(name: str, value: float, minimum: float) -> None:
-    """Raises ValueError unless the Python number `value` reaches `minimum`."""
+    """Raises ValueError unless the Python number `value` is at least `minimum`."""
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}; got {value}")
 

@@ -1,21 +1,21 @@
-"""The few numerical tools the formulas share: wide accumulation, a root with a gradient."""
+"""Numerical functions that several modules share."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Scalar = float | Float[Array, ""]  # a hyperparameter, which may be learnt
+Scalar = float | Float[Array, ""]  # a hyperparameter, which may be a learned one
 
 
 def widen(array: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Half precision to float32, so that sums are taken there; the rest unchanged."""
+    """Converts half precision to float32, for sums. Other types are left unchanged."""
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
 
 
 def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Root of a non-negative number whose gradient at 0 is 0 instead of infinite.
+    """Square root of a non-negative number, with gradient 0 at 0 instead of infinity.
 
-    The mask sits inside the root as well as outside, since a mask outside alone still
-    multiplies the infinite gradient by zero. NaN stays NaN.
+    The root is masked inside as well as outside, since with the outer mask alone the
+    gradient would be 0 times infinity. NaN stays NaN.
     """
     zero = x == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))

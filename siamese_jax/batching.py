@@ -1,4 +1,4 @@
-"""A whole set through a function, a batch at a time, with nothing dropped.
+"""Apply a function to a whole data set in fixed-size batches, padding the last.
 
 >>> import jax.numpy as jnp
 >>> print(map_batches(lambda x: x * 10, jnp.arange(5), batch_size=2))
@@ -18,20 +18,20 @@ from siamese_jax._checks import check_at_least
 def map_batches(
     fn: Callable[[PyTree], PyTree], inputs: PyTree, *, batch_size: int
 ) -> PyTree:
-    """Applies `fn` to a whole set, a batch at a time; no example is ever dropped.
+    """Applies `fn` to all rows of the inputs, `batch_size` rows at a time.
 
-    The last batch is filled up with repeats, whose results are cut off again. One program
-    with one shape of batch.
+    The last batch is padded with copies of the last row, whose results are removed again.
+    So `fn` is compiled for one shape and no row is dropped.
 
     Args:
-      fn: Takes `inputs` cut to `batch_size` rows, returns arrays with as many rows. Each
-        row of the result depends on its own row alone (no batch statistics).
-      inputs: A tree of arrays with equally many rows.
-      batch_size: Rows at a time.
+      fn: Takes `batch_size` rows of the inputs and returns arrays with as many rows. Each
+        row of its result must depend on the same row of its input alone.
+      inputs: A tree of arrays with the same number of rows.
+      batch_size: Number of rows in a batch.
 
     Raises:
-      ValueError: If `batch_size` is below 1, the inputs have no rows or unequally many, or
-        `fn` returns another number of rows than it is given.
+      ValueError: If `batch_size` is below 1, the inputs have no rows or different numbers
+        of rows, or `fn` returns another number of rows than it is given.
 
     >>> print(map_batches(lambda x: x + 1, jnp.arange(3), batch_size=8))
     [1 2 3]
@@ -41,7 +41,7 @@ def map_batches(
     lengths = {len(array) for array in jax.tree.leaves(inputs)}
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(
-            "inputs must be arrays with equally many rows, at least 1; "
+            "inputs must be arrays with the same number of rows, at least 1; "
             f"got {sorted(lengths)}"
         )
     num_rows = lengths.pop()

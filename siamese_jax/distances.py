@@ -1,8 +1,8 @@
-"""How far apart are two vectors? Row by row, and every row against every row.
+"""Distances and similarities of vectors: of matching rows, or of all pairs of rows.
 
-A `x_distance(a, b)` or `x_similarity(a, b)` compares two arrays `[..., dim]` row by row;
-the same name with `_matrix` compares each row of `a [n, dim]` with each of `b [m, dim]`.
-Distances: smaller is closer. Similarities: larger is closer.
+`x_distance(a, b)` and `x_similarity(a, b)` compare two arrays `[..., dim]` row by row. The
+same name with `_matrix` compares each row of `a [n, dim]` with each row of `b [m, dim]`.
+A smaller distance and a larger similarity mean closer.
 
 >>> import jax.numpy as jnp
 >>> a, b = jnp.array([[0.0, 0.0], [1.0, 1.0]]), jnp.array([[3.0, 4.0], [1.0, 1.0]])
@@ -13,17 +13,21 @@ Distances: smaller is closer. Similarities: larger is closer.
 
 What holds for all of them:
 
+* The inputs must be floating-point, else TypeError is raised. The row-by-row functions
+  need two equal shapes, the matrix functions `[n, dim]` and `[m, dim]`, else ValueError is
+  raised: shapes are never broadcast.
 * Gradients are finite everywhere. Where two vectors coincide, a Euclidean distance has no
-  derivative, and the one used is 0 (a subgradient); the same at a zero vector for cosine.
-* Half precision is summed in float32; the result has the dtype of the inputs.
-* The Euclidean and cosine matrices use a matrix product, at the highest precision. Its
-  expansion |a|^2 + |b|^2 - 2ab cancels for near points, so the entries where it loses
-  more than some ten bits are computed again from the differences: values are as exact as
-  the row form, equal vectors are at distance 0, and the memory is that of the result.
-  Gradients are products too: that of a pair at distance d has a relative error of about
-  1e-7 |a - mean| / d.
-* Shapes are never broadcast: `[n, dim]` against `[n, 1, dim]` is an error.
+  derivative and the gradient used is 0 (a subgradient). The same holds for the cosine of a
+  zero vector.
+* Half precision is summed in float32. The result has the dtype of the inputs.
 * A difference below about 1e-19 (float32) counts as zero, since its square underflows.
+
+The Euclidean and cosine matrices use a matrix product at the highest precision. Its
+expansion |a|^2 + |b|^2 - 2ab cancels for near points, so the entries where it loses more
+than about ten bits are computed again from the differences. Values are therefore as exact
+as those of the row-by-row form, equal vectors have distance 0, and the memory needed is
+that of the result. Gradients are matrix products too: that of a pair at distance d has a
+relative error of about 1e-7 |a - mean| / d.
 """
 
 from collections.abc import Callable
@@ -50,11 +54,7 @@ RowFn = Callable[[Float[Array, "*batch dim"], Float[Array, "*batch dim"]], Array
 def squared_euclidean_distance(
     a: Float[Array, "*batch dim"], b: Float[Array, "*batch dim"]
 ) -> Float[Array, "*batch"]:
-    """Squared length of the difference: sum_k (a_k - b_k)^2.
-
-    Raises:
-      ValueError: If the shapes differ.
-      TypeError: If an input is not floating-point.
+    """Squared Euclidean distance: sum_k (a_k - b_k)^2.
 
     >>> print(squared_euclidean_distance(jnp.array([0.0, 0.0]), jnp.array([3.0, 4.0])))
     25.0
@@ -66,11 +66,7 @@ def squared_euclidean_distance(
 def euclidean_distance(
     a: Float[Array, "*batch dim"], b: Float[Array, "*batch dim"]
 ) -> Float[Array, "*batch"]:
-    """Length of the difference: sqrt(sum_k (a_k - b_k)^2), with gradient 0 at 0.
-
-    Raises:
-      ValueError: If the shapes differ.
-      TypeError: If an input is not floating-point.
+    """Euclidean distance: sqrt(sum_k (a_k - b_k)^2), with gradient 0 where a = b.
 
     >>> print(euclidean_distance(jnp.array([0.0, 0.0]), jnp.array([3.0, 4.0])))
     5.0
@@ -84,10 +80,6 @@ def manhattan_distance(
 ) -> Float[Array, "*batch"]:
     """City-block distance: sum_k |a_k - b_k|, with gradient 0 where a_k = b_k.
 
-    Raises:
-      ValueError: If the shapes differ.
-      TypeError: If an input is not floating-point.
-
     >>> print(manhattan_distance(jnp.array([0.0, 0.0]), jnp.array([3.0, -4.0])))
     7.0
     """
@@ -100,16 +92,15 @@ def lp_distance(
 ) -> Float[Array, "*batch"]:
     """Minkowski distance: (sum_k |a_k - b_k|^order)^(1 / order).
 
-    The largest difference is divided out first, so no order overflows.
+    The differences are divided by the largest one first, so that no order overflows.
 
     Args:
       a: Vectors.
       b: Vectors of the same shape.
-      order: At least 1; `inf` gives the largest |a_k - b_k|.
+      order: At least 1. `inf` gives the largest |a_k - b_k|.
 
     Raises:
-      ValueError: If the shapes differ, or `order` is below 1 (not a distance).
-      TypeError: If an input is not floating-point.
+      ValueError: If `order` is below 1, where the formula is not a distance.
 
     >>> print(lp_distance(jnp.array([0.0, 0.0]), jnp.array([3.0, -4.0]), order=1))
     7.0
@@ -119,7 +110,7 @@ def lp_distance(
     difference = jnp.abs(a - b)
     if order == jnp.inf:
         return jnp.max(difference, axis=-1).astype(dtype)
-    # The value does not depend on `largest`, so its gradient need not be followed.
+    # The value does not depend on `largest`, so no gradient has to pass through it.
     largest = lax.stop_gradient(jnp.max(difference, axis=-1))
     zero = largest == 0
     scaled = difference / jnp.where(zero, 1, largest)[..., None]
@@ -131,14 +122,10 @@ def lp_distance(
 def cosine_distance(
     a: Float[Array, "*batch dim"], b: Float[Array, "*batch dim"]
 ) -> Float[Array, "*batch"]:
-    """One minus the cosine of the angle, in [0, 2]; 1 if a vector is zero.
+    """One minus the cosine of the angle between a and b, in [0, 2]; 1 if one is zero.
 
-    Computed as half the squared distance of the unit vectors, which is the same number
-    without the cancellation of 1 - cos for near directions.
-
-    Raises:
-      ValueError: If the shapes differ.
-      TypeError: If an input is not floating-point.
+    It is computed as half the squared distance of the unit vectors, which is the same
+    number without the cancellation of 1 - cos for similar directions.
 
     >>> print(cosine_distance(jnp.array([2.0, 0.0]), jnp.array([0.0, 3.0])))
     1.0
@@ -151,11 +138,9 @@ def cosine_distance(
 def cosine_similarity(
     a: Float[Array, "*batch dim"], b: Float[Array, "*batch dim"]
 ) -> Float[Array, "*batch"]:
-    """Cosine of the angle, in [-1, 1] up to rounding; 0 if a vector is zero.
+    """Cosine of the angle between a and b, in [-1, 1] up to rounding; 0 if one is zero.
 
-    Raises:
-      ValueError: If the shapes differ.
-      TypeError: If an input is not floating-point.
+    It is the dot product of the two vectors scaled to length 1.
 
     >>> print(cosine_similarity(jnp.array([2.0, 0.0]), jnp.array([-3.0, 0.0])))
     -1.0
@@ -169,10 +154,6 @@ def dot_similarity(
 ) -> Float[Array, "*batch"]:
     """Dot product: sum_k a_k b_k.
 
-    Raises:
-      ValueError: If the shapes differ.
-      TypeError: If an input is not floating-point.
-
     >>> print(dot_similarity(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])))
     11.0
     """
@@ -181,10 +162,7 @@ def dot_similarity(
 
 
 def normalize(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-    """Vectors of length 1; a zero vector stays zero, with gradient 0.
-
-    Raises:
-      TypeError: If the input is not floating-point.
+    """Scales vectors to length 1. A zero vector stays zero and has gradient 0.
 
     >>> print(normalize(jnp.array([0.0, 2.0])))
     [0. 1.]
@@ -193,17 +171,13 @@ def normalize(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
     return _unit(widen(x)).astype(x.dtype)
 
 
-# Every row against every row ----------------------------------------------------------
+# All pairs of rows --------------------------------------------------------------------
 
 
 def squared_euclidean_distance_matrix(
     a: Float[Array, "n dim"], b: Float[Array, "m dim"]
 ) -> Float[Array, "n m"]:
     """`squared_euclidean_distance` of every row of `a` to every row of `b`.
-
-    Raises:
-      ValueError: If an input is not `[rows, dim]`, or the dims differ.
-      TypeError: If an input is not floating-point.
 
     >>> points = jnp.array([[0.0, 0.0], [3.0, 4.0]])
     >>> print(squared_euclidean_distance_matrix(points, points))
@@ -219,10 +193,6 @@ def euclidean_distance_matrix(
 ) -> Float[Array, "n m"]:
     """`euclidean_distance` of every row of `a` to every row of `b`.
 
-    Raises:
-      ValueError: If an input is not `[rows, dim]`, or the dims differ.
-      TypeError: If an input is not floating-point.
-
     >>> points = jnp.array([[0.0, 0.0], [3.0, 4.0]])
     >>> print(euclidean_distance_matrix(points, points))
     [[0. 5.]
@@ -236,10 +206,6 @@ def manhattan_distance_matrix(
     a: Float[Array, "n dim"], b: Float[Array, "m dim"]
 ) -> Float[Array, "n m"]:
     """`manhattan_distance` of every row of `a` to every row of `b`, in tiles of rows.
-
-    Raises:
-      ValueError: If an input is not `[rows, dim]`, or the dims differ.
-      TypeError: If an input is not floating-point.
 
     >>> points = jnp.array([[0.0, 0.0], [3.0, 4.0]])
     >>> print(manhattan_distance_matrix(points, points))
@@ -255,8 +221,7 @@ def lp_distance_matrix(
     """`lp_distance` of every row of `a` to every row of `b`, in tiles of rows.
 
     Raises:
-      ValueError: If an input is not `[rows, dim]`, the dims differ, or `order` < 1.
-      TypeError: If an input is not floating-point.
+      ValueError: If `order` is below 1, where the formula is not a distance.
 
     >>> points = jnp.array([[0.0, 0.0], [3.0, 4.0]])
     >>> print(lp_distance_matrix(points, points, order=jnp.inf))
@@ -270,10 +235,6 @@ def cosine_distance_matrix(
     a: Float[Array, "n dim"], b: Float[Array, "m dim"]
 ) -> Float[Array, "n m"]:
     """`cosine_distance` of every row of `a` to every row of `b`.
-
-    Raises:
-      ValueError: If an input is not `[rows, dim]`, or the dims differ.
-      TypeError: If an input is not floating-point.
 
     >>> axes = jnp.array([[2.0, 0.0], [0.0, 3.0]])
     >>> print(cosine_distance_matrix(axes, axes))
@@ -290,10 +251,6 @@ def cosine_similarity_matrix(
 ) -> Float[Array, "n m"]:
     """`cosine_similarity` of every row of `a` to every row of `b`.
 
-    Raises:
-      ValueError: If an input is not `[rows, dim]`, or the dims differ.
-      TypeError: If an input is not floating-point.
-
     >>> axes = jnp.array([[2.0, 0.0], [0.0, 3.0]])
     >>> print(cosine_similarity_matrix(axes, axes))
     [[1. 0.]
@@ -308,10 +265,6 @@ def dot_similarity_matrix(
 ) -> Float[Array, "n m"]:
     """`dot_similarity` of every row of `a` to every row of `b`.
 
-    Raises:
-      ValueError: If an input is not `[rows, dim]`, or the dims differ.
-      TypeError: If an input is not floating-point.
-
     >>> a, b = jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0], [0.0, 1.0]])
     >>> print(dot_similarity_matrix(a, b))
     [[11.  2.]]
@@ -323,19 +276,15 @@ def dot_similarity_matrix(
 def distance_matrix(
     row_fn: RowFn, a: Float[Array, "n dim"], b: Float[Array, "m dim"]
 ) -> Float[Array, "n m"]:
-    """Any row-by-row function (a learnt distance, say) as a matrix, in tiles of rows.
+    """Any row-by-row function, such as a learned distance, of all pairs of rows.
 
-    The `[n, m, dim]` array of differences never exists: a tile of rows is computed at a
-    time, and again for the gradient.
+    It is computed in tiles of rows, and again for the gradient, so that no array of shape
+    `[n, m, dim]` is made.
 
     Args:
       row_fn: Takes `[m, dim]` and `[m, dim]`, returns `[m]`.
-      a: One set of vectors.
-      b: The other.
-
-    Raises:
-      ValueError: If an input is not `[rows, dim]`, or the dims differ.
-      TypeError: If an input is not floating-point.
+      a: The vectors of the rows.
+      b: The vectors of the columns.
 
     >>> points = jnp.array([[0.0, 0.0], [3.0, 4.0]])
     >>> print(distance_matrix(lambda a, b: jnp.max(a - b, axis=-1), points, points))
@@ -348,22 +297,24 @@ def distance_matrix(
     def one_row(row: Float[Array, " dim"]) -> Float[Array, " m"]:
         return row_fn(jnp.broadcast_to(row, b.shape), b)
 
-    if not isinstance(b.shape[0], int):  # symbolic, in an export
+    if not isinstance(b.shape[0], int):  # a symbolic size, while exporting
         return lax.map(one_row, a)
     rows_per_tile = max(1, _TILE_NUMBERS // max(1, b.size))
     return lax.map(one_row, a, batch_size=rows_per_tile)
 
 
-# How ----------------------------------------------------------------------------------
+# Implementation -----------------------------------------------------------------------
 
-_TILE_NUMBERS = 2**19  # numbers in a tile of differences: 2 MB of float32 stays in cache
+# Size of a tile of differences. 2 MB of float32 stay in a processor's cache.
+_TILE_NUMBERS = 2**19
 
-# The expansion's error is a few units of rounding of |a|^2 + |b|^2. Where the squared
-# distance is below this fraction of it, the entry is computed again: above, the relative
-# error stays under 1e-3 in float32.
+# The rounding error of the expansion is a few units in the last place of |a|^2 + |b|^2.
+# An entry whose squared distance is below this fraction of it is computed again. Above,
+# the relative error is below 1e-3 in float32.
 _NEAR = 1e-3
 
-# Near entries per row up to which each is visited alone; beyond, all rows are done again.
+# If no row has more near entries than this, they are computed again, one per row at a
+# time. Otherwise the whole matrix is.
 _FEW = 16
 
 
@@ -403,7 +354,7 @@ def _is_zero(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
 
 
 def _unit(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-    """`x / |x|`; the largest entry is divided out first, so no square underflows."""
+    """Returns x / |x|, dividing by the largest entry first so that no square underflows."""
     largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
     zero = largest == 0
     scaled = x / jnp.where(zero, 1, largest)
@@ -415,8 +366,8 @@ def _unit(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
 def _squared_matrix(
     a: Float[Array, "n dim"], b: Float[Array, "m dim"]
 ) -> Float[Array, "n m"]:
-    """|a|^2 + |b|^2 - 2ab by matrix product; near entries again from the differences."""
-    n, m = a.shape[0], b.shape[0]  # symbolic in an export: no len()
+    """|a|^2 + |b|^2 - 2ab by a matrix product, with near entries computed again."""
+    n, m = a.shape[0], b.shape[0]  # not len(), since sizes are symbolic while exporting
     if 0 in (n, m):
         return jnp.zeros((n, m), a.dtype)
     norms = _sum_of_squares(a)[:, None] + _sum_of_squares(b)[None, :]
@@ -434,9 +385,9 @@ def _squared_matrix(
     def whole_row(row: Array, squared: Array) -> Array:
         return squared.at[row].set(_sum_of_squares(a[row][None, :] - b))
 
-    # Two loops of which one runs not at all, rather than a branch: under `vmap` a branch
-    # would always compute both sides. (Under `vmap` one collapsed set of many still makes
-    # all go through its rows.)
+    # Two loops, one of which has no iterations, instead of `lax.cond`: under `vmap` a
+    # condition computes both branches. (Under `vmap` both loops run for all sets if one of
+    # the sets needs them.)
     rounds = jnp.max(jnp.sum(near, axis=1))
     few = rounds <= _FEW
     squared, _ = lax.fori_loop(
@@ -449,7 +400,8 @@ def _squared_matrix(
 def _squared_matrix_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     """d|a - b|^2 = 2 (a - b)(da - db), expanded into products.
 
-    The common mean is taken off first, so that little cancels where all points are near.
+    The mean of b is subtracted from both first, so that little cancels where all points
+    are near one another.
     """
     (a, b), (da, db) = primals, tangents
     squared = _squared_matrix(a, b)

@@ -1,6 +1,6 @@
-"""N-way K-shot recognition of classes never seen, from cached embeddings.
+"""N-way K-shot accuracy: classify queries by the nearest class among N.
 
-Embed every test image once, then judge thousands of random tasks in one call:
+Embed every test image once, then evaluate thousands of random tasks in one call:
 
 >>> import jax
 >>> import jax.numpy as jnp
@@ -34,10 +34,10 @@ _EPISODES_AT_ONCE = 64
 
 
 class EpisodeAccuracy(NamedTuple):
-    """Mean accuracy over episodes, its 95 % interval, and each episode's accuracy.
+    """Mean accuracy over episodes, its 95 % interval, and the accuracy of each episode.
 
-    The interval is mean +- 1.96 standard errors: the episodes are independent draws, the
-    test classes are taken as given. It is not cut at 0 and 1.
+    The interval is the mean +- 1.96 standard errors. It covers the random draw of the
+    episodes, not the choice of the test classes, and is not clipped to [0, 1].
     """
 
     mean: Float[Array, ""]
@@ -47,7 +47,7 @@ class EpisodeAccuracy(NamedTuple):
 
 
 def prototypes(support: Float[Array, "ways shots dim"]) -> Float[Array, "ways dim"]:
-    """The mean embedding of each class.
+    """Mean embedding of each class.
 
     Raises:
       ValueError: If `support` is not `[ways, shots, dim]`.
@@ -70,12 +70,12 @@ def classify(
     *,
     matrix_fn: MatrixFn = euclidean_distance_matrix,
 ) -> Int[Array, " queries"]:
-    """For each query the class with the nearest prototype; -1 where a distance is NaN.
+    """Number of the class with the nearest prototype, or -1 if a distance is NaN.
 
     Args:
-      support: K examples of each of N classes.
-      queries: To classify, each alone.
-      matrix_fn: A distance matrix function: smaller is closer.
+      support: Embeddings of K examples of each of N classes.
+      queries: Embeddings to classify, independently of one another.
+      matrix_fn: `matrix_fn(x, y)`, distances of `[n, dim]` to `[m, dim]`.
 
     Raises:
       ValueError: If a shape is wrong.
@@ -99,40 +99,44 @@ def episode_accuracy(
     num_ways: int,
     num_shots: int = 1,
     num_queries: int = 1,
-    num_asked: int | None = None,
+    num_query_classes: int | None = None,
     max_groups: int | None = None,
-    aligned: bool = False,
+    same_rank: bool = False,
     matrix_fn: MatrixFn = euclidean_distance_matrix,
 ) -> EpisodeAccuracy:
     """Accuracy over random N-way K-shot episodes, with its 95 % interval.
 
     Args:
       key: A JAX key.
-      embeddings: Of every test example.
+      embeddings: Embedding of every test example.
       index: `samplers.class_index` of their labels.
-      num_episodes: How many tasks; at least 2, for the interval.
-      num_ways: N, classes a task.
-      num_shots: K, support examples a class.
-      num_queries: Query examples a class; each is classified alone.
-      num_asked: How many of the classes are asked for; None asks for all. 1 with one query
-        makes tasks of a single question, which are independent of each other.
-      max_groups: 1 keeps each task within one group (an alphabet).
-      aligned: Support by one drawer, queries by another; see `samplers.sample_episode`.
-      matrix_fn: A distance matrix function: smaller is closer.
+      num_episodes: Number of tasks, at least 2.
+      num_ways: N, the number of classes of each task.
+      num_shots: K, the number of support examples of each class.
+      num_queries: Number of query examples of each class, classified independently.
+      num_query_classes: Number of the task's classes that queries are taken from, chosen
+        at random. None takes queries from all N. 1, with one query, makes tasks of a
+        single trial.
+      max_groups: As in `samplers.sample_episode`. 1 draws all classes of a task from one
+        group, such as an alphabet.
+      same_rank: As in `samplers.sample_episode`.
+      matrix_fn: `matrix_fn(x, y)`, distances of `[n, dim]` to `[m, dim]`.
 
     Returns:
-      NaN accuracy for a task with a NaN embedding.
+      The accuracies. That of a task with a NaN embedding is NaN.
 
     Raises:
-      ValueError: If the embeddings are not one for each example of the index, a class or
-        group is too small (named), or `num_asked` is not from 1 to `num_ways`.
+      ValueError: If the number of embeddings is not that of the index, a class or group is
+        too small (named), or `num_query_classes` is not from 1 to `num_ways`.
       TypeError: If `embeddings` is not floating-point.
     """
     check_floating("embeddings", embeddings)
     check_rank("embeddings", embeddings, 2)
     check_at_least("num_episodes", num_episodes, 2)
-    if num_asked is not None and not 1 <= num_asked <= num_ways:
-        raise ValueError(f"num_asked must be from 1 to {num_ways}; got {num_asked}")
+    if num_query_classes is not None and not 1 <= num_query_classes <= num_ways:
+        raise ValueError(
+            f"num_query_classes must be from 1 to {num_ways}; got {num_query_classes}"
+        )
     if len(embeddings) != index.num_examples:
         raise ValueError(
             f"embeddings must have {index.num_examples} rows, one for each example of the "
@@ -146,9 +150,9 @@ def episode_accuracy(
         num_ways=num_ways,
         num_shots=num_shots,
         num_queries=num_queries,
-        num_asked=num_ways if num_asked is None else num_asked,
+        num_query_classes=num_ways if num_query_classes is None else num_query_classes,
         max_groups=max_groups,
-        aligned=aligned,
+        same_rank=same_rank,
         matrix_fn=matrix_fn,
     )
     mean = jnp.mean(accuracies)
@@ -160,9 +164,9 @@ _STATIC = (
     "num_ways",
     "num_shots",
     "num_queries",
-    "num_asked",
+    "num_query_classes",
     "max_groups",
-    "aligned",
+    "same_rank",
     "matrix_fn",
 )
 
@@ -176,29 +180,31 @@ def _accuracies(
     num_ways: int,
     num_shots: int,
     num_queries: int,
-    num_asked: int,
+    num_query_classes: int,
     max_groups: int | None,
-    aligned: bool,
+    same_rank: bool,
     matrix_fn: MatrixFn,
 ) -> Float[Array, " episodes"]:
     def one_episode(key: PRNGKeyArray) -> Float[Array, ""]:
+        episode_key, class_key = jax.random.split(key)
         support, query = sample_episode(
-            key,
+            episode_key,
             index,
             num_ways,
             num_shots,
             num_queries,
             max_groups=max_groups,
-            aligned=aligned,
+            same_rank=same_rank,
         )
-        asked = jnp.arange(num_ways)
-        if num_asked < num_ways:  # at random: of equal distances the first one answers
-            asked_key = jax.random.fold_in(key, 1)
-            asked = jax.random.permutation(asked_key, num_ways)[:num_asked]
-        queries = embeddings[query[asked].reshape(-1)]
-        truth = jnp.repeat(asked, num_queries)
+        classes = jnp.arange(num_ways)
+        if num_query_classes < num_ways:
+            # At random, since the first of equally near classes wins: always taking
+            # queries from the first classes would favour a constant embedding.
+            classes = jax.random.permutation(class_key, num_ways)[:num_query_classes]
+        queries = embeddings[query[classes].reshape(-1)]
+        truth = jnp.repeat(classes, num_queries)
         answers = classify(embeddings[support], queries, matrix_fn=matrix_fn)
-        broken = jnp.any(answers < 0)
-        return jnp.where(broken, jnp.nan, jnp.mean(answers == truth))
+        has_nan = jnp.any(answers < 0)
+        return jnp.where(has_nan, jnp.nan, jnp.mean(answers == truth))
 
     return map_batches(jax.vmap(one_episode), keys, batch_size=_EPISODES_AT_ONCE)

@@ -1,21 +1,23 @@
-"""A loss is terms, then a mean.
+"""A loss computes one term per pair or anchor and then reduces the terms to a number.
 
-Every loss first makes `Terms`: one value per pair or per anchor, which of them count, and
-their weights. Its `reduce_fn` then turns terms into the result:
+`Terms` are the values, which of them are valid, and their weights. The argument
+`reduce_fn` of every loss is a function of these terms:
 
 >>> import jax.numpy as jnp
 >>> terms = make_terms(jnp.array([1.0, 3.0, 9.0]), where=jnp.array([True, True, False]))
->>> print(mean(terms), total(terms))
+>>> print(mean(terms), sum_terms(terms))
 2.0 4.0
 >>> print(mean_and_count(terms).num_terms)
 2
 
-* `mean` (the default) is sum(w v) / sum(w) over the valid terms, and 0 when there is none.
-* `mean_and_count` gives the number of valid terms beside it, so that 0 is never a riddle.
-* `total` is the numerator alone.
-* `None` returns the `Terms`. To join tiles or devices, add numerators and denominators.
+* `mean` (the default) is sum(w v) / sum(w) over the valid terms, and 0 if there is none.
+* `mean_and_count` also returns the number of valid terms, which tells a loss of 0 from an
+  empty batch.
+* `sum_terms` is sum(w v), the numerator of the mean.
+* `None` returns the `Terms` themselves. To combine tiles or devices, add numerators and
+  denominators, not means.
 
-Any function of `Terms` serves as `reduce_fn`.
+Any other function of `Terms` can be passed as `reduce_fn` too.
 """
 
 from collections.abc import Callable
@@ -29,9 +31,12 @@ from siamese_jax._numerics import widen
 
 
 class Terms(NamedTuple):
-    """What a loss sums: values, which of them count, and how much each weighs.
+    """The terms of a loss.
 
-    An invalid term has value 0 and weight 0, so plain sums over terms are right.
+    Attributes:
+      values: One value per pair or anchor, 0 where it is not valid.
+      where: True where the value is valid.
+      weights: Weight of each value in the mean, 0 where it is not valid.
     """
 
     values: Float[Array, "*shape"]
@@ -40,7 +45,7 @@ class Terms(NamedTuple):
 
 
 class MeanAndCount(NamedTuple):
-    """A mean and the number of valid terms behind it."""
+    """A mean and the number of valid terms."""
 
     mean: Float[Array, ""]
     num_terms: Int[Array, ""]
@@ -55,11 +60,16 @@ def make_terms(
     where: Bool[Array, "*shape"] | None = None,
     weights: Float[Array, "*shape"] | None = None,
 ) -> Terms:
-    """Terms of which the masked ones have no value, no weight and no gradient.
+    """Makes terms whose value, weight and gradient are 0 where masked.
+
+    Args:
+      values: One value per pair or anchor.
+      where: True where the value is valid. None means that all values are.
+      weights: Weight of each value. None gives every value weight 1.
 
     Raises:
-      ValueError: If `where` or `weights` has not the shape of the values.
-      TypeError: If `where` is not boolean, or values or weights not floating-point.
+      ValueError: If `where` or `weights` has another shape than the values.
+      TypeError: If `where` is not boolean, or values or weights are not floating-point.
 
     >>> print(make_terms(jnp.array([5.0, 7.0]), where=jnp.array([True, False])).values)
     [5. 0.]
@@ -76,17 +86,17 @@ def make_terms(
     return Terms(jnp.where(where, values, 0), where, jnp.where(where, weights, 0))
 
 
-def total(terms: Terms) -> Float[Array, ""]:
+def sum_terms(terms: Terms) -> Float[Array, ""]:
     """Weighted sum of the valid terms: sum(w v).
 
-    >>> print(total(make_terms(jnp.array([1.0, 2.0]), weights=jnp.array([1.0, 10.0]))))
-    21.0
+    >>> print(sum_terms(make_terms(jnp.ones(2), weights=jnp.array([1.0, 10.0]))))
+    11.0
     """
     return _weighted_sum(terms).astype(terms.values.dtype)
 
 
 def mean(terms: Terms) -> Float[Array, ""]:
-    """Weighted mean of the valid terms: sum(w v) / sum(w); 0 when none is valid.
+    """Weighted mean of the valid terms: sum(w v) / sum(w), or 0 if none is valid.
 
     >>> print(mean(make_terms(jnp.array([1.0, 4.0]), weights=jnp.array([2.0, 1.0]))))
     2.0
@@ -98,7 +108,7 @@ def mean(terms: Terms) -> Float[Array, ""]:
 
 
 def mean_and_count(terms: Terms) -> MeanAndCount:
-    """`mean`, and how many terms were valid.
+    """Returns the `mean` and the number of valid terms.
 
     >>> result = mean_and_count(make_terms(jnp.array([1.0]), where=jnp.array([False])))
     >>> print(result.mean, result.num_terms)
@@ -108,7 +118,7 @@ def mean_and_count(terms: Terms) -> MeanAndCount:
 
 
 def reduce_terms(terms: Terms, reduce_fn: ReduceFn | None) -> Any:
-    """`reduce_fn(terms)`, or the terms themselves for None: the last line of a loss.
+    """Returns `reduce_fn(terms)`, or the terms themselves if `reduce_fn` is None.
 
     >>> print(reduce_terms(make_terms(jnp.array([1.0, 3.0])), mean))
     2.0

@@ -1,8 +1,9 @@
-"""Who is the same as whom, and which comparisons count.
+"""From labels to the two masks of a matrix: which entries are same, and which are valid.
 
-A relation of two sets is `(same, where)`, two boolean matrices `[n, m]`: `same[i, j]` is
-True where row i and column j are of one class, `where[i, j]` where the comparison counts.
-A set is its `Items`: labels, and optionally identities and a validity mask.
+The relation of two sets of items is `(same, where)`, two boolean matrices `[n, m]`:
+`same[i, j]` is True where row i and column j are of one class, `where[i, j]` is True where
+the entry is valid. A set is described by its `Items`: labels, and optionally identities and
+a validity mask.
 
 >>> import jax.numpy as jnp
 >>> same, where = within(Items(jnp.array([7, 7, 8])))
@@ -15,12 +16,14 @@ A set is its `Items`: labels, and optionally identities and a validity mask.
  [1 0 1]
  [1 1 0]]
 
-Two items with equal `ids` are the same image and are never compared: so a memory queue may
-hold the batch itself. Items that are not `valid` (padding, a queue not yet full) are
-compared with nothing. A batch against itself, a queue, other devices' embeddings, several
-labels an item: all are `between` two `Items`, and no loss needs to know.
+Two items with equal `ids` are the same image and are never compared, so a memory queue may
+contain the batch itself. Items that are not `valid`, such as padding or the empty places of
+a queue, are compared with nothing.
 
-A relation function takes two `Items` and can build any tile of the matrix from slices.
+`within` relates a batch to itself. `between` relates two sets: a batch and a queue, or the
+embeddings of one device and those of all devices. `same_fn` decides what same means, such
+as a common label of items with several labels. Applied to slices of the items, the same
+functions give any tile of the matrices.
 """
 
 from collections.abc import Callable
@@ -35,12 +38,14 @@ from siamese_jax._checks import check_boolean, check_integer, check_rank
 
 
 class Items(NamedTuple):
-    """What is known of each of n items, besides its embedding.
+    """Labels, identities and validity of n items.
 
     Attributes:
-      labels: Class of each item, or whatever the relation's `same_fn` compares.
-      ids: Identity of each item; equal ids are the same image and are not compared.
-      valid: False for padding, whose embeddings must be finite all the same.
+      labels: Class of each item, or whatever `same_fn` compares.
+      ids: Identity of each item. Items with equal ids are not compared. None means that all
+        items are different.
+      valid: False for padding, whose embeddings must still be finite. None means that all
+        items are valid.
     """
 
     labels: Shaped[Array, "n ..."]
@@ -49,7 +54,12 @@ class Items(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """`same`: of one class. `where`: this comparison counts."""
+    """Two masks of a matrix.
+
+    Attributes:
+      same: True where the two items are of one class.
+      where: True where the two items are to be compared.
+    """
 
     same: Bool[Array, "n m"]
     where: Bool[Array, "n m"]
@@ -59,10 +69,10 @@ SameFn = Callable[[Array, Array], Bool[Array, "n m"]]
 
 
 def equal_labels(rows: Int[Array, " n"], columns: Int[Array, " m"]) -> Bool[Array, "n m"]:
-    """Same where the two integer labels are equal.
+    """Items are the same if their integer labels are equal.
 
     Raises:
-      ValueError: If labels are not `[n]`: `[n, 1]` would broadcast silently.
+      ValueError: If labels are not of shape `[n]`.
       TypeError: If labels are not integers.
 
     >>> print(equal_labels(jnp.array([1, 2]), jnp.array([2])).tolist())
@@ -77,10 +87,14 @@ def equal_labels(rows: Int[Array, " n"], columns: Int[Array, " m"]) -> Bool[Arra
 def shared_label(
     rows: Bool[Array, "n classes"], columns: Bool[Array, "m classes"]
 ) -> Bool[Array, "n m"]:
-    """Same where the two label sets (rows of a boolean matrix) have a common member.
+    """Items are the same if they have a label in common.
+
+    Args:
+      rows: True where the item has the label.
+      columns: True where the item has the label.
 
     Raises:
-      ValueError: If label sets are not `[n, classes]`.
+      ValueError: If label sets are not of shape `[n, classes]`.
       TypeError: If label sets are not boolean.
 
     >>> a, b = jnp.array([[True, True, False]]), jnp.array([[False, True, True]])
@@ -99,18 +113,16 @@ def shared_label(
 
 
 def between(rows: Items, columns: Items, *, same_fn: SameFn = equal_labels) -> Relation:
-    """Relation of two sets: equal ids and invalid items are left out.
-
-    Ids are compared if both sides have them.
+    """Relation of two sets, in which equal ids and invalid items are masked.
 
     Args:
       rows: n items.
-      columns: m items.
-      same_fn: Takes both labels, returns which entries are of one class `[n, m]`.
+      columns: m items. Ids are compared if both sets have them.
+      same_fn: Takes the labels of both sets and returns which entries are same, `[n, m]`.
 
     Raises:
-      ValueError: If a set's ids or validity is not one per item.
-      TypeError: If ids are not integers or validity not boolean.
+      ValueError: If the ids or the validity mask of a set are not one per item.
+      TypeError: If ids are not integers or a validity mask is not boolean.
 
     >>> batch = Items(jnp.array([1, 2]), ids=jnp.array([10, 11]))
     >>> queue = Items(jnp.array([1, 1, 2]), ids=jnp.array([10, 9, 8]))
@@ -131,11 +143,15 @@ def between(rows: Items, columns: Items, *, same_fn: SameFn = equal_labels) -> R
 
 
 def within(items: Items, *, same_fn: SameFn = equal_labels) -> Relation:
-    """Relation of a set with itself: no item is compared with itself.
+    """Relation of a set with itself, in which no item is compared with itself.
+
+    Args:
+      items: n items.
+      same_fn: Takes the labels twice and returns which entries are same, `[n, n]`.
 
     Raises:
-      ValueError: If ids or validity is not one per item.
-      TypeError: If ids are not integers or validity not boolean.
+      ValueError: If the ids or the validity mask are not one per item.
+      TypeError: If ids are not integers or the validity mask is not boolean.
 
     >>> items = Items(jnp.array([1, 1]), valid=jnp.array([True, False]))
     >>> print(within(items).where.tolist())

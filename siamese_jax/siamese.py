@@ -1,7 +1,7 @@
-"""One network, two inputs: the same parameter tree applied to both through `vmap`.
+"""Siamese networks: the same parameters applied to several inputs through `vmap`.
 
-An encoder is any pure function `apply_fn(params, x) -> embeddings`; the inputs to compare
-are stacked on a leading axis, `[2, n, ...]` for pairs, `[3, n, ...]` for triplets.
+An encoder is any pure function `apply_fn(params, x) -> embeddings`. The inputs to compare
+are stacked on a leading axis: `[2, n, ...]` for pairs, `[3, n, ...]` for triplets.
 
 >>> import jax.numpy as jnp
 >>> from siamese_jax.distances import euclidean_distance
@@ -10,38 +10,44 @@ are stacked on a leading axis, `[2, n, ...]` for pairs, `[3, n, ...]` for triple
 >>> print(euclidean_distance(a, b))
 [10.]
 
-Flax, for a module with dropout (one key for each input):
+`from_flax` turns a Flax linen module into such a function, with the `init` that makes its
+parameters:
 
-    def apply_fn(params, x, key):
-        return module.apply({"params": params}, x, rngs={"dropout": key})
+    init, apply = from_flax(encoders.MnistMlp())
+    params, statistics = init(key, images)
+    a, b = twin(apply)(params, pair)
 
-    embeddings = twin(apply_fn)(params, pair, jax.random.split(key, 2))
+In training, dropout takes one key for each input:
 
-Batch statistics: let `apply_fn` return `(embeddings, statistics)` and say
-`has_statistics=True`. With `nn.BatchNorm(axis_name="twin")` they are joint, equal to those
-of the flattened batch; without the name each input normalises by itself, and the updated
-running statistics are averaged over the inputs.
+    def embed(params, x, key):
+        return apply(params, x, key=key, train=True)  # embeddings and statistics
 
-    def apply_fn(params, x):  # linen, with the statistics before the step
-        variables = {"params": params, "batch_stats": statistics}
-        x, updates = module.apply(variables, x, train=True, mutable=["batch_stats"])
-        return x, updates["batch_stats"]
+    twin(embed, has_statistics=True)(params, pair, jax.random.split(key, 2))
+
+Batch normalisation with `nn.BatchNorm(axis_name="twin")` uses the statistics of both inputs
+together, equal to those of the flattened batch. Without the name each input is normalised
+by its own statistics, and the updated running statistics are averaged over the inputs.
+
+Flax NNX modules work through `nnx.split` and `nnx.merge`:
 
     graph, params, statistics, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
 
-    def apply_fn(params, x):  # NNX; return `nnx.state(model, nnx.BatchStat)` beside x
+    def embed(params, x):
         return nnx.merge(graph, params, statistics, rest)(x)
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from siamese_jax._checks import check_floating, check_rank, check_scalar
 from siamese_jax._numerics import Scalar, widen
+
+if TYPE_CHECKING:  # the caller of `from_flax` has imported it
+    import flax.linen as nn
 
 ApplyFn = Callable[..., Any]
 
@@ -52,14 +58,14 @@ def twin(apply_fn: ApplyFn, *, has_statistics: bool = False) -> ApplyFn:
     """Applies one parameter tree to every input: `vmap(apply_fn, in_axes=(None, 0))`.
 
     Args:
-      apply_fn: `apply_fn(params, x, *extras) -> embeddings`; any pytrees. The mapped axis
-        is named "twin".
-      has_statistics: `apply_fn` returns `(embeddings, statistics)`; the statistics are
-        averaged over the inputs, so that one set comes back.
+      apply_fn: `apply_fn(params, x, *extras) -> embeddings`, on any pytrees. The mapped
+        axis is named "twin".
+      has_statistics: Whether `apply_fn` returns `(embeddings, statistics)`. The statistics
+        are averaged over the inputs, so that one set comes back.
 
     Returns:
-      A function of `(params, inputs, *extras)`. Inputs and each of the extras (a dropout
-      key for each input, say) have a leading axis of the same length.
+      A function of `(params, inputs, *extras)`. The inputs and each of the extras (one
+      dropout key for each input, for example) have a leading axis of the same length.
 
     >>> pair = jnp.array([[1.0, 2.0], [3.0, 4.0]])
     >>> print(twin(lambda params, x: params + x)(10.0, pair).tolist())
@@ -68,43 +74,16 @@ def twin(apply_fn: ApplyFn, *, has_statistics: bool = False) -> ApplyFn:
     return _over_inputs(apply_fn, params_axis=None, has_statistics=has_statistics)
 
 
-def joint_twin(apply_fn: ApplyFn) -> ApplyFn:
-    """What `twin` gives, of all inputs laid behind one another as one batch.
-
-    Faster on CPUs, whose matrix products like one long axis better than two. Batch
-    statistics are joint ones, as they come; the extras are handed on as they are, so one
-    dropout key serves all inputs.
-
-    Args:
-      apply_fn: `apply_fn(params, x, *extras) -> embeddings`, one row for each row of x.
-
-    Returns:
-      A function of `(params, inputs, *extras)`. Inputs have leading axes `[k, n]`, and so
-      have the embeddings.
-
-    >>> pair = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-    >>> print(joint_twin(lambda params, x: params + x)(10.0, pair).tolist())
-    [[11.0, 12.0], [13.0, 14.0]]
-    """
-
-    def apply(params: PyTree, inputs: PyTree, *extras: PyTree) -> Any:
-        k, n = jax.tree.leaves(inputs)[0].shape[:2]
-        batch = jax.tree.map(lambda x: x.reshape(k * n, *x.shape[2:]), inputs)
-        embeddings = apply_fn(params, batch, *extras)
-        return jax.tree.map(lambda x: x.reshape(k, n, *x.shape[1:]), embeddings)
-
-    return apply
-
-
 def two_towers(apply_fn: ApplyFn, *, has_statistics: bool = False) -> ApplyFn:
     """Applies to each input its own parameters: `vmap(apply_fn, in_axes=(0, 0))`.
 
-    The same line as `twin` over a stacked tree, such as `jax.vmap(init)(keys)` or
-    `stack_towers(left, right)` make. Statistics stay one set for each tower.
+    The parameters of all towers are stacked in one tree, as `jax.vmap(init)(keys)` or
+    `stack_towers(left, right)` make it.
 
     Args:
-      apply_fn: As for `twin`.
-      has_statistics: As for `twin`; the returned statistics are stacked, not averaged.
+      apply_fn: The same function that `twin` takes.
+      has_statistics: Whether `apply_fn` returns `(embeddings, statistics)`. The returned
+        statistics are stacked, one set for each tower.
 
     Returns:
       A function of `(stacked_params, inputs, *extras)`.
@@ -157,6 +136,66 @@ def _mean_of_inputs(stacked: Array) -> Array:
     return jnp.mean(stacked, axis=0).astype(stacked.dtype)
 
 
+# Flax -----------------------------------------------------------------------------------
+
+
+class PureEncoder(NamedTuple):
+    """An encoder as two pure functions.
+
+    Attributes:
+      init: `init(key, x) -> (params, statistics)`. `statistics` holds the collections that
+        forward passes update, such as `{"batch_stats": ...}`, and is empty without them.
+      apply: `apply(params, x, *, statistics={}, key=None, train=False)` returns embeddings.
+        With `train=True` it returns `(embeddings, statistics)` with the updated statistics,
+        and uses `key` for dropout.
+    """
+
+    init: Callable[[PRNGKeyArray, PyTree], tuple[PyTree, PyTree]]
+    apply: ApplyFn
+
+
+def from_flax(module: "nn.Module") -> PureEncoder:
+    """Returns the pure functions `(init, apply)` of a Flax linen module.
+
+    The module's `__call__` takes `(x, *, train=False)`, as all of `siamese_jax.encoders`
+    do. Wrap other modules in one that does.
+
+    Args:
+      module: A linen module, not yet bound to parameters.
+
+    >>> import jax
+    >>> from siamese_jax.encoders import MnistMlp
+    >>> init, apply = from_flax(MnistMlp(dim=16))
+    >>> params, statistics = init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+    >>> print(apply(params, jnp.zeros((5, 28, 28, 1))).shape, statistics)
+    (5, 16) {}
+    """
+
+    def init(key: PRNGKeyArray, x: PyTree) -> tuple[PyTree, PyTree]:
+        variables = dict(module.init(key, x))
+        return variables.pop("params", {}), variables
+
+    def apply(
+        params: PyTree,
+        x: PyTree,
+        *,
+        statistics: Mapping[str, PyTree] | None = None,
+        key: PRNGKeyArray | None = None,
+        train: bool = False,
+    ) -> Any:
+        collections = dict(statistics or {})
+        variables = {"params": params, **collections}
+        if not train:
+            return module.apply(variables, x)
+        rngs = {} if key is None else {"dropout": key}
+        embeddings, updates = module.apply(
+            variables, x, train=True, rngs=rngs, mutable=list(collections)
+        )
+        return embeddings, collections | dict(updates)
+
+    return PureEncoder(init, apply)
+
+
 # Pair heads: two embeddings, or their distance, to the log-odds of "same" ---------------
 
 
@@ -165,9 +204,9 @@ def threshold_logits(
 ) -> Float[Array, "*shape"]:
     """Log-odds of "same" from a distance: scale * (threshold - distance).
 
-    Positive below the threshold. A learnt threshold and scale make a logistic head; the
-    dense layer on a distance of the Keras tutorials is kernel = -scale and
-    bias = scale * threshold.
+    The log-odds are positive where the distance is below the threshold. With a learnt
+    threshold and scale this is a logistic head. The Keras tutorials write it as a dense
+    layer on the distance, whose kernel is -scale and whose bias is scale * threshold.
 
     Raises:
       ValueError: If `threshold` or `scale` is not a scalar.
@@ -192,12 +231,13 @@ def weighted_l1_logits(
     """Log-odds of "same" from a weighted city-block distance: sum_j w_j |a_j - b_j| + bias.
 
     Raises:
-      ValueError: If `weights` has not one weight a dimension, or `bias` is no scalar.
+      ValueError: If `weights` does not have one entry for each dimension, or `bias` is not
+        a scalar.
       TypeError: If an input is not floating-point.
 
     Reference:
       Koch, Zemel, Salakhutdinov. Siamese Neural Networks for One-shot Image Recognition.
-      2015, section 3.1 (the sigmoid is left to the loss).
+      2015, section 3.1. The paper's sigmoid is part of `losses.logistic_loss`.
 
     >>> a, b = jnp.array([[1.0, 5.0]]), jnp.array([[2.0, 2.0]])
     >>> print(weighted_l1_logits(a, b, jnp.array([-1.0, -2.0]), 10.0))

@@ -1,11 +1,12 @@
-"""One pure step, and many steps in one program.
+"""The training step, and many training steps compiled as one program.
 
-A loss function has one form, whatever the network:
+The loss function has the same form for every network:
 
     loss_fn(params, statistics, batch, key) -> (loss, (statistics, metrics))
 
-`statistics` is what a forward pass updates beside the parameters (batch norm); a network
-without passes it through. `metrics` is a dictionary of scalars.
+`statistics` are the arrays that a forward pass updates, such as the running averages of
+batch normalization. The loss function of a network without them returns them unchanged.
+`metrics` is a dictionary of scalars.
 
 >>> import jax
 >>> import jax.numpy as jnp
@@ -26,19 +27,19 @@ without passes it through. `metrics` is a dictionary of scalars.
 >>> print(f"{state.params:.3f} {metrics['loss'].shape}")
 3.000 (100,)
 
-The caller compiles: `jax.jit(..., donate_argnums=1)` gives the old state's memory to the
-new one (and so deletes the parameters that `init_state` was given). Under
-`jax.pmap(..., axis_name="devices")` pass `axis_name="devices"`, and gradients, statistics
-and metrics are averaged over the devices inside the step: no factor is left to do. The
-average is that of equally large shards; a loss that must see the whole batch gathers it
-itself.
+The caller compiles. `jax.jit(..., donate_argnums=1)` reuses the memory of the old state for
+the new one, which deletes the parameters that `init_state` was given.
 
-All randomness of a step comes from the key and `state.step`: a run cut into pieces draws
-what an unbroken run draws.
+On several devices, pass the same `axis_name` to `jax.pmap` and to the step. Gradients,
+statistics and metrics are then averaged over the devices, which have batches of equal size.
+A loss that needs the whole batch has to gather it.
+
+All randomness of a step comes from the key and `state.step`, so a run that is interrupted
+and resumed gives the same result as one that is not.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,13 +57,13 @@ BatchFn = Callable[[PRNGKeyArray, Array, PyTree], PyTree]
 
 
 class TrainState(NamedTuple):
-    """All that training changes; a plain tree of arrays, so it saves and restores whole.
+    """Everything that training changes, as a tree of arrays.
 
     Attributes:
-      step: Number of updates made.
-      params: Parameters.
-      statistics: What forward passes update beside the parameters; `()` for nothing.
-      optimizer_state: Of optax.
+      step: Number of updates made so far.
+      params: Parameters of the network.
+      statistics: Arrays that forward passes update, `()` if there are none.
+      optimizer_state: State of the optax optimizer.
     """
 
     step: Int[Array, "..."]
@@ -74,29 +75,35 @@ class TrainState(NamedTuple):
 def init_state(
     params: PyTree, optimizer: optax.GradientTransformation, *, statistics: PyTree = ()
 ) -> TrainState:
-    """The state before the first step.
+    """Returns the state before the first step.
 
-    Weakly typed numbers (`jnp.log(0.1)`) get a firm type, since the update would give them
-    one and a second call would compile anew.
+    Weakly typed arrays such as `jnp.log(0.1)` become strongly typed, as the first update
+    would make them, so that the second call of a compiled step does not compile again.
+
+    Args:
+      params: Parameters of the network.
+      optimizer: An optax optimizer.
+      statistics: Arrays that forward passes update, if there are any.
 
     >>> print(init_state(jnp.zeros(3), optax.sgd(0.1)).step)
     0
     """
-    params, statistics = jax.tree.map(_firmly_typed, (params, statistics))
+    params, statistics = jax.tree.map(_strip_weak_type, (params, statistics))
     step = jnp.zeros((), jnp.int32)
     return TrainState(step, params, statistics, optimizer.init(params))
 
 
 def with_compute_dtype(apply_fn: ApplyFn, dtype: DTypeLike) -> ApplyFn:
-    """Mixed precision: the network computes in `dtype`, its parameters stay what they are.
+    """Mixed precision: makes a network compute in another type than its parameters have.
 
-    Floating-point parameters and inputs are cast on their way in, embeddings on their way
-    out, to the parameters' type: distances, losses, gradients and updates keep it. With
-    the parameters' own type nothing happens.
+    Floating-point parameters and inputs are cast to `dtype`, and the embeddings back to the
+    type of the parameters. Distances, losses, gradients and updates therefore keep the type
+    of the parameters.
 
     Args:
-      apply_fn: `apply_fn(params, x, *extras) -> embeddings`.
-      dtype: Such as bfloat16.
+      apply_fn: `apply_fn(params, x, *extras, **options) -> embeddings`. Only `params` and
+        `x` are cast.
+      dtype: Type of the computation, such as `jnp.bfloat16`.
 
     >>> apply_fn = with_compute_dtype(lambda params, x: params * x, jnp.bfloat16)
     >>> print(apply_fn(jnp.array(1.0), jnp.array(1.001)))  # bfloat16 has three digits
@@ -108,9 +115,10 @@ def with_compute_dtype(apply_fn: ApplyFn, dtype: DTypeLike) -> ApplyFn:
             lambda x: x.astype(wanted) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
         )
 
-    def apply(params: PyTree, x: PyTree, *extras: PyTree) -> PyTree:
+    def apply(params: PyTree, x: PyTree, *extras: PyTree, **options: Any) -> PyTree:
         wide = jnp.result_type(*jax.tree.leaves(params))
-        return cast(apply_fn(cast(params, dtype), cast(x, dtype), *extras), wide)
+        outputs = apply_fn(cast(params, dtype), cast(x, dtype), *extras, **options)
+        return cast(outputs, wide)
 
     return apply
 
@@ -124,25 +132,24 @@ def train_step(
     optimizer: optax.GradientTransformation,
     axis_name: str | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """One update from one batch.
+    """Makes one update from one batch.
 
     Args:
-      key: For `loss_fn`; the number of the step is folded in, so one key serves a whole
-        run. On several devices each folds its own number in too, so that no two draw the
-        same dropout masks.
-      state: Before the update.
-      batch: Whatever `loss_fn` takes; under `pmap`, this device's share.
-      loss_fn: See the module.
-      optimizer: From optax.
-      axis_name: Of the enclosing `pmap` or `shard_map`, whose devices average their
-        gradients here.
+      key: The same key for all steps of a run. The step number is folded into it, and on
+        several devices the device number too, so that no two draw the same dropout masks.
+      state: State before the update.
+      batch: Whatever `loss_fn` takes, on several devices the part of this device.
+      loss_fn: See the module's docstring.
+      optimizer: An optax optimizer.
+      axis_name: Name of the axis of `pmap` or `shard_map` over which gradients, statistics
+        and metrics are averaged. None does not average.
 
     Returns:
       The new state, and `metrics` with "loss" added.
 
     Raises:
-      ValueError: If `loss_fn` has a metric named "loss", or changes the tree or the shapes
-        of the statistics.
+      ValueError: If `loss_fn` returns a metric named "loss", or statistics of another
+        structure or shape than it was given.
 
     >>> def loss_fn(params, statistics, batch, key):
     ...     return params**2, (statistics, {})
@@ -157,7 +164,7 @@ def train_step(
     params = state.params
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
-        params = jax.tree.map(lambda leaf: _of_this_device(leaf, axis_name), params)
+        params = jax.tree.map(lambda leaf: _device_varying(leaf, axis_name), params)
     gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
     (loss, (statistics, metrics)), gradients = gradient_fn(
         params, state.statistics, batch, key
@@ -197,20 +204,22 @@ def train_steps(
     axis_name: str | None = None,
     unroll: int = 1,
 ) -> tuple[TrainState, Metrics]:
-    """Many updates as one program: sampling, augmentation and update inside one scan.
+    """Makes many updates in one `lax.scan`, which samples the batches too.
 
     Args:
-      key: The run's key, the same for every call of a run.
-      state: Before the first update; donate it.
-      data: The whole set, on the device: images as uint8, labels, a class index.
-      num_steps: How many updates; static.
-      batch_fn: `batch_fn(key, step, data) -> batch`, pure. Under `pmap` the key is the
-        same on all devices: draw the whole batch's numbers and take this device's share of
-        them by `lax.axis_index`, and the run does not depend on how many devices there are.
-      loss_fn: See the module.
-      optimizer: From optax.
+      key: The same key for all calls of a run.
+      state: State before the first update.
+      data: The whole data set on the device, such as images, labels and a class index.
+      num_steps: Number of updates, static.
+      batch_fn: `batch_fn(key, step, data) -> batch`, a pure function. Its key is the same
+        on all devices: draw the examples of the whole batch and take the part of this
+        device by `lax.axis_index`, so that the result does not depend on the number of
+        devices.
+      loss_fn: See the module's docstring.
+      optimizer: An optax optimizer.
       axis_name: As in `train_step`.
-      unroll: Steps unrolled in the loop's body, which helps tiny steps on accelerators.
+      unroll: Number of steps in the body of the loop. More than 1 makes very short steps
+        faster on accelerators.
 
     Returns:
       The new state, and each metric with a leading axis of `num_steps`.
@@ -236,11 +245,16 @@ def train_steps(
     return lax.scan(body, state, length=num_steps, unroll=unroll)
 
 
-def _of_this_device(leaf: Array, axis_name: str) -> Array:
-    """Under `shard_map`, makes the gradient this device's own instead of a silent sum."""
+def _device_varying(leaf: Array, axis_name: str) -> Array:
+    """Marks a parameter as different on each device, so that `grad` does not sum over them.
+
+    It matters under `shard_map`, where the gradient of a parameter that is the same on all
+    devices is the sum over the devices.
+    """
     varying = lax.axis_index(axis_name)
     return leaf + jnp.zeros_like(varying, dtype=leaf.dtype)
 
 
-def _firmly_typed(leaf: Array) -> Array:
+def _strip_weak_type(leaf: Array) -> Array:
+    """Makes a weakly typed array strongly typed."""
     return lax.convert_element_type(leaf, jnp.result_type(leaf))

@@ -264,7 +264,7 @@ def decision_rates(distances, same, threshold, *, where=None, weights=None):
     return right / total, found / called, found / positive
 
 
-def roc_area(distances, same, *, where=None, weights=None):
+def roc_auc(distances, same, *, where=None, weights=None):
     pairs = list(_counted(distances, same, where, weights))
     won = total = 0.0
     for (d, s, w), (e, t, v) in product(pairs, pairs):
@@ -317,11 +317,9 @@ def best_threshold(distances, same, *, where=None, weights=None):
     return best, accuracy(best)
 
 
-def transferred_threshold(chosen_on, applied_to):
-    threshold, accuracy = best_threshold(*chosen_on)
-    right = [
-        (d <= threshold) == s for d, s, _ in _counted(*applied_to, where=None, weights=None)
-    ]
+def evaluate_threshold(validation, test):
+    threshold, accuracy = best_threshold(*validation)
+    right = [(d <= threshold) == s for d, s, _ in _counted(*test, where=None, weights=None)]
     return threshold, accuracy, sum(right) / len(right)
 
 

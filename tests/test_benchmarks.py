@@ -27,7 +27,9 @@ from benchmarks import (
     time_to_accuracy,
     train_step,
 )
-from experiments import omniglot_record, pairs
+from experiments.engine import loop
+from experiments.engine.pair_batches import PairBatch
+from experiments.systems import omniglot_supcon
 
 
 def test_a_small_run_writes_what_it_promises(tmp_path, capsys, monkeypatch):
@@ -74,6 +76,20 @@ def test_wrong_flags_are_named(capsys, flags, words):
     with pytest.raises(SystemExit):
         train_step.main(flags.split())
     assert words in capsys.readouterr().err
+
+
+def test_another_checkout_is_a_rival_that_trains_the_same(tmp_path, capsys):
+    path = tmp_path / "train_step.json"
+    train_step.main(
+        f"--smoke --rounds 1 --systems mnist_mlp --rivals flattened checkout "
+        f"--checkout {train_step.ROOT} --json {path}".split()
+    )
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["rival"] for row in rows] == ["flattened", "checkout"]
+    assert all(row["loss_difference"] < 1e-6 for row in rows)
+    with pytest.raises(SystemExit):
+        train_step.main(["--rivals", "checkout"])
+    assert "--checkout DIR and --rivals checkout go together" in capsys.readouterr().err
 
 
 def test_a_rival_that_is_not_installed_is_skipped(monkeypatch, capsys):
@@ -125,12 +141,12 @@ def test_the_record_s_step_beside_pytorch_in_small(tmp_path, capsys):
 
 def test_the_record_s_nets_are_compared_before_they_are_timed():
     pytest.importorskip("torch")
-    config = omniglot_record.Config(**record_step.SMOKE, num_steps=1)
-    images, labels, alphabets = record_step.pictures(config.size)
+    config = omniglot_supcon.Config(**record_step.SMOKE, num_steps=1)
+    images, labels, alphabets = record_step.make_images(config.size)
     from benchmarks import record_torch
 
     trainer = record_torch.Trainer(config, images, labels, alphabets)
-    state = omniglot_record.initial_state(config)
+    state = loop.initial_state(omniglot_supcon.build(config), jax.random.key(0))
     record_step.compare_losses(config, state, trainer)
     wrong = jax.tree.map(lambda leaf: leaf, state.params)
     wrong["log_temperature"] = jnp.log(0.2)
@@ -150,11 +166,12 @@ def test_pytorch_centres_the_record_s_drawings_as_we_do():
         "elastic",
         "thickness",
     )
-    config = omniglot_record.Config(**record_step.SMOKE | dict.fromkeys(nothing, 0.0))
+    config = omniglot_supcon.Config(**record_step.SMOKE | dict.fromkeys(nothing, 0.0))
     ink = np.zeros((3, 16, 16, 1), np.float32)
     ink[0, 1:4, 9:15], ink[1, 8:15, 2] = 1.0, 0.5  # and a blank one
-    ours = omniglot_record.distort(config, jax.random.key(0), jnp.asarray(ink))
-    trainer = record_torch.Trainer(config, *record_step.pictures(16))
+    distort = jax.vmap(partial(omniglot_supcon.distort, config))
+    ours = distort(jax.random.split(jax.random.key(0), 3), jnp.asarray(ink))
+    trainer = record_torch.Trainer(config, *record_step.make_images(16))
     theirs = trainer.distort(torch.from_numpy(np.moveaxis(ink, 3, 1)))
     np.testing.assert_allclose(np.moveaxis(theirs.numpy(), 1, 3), ours, atol=1e-5)
     assert np.abs(np.asarray(ours) - ink).max() > 0.4  # they have moved
@@ -280,18 +297,17 @@ def test_a_ratio_is_that_of_one_round():
 
 @pytest.mark.parametrize("system", cases.CASES)
 def test_cases_are_those_of_the_experiments(system):
-    experiment = importlib.import_module(f"experiments.{system}")
+    experiment = importlib.import_module(f"experiments.systems.{system}")
     full, small = (cases.get_case(system, smoke=smoke) for smoke in (False, True))
     assert full.batch_size == experiment.Config().batch_size
     for case in (full, small):
         config = experiment.Config(**{**case.config, **case.without_dropout})
-        params = jax.eval_shape(partial(experiment.initial_state, config)).params
-        batch = pairs.Batch(
+        built = experiment.build(config)
+        params, statistics = jax.eval_shape(built.init, jax.random.key(0))
+        batch = PairBatch(
             jnp.zeros((2, 1, *case.image_shape)), jnp.ones(1, bool), jnp.ones(1, bool)
         )
-        jax.eval_shape(
-            partial(experiment.loss_fn, config), params, (), batch, jax.random.key(0)
-        )
+        jax.eval_shape(built.loss, params, statistics, batch, jax.random.key(0))
     with jax.numpy_rank_promotion("allow"):
         options = {**small.options, **small.without_dropout}
         reference = keras_reference.build(system, **options)

@@ -1,4 +1,15 @@
-"""The contracts of the library, one test each, over every row of the table."""
+"""The contracts of the library: each check runs over every row of the table under it.
+
+A check takes a `Variant` of a row (one of its options, with or without a mask and weights)
+and, for some contracts, one thing more: a seed, a dtype, a refusal. `TRIALS` lists the
+trials of each contract; their names are those of the tests:
+
+    pytest tests/test_contract.py -k "contrastive_loss and VALUE"
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -7,27 +18,62 @@ import pytest
 from jaxtyping import config as jaxtyping_config
 
 from siamese_jax import distances, relations
-from siamese_jax.reductions import mean_and_count, total
-from tests.cases import CASES
-
-VARIANTS = [
-    pytest.param(case, options, arrays, id=f"{case.name}-{number}{'-masked' * arrays}")
-    for case in CASES
-    for number, (options, arrays) in enumerate(
-        [(options, False) for options in case.options]
-        + [(case.options[0], True)] * (case.arrays is not None)
-    )
-]
+from siamese_jax.reductions import mean_and_count, sum_terms
+from tests.cases import CASES, Case, Contract, Kind
 
 
-def with_trait(trait):
-    return [pytest.param(case, id=case.name) for case in CASES if trait in case.traits]
+class Variant(NamedTuple):
+    """A row with one of its options, and with or without its array keywords."""
+
+    case: Case
+    number: int = 0
+    with_arrays: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.number}{'-masked' * self.with_arrays}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return self.case.options[self.number]
+
+    def inputs(self, seed: int) -> tuple:
+        args, arrays = self.case.inputs(np.random.default_rng(seed))
+        return tuple(args), dict(arrays) if self.with_arrays else {}
+
+    def call(self, args, arrays):
+        return self.case.fn(*args, **arrays, **self.options)
 
 
-def sample(case, arrays, seed):
-    rng = np.random.default_rng(seed)
-    args = case.make(rng)
-    return args, case.arrays(rng, args) if arrays else {}
+def by_options(case: Case) -> list[Variant]:
+    return [Variant(case, number) for number in range(len(case.options))]
+
+
+def with_masked(case: Case) -> list[Variant]:
+    has_arrays = bool(case.inputs(np.random.default_rng(0)).arrays)
+    return by_options(case) + [Variant(case, 0, True)] * has_arrays
+
+
+# Tools ---------------------------------------------------------------------------------
+
+
+class Compiled:
+    """A variant under `jit`, which counts how often it is traced."""
+
+    def __init__(self, variant: Variant):
+        self.num_traces = 0
+        self.variant = variant
+        self.call = jax.jit(self._traced)
+
+    def _traced(self, args, arrays):
+        self.num_traces += 1
+        return self.variant.call(args, arrays)
+
+
+# the trials of one row follow one another and share its programs
+@functools.lru_cache(maxsize=8)
+def compiled(variant: Variant) -> Compiled:
+    return Compiled(variant)
 
 
 def assert_trees_close(found, wanted, rtol=1e-5, atol=1e-6):
@@ -42,78 +88,74 @@ def assert_trees_close(found, wanted, rtol=1e-5, atol=1e-6):
         )
 
 
-def to_float64(tree):
-    return jax.tree.map(
-        lambda leaf: (
-            leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
-        ),
-        tree,
-    )
+def is_float(leaf) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def float_leaves(tree):
-    return [
-        leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)
-    ]
+def float_leaves(tree) -> list:
+    return [leaf for leaf in jax.tree.leaves(tree) if is_float(leaf)]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize(
-    ("case", "options", "arrays"),
-    # what is random has no single right value: its test module states its properties
-    [variant for variant in VARIANTS if variant.values[0].oracle],
-)
-def test_value_equals_the_oracle(case, options, arrays, seed):
-    args, extra = sample(case, arrays, seed)
-    found = case.fn(*args, **extra, **options)
-    assert_trees_close(found, case.oracle(*args, **extra, **options), rtol=2e-5, atol=3e-6)
+def replace_floats(tree, new: list):
+    """The tree with other floating-point leaves."""
+    leaves, structure = jax.tree.flatten(tree)
+    numbers = iter(new)
+    return structure.unflatten(next(numbers) if is_float(x) else x for x in leaves)
 
 
-@pytest.mark.parametrize(("case", "options", "arrays"), VARIANTS)
-def test_jit_and_vmap_change_nothing_and_nothing_retraces(case, options, arrays):
-    num_traces = 0
+def map_floats(fn: Callable, tree):
+    return replace_floats(tree, [fn(leaf) for leaf in float_leaves(tree)])
 
-    def fn(args, extra):
-        nonlocal num_traces
-        num_traces += 1
-        return case.fn(*args, **extra, **options)
 
-    samples = [sample(case, arrays, seed) for seed in (0, 1)]
-    compiled = jax.jit(fn)
-    results = [compiled(*inputs) for inputs in samples]
-    assert num_traces == 1
-    assert_trees_close(results[0], fn(*samples[0]))
+def take(case: Case, args, rows):
+    """These rows of a batch; of a batch against itself also these columns."""
+    args = jax.tree.map(lambda array: array[rows], args)
+    if case.kind is Kind.MATRIX_LOSS:
+        args = jax.tree.map(lambda array: array[:, rows], args)
+    return args
+
+
+# Checks --------------------------------------------------------------------------------
+
+
+def check_value(variant: Variant, seed: int):
+    args, arrays = variant.inputs(seed)
+    found = compiled(variant).call(args, arrays)
+    wanted = variant.case.oracle(*args, **arrays, **variant.options)
+    assert_trees_close(found, wanted, rtol=2e-5, atol=3e-6)
+
+
+def check_jit_vmap(variant: Variant):
+    samples = [variant.inputs(seed) for seed in (0, 1)]
+    fn = compiled(variant)
+    results = [fn.call(*inputs) for inputs in samples]
+    assert fn.num_traces == 1
+    assert_trees_close(results[0], variant.call(*samples[0]))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *samples)
-    mapped = jax.jit(jax.vmap(fn))(*stacked)
+    mapped = jax.jit(jax.vmap(variant.call))(*stacked)
     for number, result in enumerate(results):
         assert_trees_close(jax.tree.map(lambda leaf, i=number: leaf[i], mapped), result)
 
 
-@pytest.mark.parametrize(
-    ("case", "options", "arrays"),
-    [variant for variant in VARIANTS if variant.values[0].gradient],
-)
-def test_gradient_equals_central_differences(case, options, arrays):
+def check_gradient(variant: Variant):
     with jax.enable_x64(True):
-        args, extra = to_float64(sample(case, arrays, 0))
+        inputs = map_floats(lambda x: x.astype(jnp.float64), variant.inputs(0))
         rng = np.random.default_rng(7)
-        moved = [args[place] for place in case.gradient]
+        moved = float_leaves(inputs)
         direction = [jnp.asarray(rng.normal(size=x.shape)) for x in moved]
-        shapes = jax.eval_shape(lambda: case.fn(*args, **extra, **options))
+        shapes = jax.eval_shape(lambda: variant.call(*inputs))
         weights = [rng.normal(size=leaf.shape) for leaf in float_leaves(shapes)]
 
         @jax.jit
+        @jax.value_and_grad
         def scalar(moved):
-            full = list(args)
-            for place, value in zip(case.gradient, moved, strict=True):
-                full[place] = value
-            leaves = float_leaves(case.fn(*full, **extra, **options))
+            leaves = float_leaves(variant.call(*replace_floats(inputs, moved)))
             return sum(jnp.sum(w * leaf) for w, leaf in zip(weights, leaves, strict=True))
 
-        gradients = jax.grad(scalar)(moved)
+        _, gradients = scalar(moved)
         slope = sum(jnp.sum(g * v) for g, v in zip(gradients, direction, strict=True))
         step = 1e-6
-        ahead, behind = (
+        (ahead, _), (behind, _) = (
             scalar([x + sign * step * v for x, v in zip(moved, direction, strict=True)])
             for sign in (1, -1)
         )
@@ -123,82 +165,54 @@ def test_gradient_equals_central_differences(case, options, arrays):
         )
 
 
-@pytest.mark.parametrize(
-    ("case", "options"),
-    [
-        pytest.param(case, options, id=f"{case.name}-{number}")
-        for case in CASES
-        if case.singular
-        for number, options in enumerate(case.options)
-    ],
-)
-def test_gradient_is_finite_at_singular_points_among_ordinary_ones(case, options):
-    args = case.singular()
+def check_singular(variant: Variant):
+    args, learning_rows = variant.case.singular
 
-    def scalar(*moved):
-        full = list(args)
-        for place, value in zip(case.gradient, moved, strict=True):
-            full[place] = value
-        out = case.fn(*full, **options)
+    @jax.jit
+    @jax.value_and_grad
+    def scalar(moved):
+        out = variant.call(replace_floats(args, moved), {})
         return jnp.sum(out * jnp.arange(1.0, out.size + 1).reshape(out.shape))
 
-    value, gradients = jax.value_and_grad(scalar, argnums=tuple(range(len(case.gradient))))(
-        *(args[place] for place in case.gradient)
-    )
+    value, gradients = scalar(float_leaves(args))
     assert np.isfinite(value)
     for gradient in gradients:
         assert np.isfinite(gradient).all()
-    if case.name.startswith("distances."):
-        assert np.abs(gradients[0][0]).sum() > 0  # the ordinary row still learns
-        assert np.abs(gradients[0][-1]).sum() > 0
+    for row in learning_rows:
+        assert np.abs(gradients[0][row]).sum() > 0
 
 
-@pytest.mark.parametrize("case", with_trait("loss"))
-def test_a_mask_equals_deletion(case):
-    for options in case.options:
-        args = case.make(np.random.default_rng(3))
-        size = args[0].shape[0]
-        keep = np.arange(size) % 3 != 1
-        where, kept = keep, tuple(array[keep] for array in args)
-        if args[0].ndim == 2:
-            where = keep[:, None] & keep[None, :]
-            kept = tuple(array[:, keep] for array in kept)
+def check_mask(variant: Variant):
+    case = variant.case
+    args, _ = variant.inputs(3)
+    keep = np.arange(len(args[0])) % 3 != 1
+    where = keep[:, None] & keep[None, :] if args[0].ndim == 2 else keep
+    kept = take(case, args, keep)
 
-        def value(numbers, where, args=args, options=options):
-            return case.fn(numbers, *args[1:], where=where, **options)
+    def value(numbers, others, **arrays):
+        return variant.call((numbers, *others), arrays)
 
-        found, gradient = jax.value_and_grad(value)(args[0], jnp.asarray(where))
-        wanted, wanted_gradient = jax.value_and_grad(
-            lambda numbers, kept=kept, options=options: case.fn(
-                numbers, *kept[1:], **options
-            )
-        )(kept[0])
-        np.testing.assert_allclose(found, wanted, rtol=1e-6)
-        assert not np.asarray(gradient)[~where].any()
-        np.testing.assert_allclose(
-            np.asarray(gradient)[where], np.ravel(wanted_gradient), rtol=1e-5, atol=1e-7
-        )
+    if Contract.GRADIENT not in case.kind.contracts:
+        found = value(args[0], args[1:], where=jnp.asarray(where))
+        assert_trees_close(found, value(kept[0], kept[1:]), rtol=1e-6, atol=1e-7)
+        return
+    value_and_grad = jax.jit(jax.value_and_grad(value))
+    found, gradient = value_and_grad(args[0], args[1:], where=jnp.asarray(where))
+    wanted, wanted_gradient = value_and_grad(kept[0], kept[1:])
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert not np.asarray(gradient)[~where].any()
+    np.testing.assert_allclose(
+        np.asarray(gradient)[where], np.ravel(wanted_gradient), rtol=1e-5, atol=1e-7
+    )
 
 
-@pytest.mark.parametrize("case", with_trait("loss"))
-def test_the_order_of_the_batch_does_not_matter(case):
-    args = case.make(np.random.default_rng(4))
-    order = np.random.default_rng(5).permutation(args[0].shape[0])
-    shuffled = [array[order] for array in args]
-    if args[0].ndim == 2:
-        shuffled = [array[:, order] for array in shuffled]
-    np.testing.assert_allclose(case.fn(*args), case.fn(*shuffled), rtol=1e-6)
-
-
-def test_the_names_of_the_labels_do_not_matter():
-    labels = jnp.array([0, 0, 1, 2, 2])
-    renamed = jnp.array([7, 3, 5])[labels]
-    for a, b in zip(
-        relations.within(relations.Items(labels)),
-        relations.within(relations.Items(renamed)),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(a, b)
+def check_order(variant: Variant):
+    args, arrays = variant.inputs(4)
+    num_rows = len(jax.tree.leaves(args)[0])
+    order = np.random.default_rng(5).permutation(num_rows)
+    fn = compiled(variant).call
+    shuffled = fn(take(variant.case, args, order), arrays)
+    assert_trees_close(fn(args, arrays), shuffled, rtol=1e-6, atol=1e-7)
 
 
 # labels and validity of batches with nothing, or little, to learn from
@@ -211,16 +225,12 @@ DEGENERATE = {
     "padding": ([0, 0, 1, 1, 9, 9], [1, 1, 1, 1, 0, 0]),
     "ordinary": ([0, 0, 0, 1, 1, 1], [1] * 6),
 }
+# two coinciding points, and a zero vector
+POINTS = [[1.0, 2.0], [1.0, 2.0], [0.0, 0.0], [3.0, 1.0], [-1.0, 0.5], [2.0, 2.0]]
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("case", with_trait("loss"))
-def test_degenerate_batches_are_finite_and_zero_where_nothing_counts(case, dtype):
+def check_degenerate(variant: Variant, dtype):
     labels, valid = (jnp.asarray(list(x)) for x in zip(*DEGENERATE.values(), strict=True))
-    # two coinciding points, and a zero vector
-    points = jnp.array(
-        [[1.0, 2.0], [1.0, 2.0], [0.0, 0.0], [3.0, 1.0], [-1.0, 0.5], [2, 2]]
-    )
 
     @jax.jit
     @jax.vmap
@@ -229,9 +239,10 @@ def test_degenerate_batches_are_finite_and_zero_where_nothing_counts(case, dtype
             items = relations.Items(labels, valid=valid > 0)
             same, where = relations.within(items)
             matrix = distances.euclidean_distance_matrix(points, points)
-            return case.fn(matrix, same, where=where, reduce_fn=mean_and_count)
+            arrays = {"where": where, "reduce_fn": mean_and_count}
+            return variant.call((matrix, same), arrays)
 
-        return jax.value_and_grad(loss, has_aux=True)(points.astype(dtype))
+        return jax.value_and_grad(loss, has_aux=True)(jnp.asarray(POINTS, dtype))
 
     (values, counts), gradients = batch_loss(labels, valid)
     assert values.dtype == dtype
@@ -246,76 +257,174 @@ def test_degenerate_batches_are_finite_and_zero_where_nothing_counts(case, dtype
     by_name = dict(zip(DEGENERATE, counts.tolist(), strict=True))
     assert by_name["nothing"] == by_name["one row"] == 0
     assert by_name["ordinary"] > 0
-    if "matrix" in case.traits:
+    if variant.case.kind is Kind.MATRIX_LOSS:
         assert by_name["all different"] == 0  # no positive
         assert 0 < by_name["one pair"] <= 2
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
-@pytest.mark.parametrize("case", with_trait("half"))
-def test_the_dtype_is_kept_and_large_numbers_stay_finite(case, dtype):
-    for options in case.options:
-        args = case.make(np.random.default_rng(6))
-        # float16 ends at 65504; the others are tried at magnitude 1e4
-        scale = 1.0 if dtype == jnp.float16 else 1e4
-        large = jax.tree.map(
-            lambda x, scale=scale: (
-                (scale * x).astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-            ),
-            args,
-        )
-        if options.get("order") == 3 and dtype != jnp.float16:
-            assert np.isfinite(case.fn(*large, **{"order": 40}).astype(jnp.float32)).all()
-        result = case.fn(*large, **options)
-        assert result.dtype == dtype
-        assert np.isfinite(result.astype(jnp.float32)).all()
-        if scale == 1.0:
-            exact = case.fn(*args, **options)
-            np.testing.assert_allclose(
-                result.astype(jnp.float32), exact, rtol=2e-2, atol=2e-2
-            )
+def check_half(variant: Variant, dtype):
+    case = variant.case
+    args, _ = variant.inputs(6)
+    # float16 ends at 65504; the others are tried at magnitude 1e4
+    scale = 1.0 if dtype == jnp.float16 else 1e4
+    cast = map_floats(lambda x: (scale * x).astype(dtype), args)
+    options = case.options if dtype == jnp.float16 else case.options + case.large_options
+    results = jax.jit(lambda args: [case.fn(*args, **kw) for kw in options])(cast)
+    for result in results:
+        for leaf in float_leaves(result):
+            assert leaf.dtype == dtype
+            assert np.isfinite(leaf.astype(jnp.float32)).all()
+    if scale == 1.0:
+        for number, result in enumerate(results):
+            exact = compiled(Variant(case, number)).call(args, {})
+            assert_trees_close(result, exact, rtol=2e-2, atol=2e-2)
 
 
-@pytest.mark.parametrize("case", with_trait("nan"))
-def test_nan_in_gives_nan_out(case):
-    args = list(case.make(np.random.default_rng(8)))
-    first = np.array(args[0])
-    if first.ndim == 2 and first.shape[0] == first.shape[1]:
-        first[0, 4] = np.nan  # a negative of row 0, which a sort would move to the end
-    else:
-        first[(0,) * first.ndim] = np.nan
-    args[0] = jnp.asarray(first)
-    for options in case.options:
-        leaves = float_leaves(case.fn(*args, **options))
-        assert any(np.isnan(leaf).any() for leaf in leaves)
+def check_nan(variant: Variant):
+    args, arrays = variant.inputs(8)
+    first, *others = float_leaves(args)
+    place = (0,) * first.ndim if variant.case.nan_at is None else variant.case.nan_at
+    args = replace_floats(args, [first.at[place].set(jnp.nan), *others])
+    leaves = float_leaves(compiled(variant).call(args, arrays))
+    assert any(np.isnan(leaf).any() for leaf in leaves)
 
 
-@pytest.mark.parametrize("case", with_trait("loss"))
-def test_unreduced_terms_sum_to_the_total(case):
-    rng = np.random.default_rng(9)
-    args = case.make(rng)
-    terms = case.fn(*args, **case.arrays(rng, args), reduce_fn=None)
-    rng = np.random.default_rng(9)
-    args = case.make(rng)
-    whole = case.fn(*args, **case.arrays(rng, args), reduce_fn=total)
+def check_terms(variant: Variant):
+    args, arrays = variant.inputs(9)
+    terms = variant.call(args, arrays | {"reduce_fn": None})
+    whole = variant.call(args, arrays | {"reduce_fn": sum_terms})
     np.testing.assert_allclose(jnp.sum(terms.values * terms.weights), whole, rtol=1e-5)
     assert not terms.values[~terms.where].any()
     assert not terms.weights[~terms.where].any()
 
 
-@pytest.mark.parametrize(
-    ("case", "args", "options", "error", "words"),
-    [
-        pytest.param(case, *row, id=f"{case.name}-{number}")
-        for case in CASES
-        for number, row in enumerate(case.misuse)
-    ],
-)
-def test_bad_input_is_refused_when_traced_with_names(case, args, options, error, words):
-    options = case.options[0] | options if "distortion" not in options else options
+def check_refusal(variant: Variant, refusal):
+    options = variant.options | refusal.options
     jaxtyping_config.update("jaxtyping_disable", True)  # as for a user
     try:
-        with pytest.raises(error, match=words):
-            jax.eval_shape(lambda: case.fn(*args, **options))
+        with pytest.raises(refusal.error, match=refusal.words):
+            jax.eval_shape(lambda: variant.case.fn(*refusal.args, **options))
     finally:
         jaxtyping_config.update("jaxtyping_disable", False)
+
+
+# Trials: what each check is called with, by name ----------------------------------------
+
+Trials = Iterator[tuple[str, tuple]]
+
+
+def each(variants: Callable[[Case], list[Variant]], extras: dict[str, Any]):
+    """Every variant of a row with every extra argument."""
+
+    def trials(case: Case) -> Trials:
+        for variant in variants(case):
+            for name, extra in extras.items():
+                yield f"{variant.name}-{name}", (variant, extra)
+
+    return trials
+
+
+def alone(variants: Callable[[Case], list[Variant]]):
+    """Every variant of a row."""
+    return lambda case: ((variant.name, (variant,)) for variant in variants(case))
+
+
+def once(case: Case) -> list[Variant]:
+    return [Variant(case)]
+
+
+def last(case: Case) -> list[Variant]:
+    """With the mask and the weights, if it takes them."""
+    return with_masked(case)[-1:]
+
+
+def refusals(case: Case) -> Trials:
+    for refusal in case.refusals:
+        yield refusal.name, (Variant(case), refusal)
+
+
+SEEDS = {"seed 0": 0, "seed 1": 1}
+DTYPES = {"float16": jnp.float16, "bfloat16": jnp.bfloat16, "float32": jnp.float32}
+WIDE = {"bfloat16": jnp.bfloat16, "float32": jnp.float32}  # with the exponents of float32
+
+TRIALS: dict[Contract, tuple[Callable[..., None], Callable[[Case], Trials]]] = {
+    Contract.VALUE: (check_value, each(with_masked, SEEDS)),
+    Contract.JIT_VMAP: (check_jit_vmap, alone(with_masked)),
+    Contract.ORDER: (check_order, alone(once)),
+    Contract.NAN: (check_nan, alone(by_options)),
+    Contract.HALF: (check_half, each(once, DTYPES)),
+    Contract.GRADIENT: (check_gradient, alone(with_masked)),
+    Contract.SINGULAR: (check_singular, alone(by_options)),
+    Contract.MASK: (check_mask, alone(by_options)),
+    Contract.DEGENERATE: (check_degenerate, each(once, WIDE)),
+    Contract.TERMS: (check_terms, alone(last)),
+    Contract.REFUSALS: (check_refusal, refusals),
+}
+
+# what `pytest -m quick` tries of every function
+QUICK = {Contract.VALUE, Contract.NAN, Contract.ORDER, Contract.TERMS, Contract.REFUSALS}
+
+
+def all_trials() -> Iterator[Any]:
+    """Row after row, so that the trials of one row share what is compiled."""
+    for case in CASES:
+        for contract, (check, trials) in TRIALS.items():
+            if contract in case.contracts:
+                marks = [] if contract in QUICK else [pytest.mark.slow]
+                for name, args in trials(case):
+                    label = f"{case.name}-{contract.name}-{name}"
+                    yield pytest.param(check, args, id=label, marks=marks)
+
+
+@pytest.mark.parametrize(("check", "args"), list(all_trials()))
+def test_contract(check, args):
+    check(*args)
+
+
+# The table -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_row_has_what_its_contracts_need(case):
+    assert set(TRIALS) == set(Contract)
+    assert (case.oracle is not None) or Contract.VALUE not in case.contracts
+    assert (case.singular is not None) or Contract.SINGULAR not in case.contracts
+    assert bool(case.refusals) == (Contract.REFUSALS in case.contracts)
+    names = [refusal.name for refusal in case.refusals]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "contract"),
+    [
+        pytest.param(case, contract, id=f"{case.name}-{contract.name}")
+        for case in CASES
+        for contract in case.exempt
+    ],
+)
+def test_an_exemption_is_needed(case, contract):
+    assert contract in case.kind.contracts, "its kind is not under this contract"
+    assert case.exempt[contract].strip()
+    check, trials = TRIALS[contract]
+
+    def holds(args) -> bool:
+        try:
+            check(*args)
+        except Exception:
+            return False
+        return True
+
+    outcomes = [holds(args) for _, args in trials(case)]
+    assert not outcomes or not all(outcomes), "it keeps the contract"
+
+
+def test_the_names_of_the_labels_do_not_matter():
+    labels = jnp.array([0, 0, 1, 2, 2])
+    renamed = jnp.array([7, 3, 5])[labels]
+    for a, b in zip(
+        relations.within(relations.Items(labels)),
+        relations.within(relations.Items(renamed)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)

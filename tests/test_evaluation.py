@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from siamese_jax import episodes, samplers, verification
+from siamese_jax import episodes, samplers, siamese, verification
 from siamese_jax.distances import cosine_distance_matrix
+from tests.key_ledger import every_key_is_used_once
 
 KEY = jax.random.key(0)
 
@@ -33,28 +34,30 @@ def test_separated_classes_are_always_recognised_and_noise_is_at_chance():
     )
 
 
-def test_one_question_an_episode_is_right_or_wrong():
+def test_one_query_an_episode_is_right_or_wrong():
     rng = np.random.default_rng(0)
     index = samplers.class_index(np.repeat(np.arange(6), 4))
     points = jnp.asarray(rng.normal(size=(24, 2)), jnp.float32)
     kwargs = {"num_episodes": 2000, "num_ways": 5}
-    one = episodes.episode_accuracy(KEY, points, index, num_asked=1, **kwargs)
+    one = episodes.episode_accuracy(KEY, points, index, num_query_classes=1, **kwargs)
     assert set(np.unique(one.accuracies)) == {0.0, 1.0}
-    # one of the five questions of the same episodes
-    all_asked = episodes.episode_accuracy(KEY, points, index, **kwargs)
-    assert bool(jnp.all(one.accuracies <= 5 * all_asked.accuracies + 1e-6))
-    assert abs(one.mean - all_asked.mean) < 0.04
-    # a net that sees no difference is at chance, whichever place is asked for
-    blind = episodes.episode_accuracy(KEY, 0 * points, index, num_asked=1, **kwargs)
-    assert abs(blind.mean - 0.2) < 0.03
-    assert one.high - one.mean > all_asked.high - all_asked.mean
+    # one of the five queries of the same episodes
+    all_classes = episodes.episode_accuracy(KEY, points, index, **kwargs)
+    assert bool(jnp.all(one.accuracies <= 5 * all_classes.accuracies + 1e-6))
+    assert abs(one.mean - all_classes.mean) < 0.04
+    # a constant embedding is at chance, whichever class the query is of
+    constant = episodes.episode_accuracy(
+        KEY, 0 * points, index, num_query_classes=1, **kwargs
+    )
+    assert abs(constant.mean - 0.2) < 0.03
+    assert one.high - one.mean > all_classes.high - all_classes.mean
 
 
 @pytest.mark.parametrize(
     ("distances", "same"),
     [([1.0, 1.0, 1.0], [True, False, True]), ([1.0, 2.0, 3.0], [True, True, True])],
 )
-def test_where_nothing_can_be_told_the_scale_is_0(distances, same):
+def test_where_the_fit_is_undefined_the_scale_is_0(distances, same):
     fit = verification.fit_logistic(jnp.array(distances), jnp.array(same))
     assert fit.scale == 0
     assert jnp.isnan(fit.threshold)
@@ -113,6 +116,15 @@ def test_other_distances_and_more_shots():
     assert result.mean > 0.98
 
 
+def test_no_key_of_an_episode_is_used_twice():
+    index = samplers.class_index(np.repeat(np.arange(4), 3))
+    embeddings = jnp.arange(12.0)[:, None]
+    with every_key_is_used_once():
+        episodes.episode_accuracy(
+            KEY, embeddings, index, num_episodes=3, num_ways=3, num_query_classes=1
+        )
+
+
 def test_nan_embeddings_are_not_silent():
     labels = np.repeat(np.arange(3), 2)
     embeddings = jnp.ones((6, 2)).at[0].set(jnp.nan)
@@ -123,7 +135,7 @@ def test_nan_embeddings_are_not_silent():
     assert episodes.classify(support, jnp.full((1, 2), jnp.nan))[0] == -1
 
 
-def judged(seed, num=300, ties=True):
+def example_pairs(seed, num=300, ties=True):
     rng = np.random.default_rng(seed)
     same = rng.random(num) < 0.4
     distances = rng.normal(size=num) + np.where(same, 0.0, 1.0)
@@ -134,10 +146,10 @@ def judged(seed, num=300, ties=True):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("weighted", [False, True])
-def test_roc_area_equals_scikit_learn(seed, weighted):
-    distances, same, weights = judged(seed)
+def test_roc_auc_equals_scikit_learn(seed, weighted):
+    distances, same, weights = example_pairs(seed)
     weights = weights if weighted else None
-    found = verification.roc_area(
+    found = verification.roc_auc(
         jnp.asarray(distances),
         jnp.asarray(same),
         weights=None if weights is None else jnp.asarray(weights),
@@ -147,7 +159,7 @@ def test_roc_area_equals_scikit_learn(seed, weighted):
 
 
 def test_roc_curve_passes_through_scikit_learn_s_points():
-    distances, same, _ = judged(0)
+    distances, same, _ = example_pairs(0)
     curve = verification.roc_curve(jnp.asarray(distances), jnp.asarray(same))
     false, true, _ = metrics.roc_curve(same, -distances, drop_intermediate=False)
     found = np.unique(np.stack([curve.false_match_rate, curve.true_match_rate]), axis=1)
@@ -156,7 +168,7 @@ def test_roc_curve_passes_through_scikit_learn_s_points():
 
 
 def test_threshold_rates_equal_scikit_learn():
-    distances, same, _ = judged(1)
+    distances, same, _ = example_pairs(1)
     rates = verification.decision_rates(jnp.asarray(distances), jnp.asarray(same), 0.5)
     called = distances <= 0.5
     np.testing.assert_allclose(
@@ -169,19 +181,19 @@ def test_threshold_rates_equal_scikit_learn():
 
 
 def test_error_rates_are_equal_at_the_equal_error_rate():
-    distances, same, _ = judged(2, num=4000, ties=False)
+    distances, same, _ = example_pairs(2, num=4000, ties=False)
     rate = float(verification.equal_error_rate(jnp.asarray(distances), jnp.asarray(same)))
     false, true, _ = metrics.roc_curve(same, -distances, drop_intermediate=False)
     nearest = np.argmin(np.abs((1 - true) - false))
     assert abs(rate - false[nearest]) < 1e-3
 
 
-def test_perfect_and_inverted_judgement():
+def test_perfect_and_inverted_distances():
     distances = jnp.array([0.1, 0.2, 0.8, 0.9])
     same = jnp.array([True, True, False, False])
     assert verification.equal_error_rate(distances, same) == 0
-    assert verification.roc_area(distances, same) == 1
-    assert verification.roc_area(distances, ~same) == 0
+    assert verification.roc_auc(distances, same) == 1
+    assert verification.roc_auc(distances, ~same) == 0
     assert verification.equal_error_rate(distances, ~same) == 1
     best = verification.best_threshold(distances, same)
     np.testing.assert_allclose(best, (0.5, 1.0))
@@ -189,7 +201,7 @@ def test_perfect_and_inverted_judgement():
 
 def test_no_threshold_beats_the_best_one():
     for seed in range(5):
-        distances, same, _ = judged(seed, num=60)
+        distances, same, _ = example_pairs(seed, num=60)
         best = verification.best_threshold(jnp.asarray(distances), jnp.asarray(same))
         every = np.concatenate([distances, [distances.min() - 1]])
         accuracies = [((distances <= t) == same).mean() for t in every]
@@ -214,22 +226,58 @@ def test_a_rate_over_nothing_is_nan():
     assert rates.accuracy == 1
     assert np.isnan(rates.precision)
     assert np.isnan(rates.recall)
-    assert np.isnan(verification.roc_area(distances, none))
+    assert np.isnan(verification.roc_auc(distances, none))
     assert np.isnan(verification.equal_error_rate(distances, none))
 
 
-def test_the_transferred_threshold_names_both_figures():
-    chosen, applied = judged(3), judged(4)
-    chosen_on = jnp.asarray(chosen[0]), jnp.asarray(chosen[1])
-    applied_to = jnp.asarray(applied[0]), jnp.asarray(applied[1])
-    result = verification.transferred_threshold(chosen_on, applied_to)
-    best = verification.best_threshold(*chosen_on)
+def test_an_evaluated_threshold_has_both_accuracies():
+    distances, same, _ = example_pairs(3)
+    validation = jnp.asarray(distances), jnp.asarray(same)
+    distances, same, _ = example_pairs(4)
+    test = jnp.asarray(distances), jnp.asarray(same)
+    result = verification.evaluate_threshold(validation, test)
+    best = verification.best_threshold(*validation)
     assert result.threshold == best.threshold
-    assert result.accuracy_where_chosen == best.accuracy
+    assert result.validation_accuracy == best.accuracy
     np.testing.assert_allclose(
-        result.accuracy_where_applied,
-        ((applied[0] <= float(best.threshold)) == applied[1]).mean(),
+        result.test_accuracy,
+        ((distances <= float(best.threshold)) == same).mean(),
         rtol=1e-6,
+    )
+
+
+def test_calibration_by_hand():
+    rng = np.random.default_rng(0)
+    same = np.arange(4000) % 2 == 0
+    distances = np.where(same, rng.uniform(0, 1, 4000), rng.uniform(0.5, 2.5, 4000))
+    calibration = verification.calibrate(distances.astype(np.float32), same, pairs="toy")
+    assert calibration.pairs == "toy"
+    assert calibration.num_pairs == 4000
+    assert 0.95 < calibration.threshold < 1.05
+    # of different distances, uniform from .5 to 2.5, a tenth lies below .7
+    assert calibration.threshold_at(0.1) == pytest.approx(0.7, abs=0.03)
+    assert calibration.probability_same(calibration.even_distance) == pytest.approx(0.5)
+    low, high = calibration.probability_same(np.array([0.1, 2.0]))
+    assert low > 0.95
+    assert high < 0.05
+    with pytest.raises(ValueError, match="toy cannot calibrate: 3 same, 0 different"):
+        verification.calibrate(np.ones(3), np.ones(3, bool), pairs="toy")
+    with pytest.raises(ValueError, match="1 same, 1 different, 1 distances not finite"):
+        verification.calibrate(np.array([1, np.inf]), np.array([True, False]), pairs="toy")
+    with pytest.raises(ValueError, match=r"same must have shape \(3,\)"):
+        verification.calibrate(np.ones(3), np.ones(2, bool), pairs="toy")
+
+
+def test_calibration_agrees_with_threshold_logits():
+    distances, same, _ = example_pairs(8)
+    calibration = verification.calibrate(distances, same, pairs="toy")
+    logits = siamese.threshold_logits(
+        jnp.asarray(distances),
+        threshold=calibration.even_distance,
+        scale=calibration.scale,
+    )
+    np.testing.assert_allclose(
+        calibration.probability_same(distances), jax.nn.sigmoid(logits), rtol=1e-5
     )
 
 
@@ -245,14 +293,14 @@ def test_bootstrap_is_wider_over_identities_than_over_pairs():
     def width(identities, num_identities):
         low, high = verification.bootstrap_interval(
             KEY,
-            verification.roc_area,
+            verification.roc_auc,
             jnp.asarray(distances, jnp.float32),
             jnp.asarray(same),
             jnp.asarray(identities),
             num_identities=num_identities,
             num_samples=200,
         )
-        area = verification.roc_area(jnp.asarray(distances, jnp.float32), jnp.asarray(same))
+        area = verification.roc_auc(jnp.asarray(distances, jnp.float32), jnp.asarray(same))
         assert low < area < high
         return high - low
 
@@ -269,7 +317,7 @@ def test_bootstrap_weighs_pairs_by_how_often_both_are_drawn():
     distances = np.float32(rng.normal(size=60) + np.where(same, 0, 1))
     low, high = verification.bootstrap_interval(
         KEY,
-        verification.roc_area,
+        verification.roc_auc,
         jnp.asarray(distances),
         jnp.asarray(same),
         jnp.asarray(identities),
@@ -293,13 +341,13 @@ def test_bootstrap_weighs_pairs_by_how_often_both_are_drawn():
 
 
 def test_bootstrap_hides_neither_nan_nor_an_unknown_identity():
-    distances, same, _ = judged(7, num=50)
+    distances, same, _ = example_pairs(7, num=50)
     identities = jnp.asarray(np.random.default_rng(0).integers(5, size=(2, 50)))
 
     def interval(distances, identities):
         return verification.bootstrap_interval(
             KEY,
-            verification.roc_area,
+            verification.roc_auc,
             jnp.asarray(distances),
             jnp.asarray(same),
             identities,
@@ -330,7 +378,7 @@ def test_the_best_threshold_holds_between_neighbouring_numbers():
     assert verification.decision_rates(distances, same, best.threshold).accuracy == 1
 
 
-def test_nothing_to_judge_is_nan_or_refused():
+def test_no_pairs_are_nan_or_refused():
     same, where = jnp.array([True, False]), jnp.zeros(2, bool)
     best = verification.best_threshold(jnp.ones(2), same, where=where)
     assert np.isnan(best).all()
@@ -341,10 +389,10 @@ def test_nothing_to_judge_is_nan_or_refused():
 def test_weights_may_be_nan_or_negative_but_never_ignored():
     distances, same = jnp.array([0.1, 0.2, 0.3]), jnp.array([True, False, True])
     weights = jnp.array([jnp.nan, 1.0, 1.0])
-    assert np.isnan(verification.roc_area(distances, same, weights=weights))
+    assert np.isnan(verification.roc_auc(distances, same, weights=weights))
 
 
-def test_aligned_episodes_are_judged_like_any_other():
+def test_episodes_of_the_same_rank_are_classified_like_any_other():
     labels = np.repeat(np.arange(5), 4)
     drawers = np.tile(np.arange(4), 5)
     # the drawer dominates: among candidates of one drawer the letter still decides
@@ -355,6 +403,6 @@ def test_aligned_episodes_are_judged_like_any_other():
         samplers.class_index(labels),
         num_episodes=100,
         num_ways=5,
-        aligned=True,
+        same_rank=True,
     )
     assert result.mean == 1

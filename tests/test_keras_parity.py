@@ -1,6 +1,6 @@
-"""Each experiment trains as its tutorial does: same numbers, same weights after ten steps.
+"""Each system trains as its tutorial does: same numbers, same weights after ten steps.
 
-Keras runs on JAX here. Our side is the experiment's own `loss_fn` and `make_optimizer`.
+Keras runs on JAX here. Our side is `build(config)` of each system, as it is trained.
 Answers are compared in float32. The ten steps are in float64: in float32 the signs of tiny
 gradients differ by rounding, and Adam makes whole steps of them.
 """
@@ -21,97 +21,122 @@ import numpy as np
 import pytest
 
 from benchmarks import keras_reference
-from experiments import mnist_conv, mnist_mlp, mnist_towers, omniglot_koch, orl_faces, pairs
+from experiments.engine import loop
+from experiments.engine.pair_batches import PairBatch
+from experiments.systems import (
+    mnist_conv,
+    mnist_mlp,
+    mnist_towers,
+    omniglot_koch,
+    orl_tutorial,
+)
 from siamese_jax import encoders, training
 from siamese_jax.distances import euclidean_distance
-from siamese_jax.siamese import twin, two_towers
+from siamese_jax.siamese import from_flax, twin, two_towers
 
 KEY = jax.random.key(0)
 NUM_STEPS = 10
-NUM_MASKED = 2  # pairs that fill up our batch, and do not count
+NUM_MASKED = 2  # pairs that pad our batch and must not count
 
 
 class Row(NamedTuple):
     """A system in both forms, without dropout.
 
-    `embed` maps our parameters and images [2, n, ...] to embeddings [2, n, dim], `answer`
-    to what the Keras model gives, [n]. `seen` turns our images into what the net sees.
-    `light` scales images so that distances lie on both sides of 1.
+    Attributes:
+      name: The name of the system.
+      config: Our settings.
+      options: The settings of the Keras model.
+      encoder: Our encoder, a Flax module.
+      answer_fn: `answer_fn(params, images)` gives what the Keras model gives, [n]. Without
+        it the answer is the Euclidean distance.
+      image_shape: Height, width and channels.
+      num_pairs: Number of pairs that count in a batch.
+      light: Scales the images so that distances lie on both sides of 1.
+      own_towers: Whether each input has its own parameters.
     """
 
+    name: str
     config: Any
     options: dict
-    embed: Any
-    answer: Any
+    encoder: Any
+    answer_fn: Any = None
     image_shape: tuple = (28, 28, 1)
     num_pairs: int = 8
     light: float = 1.0
-    seen: Any = np.asarray
+    own_towers: bool = False
 
+    def embed(self, params, images):
+        """Images [2, n, ...] to embeddings [2, n, dim]."""
+        both = two_towers if self.own_towers else twin
+        return both(from_flax(self.encoder).apply)(params["encoder"], images)
 
-def apart(embed):
-    return lambda params, images: euclidean_distance(*embed(params, images))
+    def answer(self, params, images):
+        if self.answer_fn is not None:
+            return self.answer_fn(params, images)
+        return euclidean_distance(*self.embed(params, images))
 
 
 def mlp_row():
     config = mnist_mlp.Config(dropout=0.0)
-    embed = twin(lambda params, x: mnist_mlp.embed(config, params, x, KEY))
-    return Row(config, {"dropout": 0.0}, embed, apart(embed), light=0.33)
+    return Row("mnist_mlp", config, {"dropout": 0.0}, encoders.MnistMlp(), light=0.33)
 
 
 def conv_row(form):
-    embed = twin(mnist_conv.embed)
-    light = 0.28 if form == "literal" else 0.33
-    config = mnist_conv.Config(form=form, distort=False)
-    return Row(config, {"form": form}, embed, apart(embed), light=light)
+    distort = {} if form == "literal" else {"distort": False}
+    return Row(
+        "mnist_conv",
+        mnist_conv.Config(form=form, **distort),
+        {"form": form},
+        encoders.MnistConv(),
+        light=0.28 if form == "literal" else 0.33,
+    )
 
 
 def towers_row(variant):
-    both = (two_towers if variant == "a" else twin)(mnist_towers.embed)
-
     def answer(params, images):
-        return jax.nn.sigmoid(mnist_towers.logits(variant, params, images))
+        dtype = keras.config.floatx()
+        return jax.nn.sigmoid(mnist_towers.same_logits(variant, dtype, params, images))
 
     return Row(
+        "mnist_towers",
         mnist_towers.Config(variants=(variant,)),
         {"variant": variant},
-        lambda params, images: both(params["towers"], images),
+        encoders.MnistTower(),
         answer,
         light=0.2,
+        own_towers=variant == "a",
     )
 
 
 def orl_row(stride):
     still = (0.0, 0.0, 0.0)
-    config = orl_faces.Config(stride=stride, dropout=still)
-    encoder = orl_faces.make_encoder(config)
-    embed = twin(lambda params, images: encoder.apply({"params": params}, images))
-    options = {"stride": stride, "dropout": still}
     return Row(
-        config,
-        options,
-        embed,
-        apart(embed),
-        image_shape=orl_faces.IMAGE_SHAPE,
+        "orl_tutorial",
+        orl_tutorial.Config(stride=stride, dropout=still),
+        {"stride": stride, "dropout": still},
+        encoders.OrlConv(stride=stride, dropout=still),
+        image_shape=(56, 46, 1),
         light=0.7 if stride == 1 else 1.0,
     )
 
 
 def koch_row(size, options, **settings):
-    config = omniglot_koch.Config(size=size)
-    embed = twin(partial(omniglot_koch.embed, config))
+    full = size == "full"
+    encoder = encoders.KochConv() if full else encoders.KochConv(kernel_sizes=(5, 4, 3, 3))
 
     def answer(params, images):
         head = {"params": params["head"]}
-        return jax.nn.sigmoid(encoders.WeightedL1Head().apply(head, *embed(params, images)))
+        a, b = twin(from_flax(encoder).apply)(params["encoder"], images)
+        return jax.nn.sigmoid(encoders.WeightedL1Head().apply(head, a, b))
 
+    side = 105 if full else 53
     return Row(
-        config,
+        "omniglot_koch",
+        omniglot_koch.Config(size=size),
         options,
-        embed,
+        encoder,
         answer,
-        image_shape=omniglot_koch.image_shape(config),
-        seen=lambda images: 1 - np.asarray(images),
+        image_shape=(side, side, 1),
         **settings,
     )
 
@@ -120,8 +145,8 @@ ROWS = {
     "mnist_mlp": mlp_row(),
     "mnist_conv literal": conv_row("literal"),
     "mnist_conv contrastive": conv_row("contrastive"),
-    "orl_faces stride 1": orl_row(1),
-    "orl_faces stride 3": orl_row(3),
+    "orl_tutorial stride 1": orl_row(1),
+    "orl_tutorial stride 3": orl_row(3),
     "omniglot_koch": koch_row(
         "half", {"image_size": 53, "kernel_sizes": (5, 4, 3, 3)}, num_pairs=2
     ),
@@ -131,23 +156,23 @@ ROWS = {
 }
 
 
-class System(NamedTuple):
+class Parity(NamedTuple):
     row: Row
-    experiment: Any
+    system: loop.System
     reference: keras_reference.Reference
     params: Any
 
 
 @pytest.fixture(scope="module", params=[name for name in ROWS if name != "omniglot_koch"])
-def system(request):
-    return make_system(request.param.split()[0], ROWS[request.param])
+def parity(request):
+    return make_parity(ROWS[request.param])
 
 
 @pytest.fixture(params=ROWS)
-def system_in_float64(request):
+def parity_in_float64(request):
     with jax.enable_x64(True):
         set_precision("float64")
-        yield make_system(request.param.split()[0], ROWS[request.param])
+        yield make_parity(ROWS[request.param])
         set_precision("float32")
 
 
@@ -156,18 +181,18 @@ def set_precision(dtype):
     keras.config.set_dtype_policy(dtype)
 
 
-def make_system(name, row):
+def make_parity(row):
     """Parameters are drawn here: biases of 0 would hide that they are forgotten."""
-    experiment = importlib.import_module(f"experiments.{name}")
     config = dataclasses.replace(row.config, compute_dtype=keras.config.floatx())
     row = row._replace(config=config)
-    shapes = jax.eval_shape(partial(experiment.initial_state, row.config)).params
+    system = importlib.import_module(f"experiments.systems.{row.name}").build(config)
+    shapes, _ = jax.eval_shape(system.init, KEY)
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda leaf: draw_weights(rng, leaf.shape), shapes)
-    reference = keras_reference.build(name, **row.options)
+    reference = keras_reference.build(row.name, **row.options)
     with keras_allowed():
         keras_reference.set_weights(reference, params)
-    return System(row, experiment, reference, params)
+    return Parity(row, system, reference, params)
 
 
 def draw_weights(rng, shape):
@@ -181,15 +206,15 @@ def make_batch(row, seed):
     images = row.light * rng.random(shape) * (rng.random(shape) < 0.3)
     number = np.arange(row.num_pairs + NUM_MASKED)
     same, where = rng.permutation(number % 2 == 0), number < row.num_pairs
-    return pairs.Batch(
+    return PairBatch(
         jnp.asarray(images, keras.config.floatx()), jnp.array(same), jnp.array(where)
     )
 
 
-def for_keras(row, batch):
-    """Left and right as the net sees them, and targets; only the pairs that count."""
+def for_keras(batch):
+    """Left and right images and targets of the pairs that count."""
     counts = np.asarray(batch.where)
-    inputs = [row.seen(side)[counts] for side in batch.images]
+    inputs = [np.asarray(side)[counts] for side in batch.images]
     return inputs, np.asarray(batch.same, np.float32)[counts][:, None]
 
 
@@ -213,18 +238,18 @@ def subtract(a, b):
     return jax.tree.map(lambda x, y: np.asarray(x) - np.asarray(y), a, b)
 
 
-def check_forward(system):
+def check_forward(parity):
     """Embeddings, answers and the loss."""
-    row, experiment, reference, params = system
+    row, system, reference, params = parity
     batch = make_batch(row, seed=0)
-    inputs, same = for_keras(row, batch)
+    inputs, same = for_keras(batch)
     with keras_allowed():
         *wanted, answers = with_embeddings(reference).predict_on_batch(inputs)
         wanted_loss = float(reference.model.test_on_batch(inputs, same))
 
     @jax.jit
     def ours(params, images):
-        loss, _ = experiment.loss_fn(row.config, params, (), batch, KEY)
+        loss, _ = system.loss(params, {}, batch, KEY)
         return row.embed(params, images), row.answer(params, images), loss
 
     embeddings, found, loss = ours(params, batch.images[:, batch.where])
@@ -241,28 +266,27 @@ def with_embeddings(reference):
     return keras.Model([left, right], [*embeddings, reference.model.output])
 
 
-def test_embeddings_answers_and_losses_are_equal(system):
-    check_forward(system)
+def test_embeddings_answers_and_losses_are_equal(parity):
+    check_forward(parity)
 
 
 def test_koch_in_full():
     row = koch_row("full", {}, num_pairs=2)
-    system = make_system("omniglot_koch", row)
-    assert system.reference.model.count_params() == 38_951_745
-    check_forward(system)
-    check_weights(system)
+    parity = make_parity(row)
+    assert parity.reference.model.count_params() == 38_951_745
+    check_forward(parity)
+    check_weights(parity)
 
 
-def test_ten_steps_end_at_the_same_weights(system_in_float64):
-    row, experiment, reference, params = system_in_float64
-    optimizer = experiment.make_optimizer(row.config)
-    state = training.init_state(params, optimizer)
-    fn = partial(experiment.loss_fn, row.config)
-    step = jax.jit(partial(training.train_step, loss_fn=fn, optimizer=optimizer))
+def test_ten_steps_end_at_the_same_weights(parity_in_float64):
+    row, system, reference, params = parity_in_float64
+    state = training.init_state(params, system.optimizer, statistics={})
+    step = partial(training.train_step, loss_fn=system.loss, optimizer=system.optimizer)
+    step = jax.jit(step)
     for seed in range(NUM_STEPS):
         batch = make_batch(row, seed)
         with keras_allowed():
-            wanted_loss = float(reference.model.train_on_batch(*for_keras(row, batch)))
+            wanted_loss = float(reference.model.train_on_batch(*for_keras(batch)))
         state, metrics = step(KEY, state, batch)
         assert metrics["loss"] == pytest.approx(wanted_loss, rel=1e-6)
     wanted = keras_reference.get_weights(reference)
@@ -271,17 +295,17 @@ def test_ten_steps_end_at_the_same_weights(system_in_float64):
     assert length(apart) < 1e-6 * length(subtract(wanted, params))
 
 
-def test_weights_come_back_as_they_went(system):
-    check_weights(system)
+def test_weights_come_back_as_they_went(parity):
+    check_weights(parity)
 
 
-def check_weights(system):
-    found = keras_reference.get_weights(system.reference)
-    jax.tree.map(np.testing.assert_array_equal, found, system.params)
+def check_weights(parity):
+    found = keras_reference.get_weights(parity.reference)
+    jax.tree.map(np.testing.assert_array_equal, found, parity.params)
 
 
-def test_wrong_weights_and_systems_are_refused(system):
-    _, _, reference, params = system
+def test_wrong_weights_and_systems_are_refused(parity):
+    _, _, reference, params = parity
     wrong = jax.tree.map(lambda leaf: jnp.zeros((3, *leaf.shape)), params)
     with pytest.raises(ValueError, match="must have shape"):
         keras_reference.set_weights(reference, wrong)

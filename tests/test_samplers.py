@@ -1,15 +1,20 @@
-"""What every draw must hold, over many keys; and that draws are even."""
+"""Properties of the samplers over many keys, and that they draw evenly."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from siamese_jax import samplers
+from siamese_jax.samplers import epochs
 from tests.cases.samplers import GROUPS, INDEX, LABELS
+from tests.key_ledger import every_key_is_used_once
 
 KEYS = jax.random.split(jax.random.key(0), 400)
-# groups that are large enough for within_groups: alphabets 0 and 1
+# groups that are large enough for same_group: alphabets 0 and 1
 LARGE = samplers.class_index(
     np.repeat(np.arange(9), 4), groups=np.repeat(np.arange(9) // 3, 4)
 )
@@ -58,7 +63,7 @@ def test_pairs_are_balanced_and_what_they_claim(within):
     index = LARGE if within else INDEX
     labels = np.asarray(index.class_of)
     examples, same = draw(
-        lambda key: samplers.sample_pairs(key, index, 8, within_groups=within)
+        lambda key: samplers.sample_pairs(key, index, 8, same_group=within)
     )
     left, right = examples[:, 0], examples[:, 1]
     assert (same.sum(axis=1) == 4).all()
@@ -88,7 +93,7 @@ def test_partners_are_even_over_the_rest_of_the_class_and_over_other_classes():
 
 def test_triplets_are_what_they_claim():
     anchor, positive, negative = np.moveaxis(
-        draw(lambda key: samplers.sample_triplets(key, LARGE, 6, within_groups=True)), 1, 0
+        draw(lambda key: samplers.sample_triplets(key, LARGE, 6, same_group=True)), 1, 0
     )
     labels = np.asarray(LARGE.class_of)
     assert (labels[anchor] == labels[positive]).all()
@@ -99,16 +104,16 @@ def test_triplets_are_what_they_claim():
 
 @pytest.mark.parametrize("max_groups", [None, 2])
 def test_batches_hold_distinct_classes_and_distinct_examples(max_groups):
-    examples, labels = draw(
+    examples, classes = draw(
         lambda key: samplers.sample_batch(key, INDEX, 3, 2, max_groups=max_groups)
     )
-    np.testing.assert_array_equal(np.asarray(INDEX.class_of)[examples], labels)
-    for batch, classes in zip(examples, labels, strict=True):
+    np.testing.assert_array_equal(np.asarray(INDEX.class_of)[examples], classes)
+    for batch, batch_classes in zip(examples, classes, strict=True):
         assert len(set(batch)) == 6
-        assert len(set(classes)) == 3
+        assert len(set(batch_classes)) == 3
         if max_groups:
             assert len(set(group_of(batch))) == 2  # as few groups as hold three classes
-    shares = np.bincount(labels.ravel(), minlength=5) / labels.size
+    shares = np.bincount(classes.ravel(), minlength=5) / classes.size
     if max_groups is None:
         np.testing.assert_allclose(shares, 0.2, atol=0.03)
 
@@ -139,19 +144,173 @@ def test_episodes_share_no_example_and_stay_in_one_group():
         assert len(set(labels[episode[:, 0]])) == 3
 
 
-@pytest.mark.parametrize(("num_examples", "batch_size"), [(10, 3), (9, 3), (2, 5)])
-def test_an_epoch_covers_every_example_once(num_examples, batch_size):
-    orders = [
-        samplers.sample_epoch(jax.random.key(seed), num_examples, batch_size)
-        for seed in (0, 1)
-    ]
-    for order in orders:
-        assert order.examples.shape[1] == batch_size
-        covered = np.asarray(order.examples)[np.asarray(order.where)]
-        np.testing.assert_array_equal(np.sort(covered), np.arange(num_examples))
-        assert (order.examples < num_examples).all()
-    if num_examples > 2:
-        assert (orders[0].examples != orders[1].examples).any()
+SIZES = [(10, 3), (9, 3), (2, 5), (1, 1), (1, 4), (1000, 16), (257, 256)]
+
+
+@pytest.mark.parametrize(("num_examples", "batch_size"), SIZES)
+def test_every_epoch_visits_each_example_once(num_examples, batch_size):
+    steps_per_epoch = -(-num_examples // batch_size)
+    batch = jax.jit(
+        jax.vmap(
+            lambda step: samplers.epoch_batch(
+                jax.random.key(0), step, num_examples, batch_size
+            )
+        )
+    )(jnp.arange(4 * steps_per_epoch))
+    examples, where = (np.asarray(leaf).reshape(4, -1) for leaf in batch)
+    assert ((examples >= 0) & (examples < num_examples)).all()  # of the padding too
+    # only the end of the last batch is padding
+    assert where[:, :num_examples].all()
+    assert not where[:, num_examples:].any()
+    orders = examples[:, :num_examples]
+    np.testing.assert_array_equal(np.sort(orders), [np.arange(num_examples)] * 4)
+    if num_examples > 5:
+        assert len({tuple(order) for order in orders}) == 4
+
+
+def test_batches_of_an_epoch_depend_on_the_key_and_the_step_alone():
+    one = jax.jit(lambda key, step: samplers.epoch_batch(key, step, 50, 8).examples)
+    key, other = jax.random.key(0), jax.random.key(1)
+
+    def body(carry, _):
+        return carry + 1, one(key, carry)
+
+    _, scanned = jax.lax.scan(body, jnp.int32(0), length=14)
+    for step in (0, 6, 7, 13):
+        np.testing.assert_array_equal(one(key, step), scanned[step])
+        np.testing.assert_array_equal(
+            samplers.epoch_batch(key, step, 50, 8).examples, scanned[step]
+        )
+        assert (one(other, step) != scanned[step]).any()
+
+
+@pytest.mark.parametrize("num_examples", [1, 2, 3, 7, 64, 1000, 4097])
+def test_permute_is_a_permutation_in_any_portions(num_examples):
+    positions = jnp.arange(num_examples)
+    for seed in range(5):
+        key = jax.random.key(seed)
+        whole = samplers.permute(key, positions, num_examples)
+        np.testing.assert_array_equal(np.sort(whole), positions)
+        portion = positions[::-3]
+        np.testing.assert_array_equal(
+            samplers.permute(key, portion, num_examples), whole[portion]
+        )
+
+
+def test_permute_takes_numbers_near_the_limit():
+    largest = 2**31 - 1
+    positions = jnp.array([0, 1, 12345, largest - 2, largest - 1])
+    images = np.asarray(samplers.permute(jax.random.key(0), positions, largest))
+    assert images.dtype == np.int32
+    assert len(set(images.tolist())) == 5
+    assert (images >= 0).all()
+    assert (images > 2**28).sum() >= 2
+    with pytest.raises(
+        ValueError, match=r"num_examples must be below 2\^31; got 2147483648"
+    ):
+        samplers.permute(jax.random.key(0), positions, 2**31)
+
+
+def permutations(num_examples, num_keys):
+    """A row for each key, and rows of true random permutations."""
+    keys = jax.random.split(jax.random.key(5), num_keys)
+    positions = jnp.arange(num_examples)
+    fn = jax.jit(jax.vmap(lambda key: samplers.permute(key, positions, num_examples)))
+    rng = np.random.default_rng(0)
+    rows = np.broadcast_to(np.arange(num_examples), (num_keys, num_examples))
+    return np.asarray(fn(keys), np.int64), rng.permuted(rows, axis=1)
+
+
+@pytest.mark.parametrize("num_examples", [2, 3, 4, 5])
+def test_all_permutations_of_few_are_equally_frequent(num_examples):
+    found, _ = permutations(num_examples, 30_000)
+    numbers = (found * num_examples ** np.arange(num_examples)).sum(axis=1)
+    _, counts = np.unique(numbers, return_counts=True)
+    assert len(counts) == math.factorial(num_examples)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def orderliness(rows):
+    """Numbers for each row that a visible order would shift."""
+    num = rows.shape[1]
+    steps = np.diff(rows, axis=1)
+    places = np.arange(num)
+
+    def equal_neighbours(numbers):
+        return (np.diff(np.sort(numbers % num, axis=1), axis=1) == 0).sum(axis=1)
+
+    return {
+        "ascents": (steps > 0).sum(axis=1),
+        "neighbours": (np.abs(steps) <= max(2, num // 50)).sum(axis=1),
+        "fixed points": (rows == places).sum(axis=1),
+        "serial correlation": (rows[:, 1:] * rows[:, :-1]).sum(axis=1),
+        "correlation with the place": (rows * places).sum(axis=1),
+        "equal steps": equal_neighbours(steps),
+        "equal shifts": equal_neighbours(rows - places),
+        "equal sums": equal_neighbours(rows + places),
+        "mean of a batch": rows[:, :16].sum(axis=1),
+        "equal parity": (rows[:, 1:] % 2 == rows[:, :-1] % 2).sum(axis=1),
+    }
+
+
+@pytest.mark.parametrize(("num_examples", "num_keys"), [(20, 8000), (600, 3000)])
+def test_permutations_cannot_be_told_from_random_ones(num_examples, num_keys):
+    found, random = permutations(num_examples, num_keys)
+    numbers, wanted = orderliness(found), orderliness(random)
+    for name in numbers:
+        assert stats.ks_2samp(numbers[name], wanted[name]).pvalue > 1e-3, name
+    bins = 10
+    share = found * bins // num_examples
+    for place in (0, 1, num_examples // 2, num_examples - 1):
+        assert stats.chisquare(np.bincount(share[:, place])).pvalue > 1e-3, place
+    size = num_examples // bins
+    wanted = np.full((bins, bins), size * size) - np.diag([size] * bins)
+    wanted = wanted * num_keys / (num_examples * (num_examples - 1))
+    for a, b in ((0, 1), (0, num_examples - 1)):
+        joint = np.zeros((bins, bins))
+        np.add.at(joint, (share[:, a], share[:, b]), 1)
+        assert stats.chisquare(joint.ravel(), wanted.ravel()).pvalue > 1e-3, (a, b)
+
+
+def test_too_few_rounds_would_fail_that_test(monkeypatch):
+    monkeypatch.setattr(epochs, "_NUM_ROUNDS", 8)
+    found, random = permutations(600, 3000)
+    numbers, wanted = orderliness(found), orderliness(random)
+    assert stats.ks_2samp(numbers["equal shifts"], wanted["equal shifts"]).pvalue < 1e-9
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda key: samplers.sample_pairs(key, LARGE, 4, same_group=True),
+        lambda key: samplers.sample_triplets(key, LARGE, 4),
+        lambda key: samplers.sample_batch(key, LARGE, 2, 2, max_groups=1),
+        lambda key: samplers.sample_episode(key, LARGE, 2, 1, 1, same_rank=True),
+        lambda key: [samplers.epoch_batch(key, step, 5, 5) for step in (0, 1)],
+    ],
+    ids=["pairs", "triplets", "batch", "episode", "epochs"],
+)
+def test_no_key_is_used_twice(fn):
+    with every_key_is_used_once():
+        fn(jax.random.key(0))
+
+
+def test_the_ledger_finds_a_key_that_is_used_twice():
+    def drawn_twice(key):
+        jax.random.normal(key)
+        jax.random.uniform(key)
+
+    def split_and_folded(key):
+        jax.random.split(key)
+        jax.random.fold_in(key, 1)
+
+    def made_twice(key):
+        jax.random.fold_in(key, 1)
+        jax.random.fold_in(key, 1)
+
+    for fn in (drawn_twice, split_and_folded, made_twice):
+        with pytest.raises(AssertionError, match="a key was"), every_key_is_used_once():
+            fn(jax.random.key(0))
 
 
 def test_an_index_may_be_an_argument_of_a_compiled_function():
@@ -174,7 +333,7 @@ def test_every_subset_of_a_class_is_equally_likely():
 
 def test_groups_and_examples_are_drawn_evenly():
     batches = draw(lambda key: samplers.sample_batch(key, LARGE, 2, 1, max_groups=1))
-    groups = np.bincount(batches.labels[:, 0] // 3, minlength=3) / len(KEYS)
+    groups = np.bincount(batches.classes[:, 0] // 3, minlength=3) / len(KEYS)
     np.testing.assert_allclose(groups, 1 / 3, atol=0.08)
     anchor, positive, negative = np.moveaxis(
         draw(lambda key: samplers.sample_triplets(key, LARGE, 8)), 1, 0
@@ -184,10 +343,10 @@ def test_groups_and_examples_are_drawn_evenly():
         np.testing.assert_allclose(shares, 1 / 36, atol=0.013)
 
 
-def test_aligned_episodes_take_the_same_places_in_all_classes():
+def test_episodes_of_the_same_rank_take_the_same_positions_in_all_classes():
     places = np.asarray(INDEX.rank_of)
     support, query = draw(
-        lambda key: samplers.sample_episode(key, INDEX, 4, 1, 1, aligned=True)
+        lambda key: samplers.sample_episode(key, INDEX, 4, 1, 1, same_rank=True)
     )
     both = places[np.concatenate([support, query], axis=2)]
     assert (both == both[:, :1]).all()

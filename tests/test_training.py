@@ -191,7 +191,7 @@ def test_mapping_in_batches_drops_nothing(num_rows):
 
 
 def test_unequal_rows_are_refused():
-    with pytest.raises(ValueError, match=r"equally many rows, at least 1; got \[2, 3\]"):
+    with pytest.raises(ValueError, match=r"same number of rows, at least 1; got \[2, 3\]"):
         batching.map_batches(lambda x: x, (jnp.ones(2), jnp.ones(3)), batch_size=2)
 
 
@@ -230,6 +230,44 @@ def test_one_key_serves_a_whole_run():
         state, metrics = step(KEY, state, jnp.ones(2))
         draws.add(float(metrics["draw"]))
     assert len(draws) == 3
+
+
+def test_no_two_steps_and_devices_share_a_key():
+    """Nor does a loss share one with a batch, which is the same for all devices."""
+    keys = {"batch": [], "loss": []}
+
+    def record(name, key):
+        jax.debug.callback(
+            lambda numbers: keys[name].append(tuple(np.asarray(numbers).tolist())),
+            jax.random.key_data(key),
+        )
+
+    def batch_fn(key, step, data):
+        record("batch", key)
+        return data
+
+    def loss_fn(params, statistics, batch, key):
+        record("loss", key)
+        return jnp.sum(params * batch), (statistics, {})
+
+    run = partial(
+        training.train_steps,
+        num_steps=5,
+        batch_fn=batch_fn,
+        loss_fn=loss_fn,
+        optimizer=OPTIMIZER,
+        axis_name="devices",
+    )
+    state = training.init_state(jnp.ones(2), OPTIMIZER)
+    jax.block_until_ready(
+        jax.vmap(run, in_axes=(None, None, 0), axis_name="devices", axis_size=3)(
+            KEY, state, jnp.ones((3, 2))
+        )
+    )
+    jax.effects_barrier()
+    assert len(set(keys["batch"])) == 5
+    assert len(keys["loss"]) == len(set(keys["loss"])) == 15
+    assert not set(keys["batch"]) & set(keys["loss"])
 
 
 def test_devices_draw_apart_and_agree_on_the_statistics():
@@ -321,3 +359,17 @@ def test_mixed_precision_computes_in_half_and_keeps_the_parameters_type():
     gradient = jax.grad(lambda p: jnp.sum(mixed(p, x, jnp.zeros(2, jnp.uint32))[0]))(params)
     assert gradient["w"].dtype == jnp.float32
     assert jnp.all(gradient["w"] != 0)
+
+
+def test_mixed_precision_passes_keywords_on():
+    def apply_fn(params, x, *, statistics, train=False):
+        assert x.dtype == jnp.bfloat16
+        assert statistics.dtype == jnp.float32
+        return (params * x, statistics) if train else params * x
+
+    mixed = training.with_compute_dtype(apply_fn, jnp.bfloat16)
+    embeddings, statistics = mixed(
+        jnp.ones(2), jnp.ones(2), statistics=jnp.zeros(2), train=True
+    )
+    assert embeddings.dtype == statistics.dtype == jnp.float32
+    assert mixed(jnp.ones(2), jnp.ones(2), statistics=jnp.zeros(2)).dtype == jnp.float32

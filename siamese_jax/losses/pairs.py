@@ -1,4 +1,4 @@
-"""Entry-wise losses: each pair by itself."""
+"""Losses over pairs: contrastive and logistic, each pair by itself."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def contrastive_loss(
     weights: Float[Array, "*shape"] | None = None,
     reduce_fn: ReduceFn | None = mean,
 ) -> Any:
-    """Pulls same-class pairs together, pushes others beyond a margin.
+    """Contrastive loss: pulls pairs of one class together and others beyond a margin.
 
     For distance d:  factor * max(0, d - positive_margin)^2  if same,
     factor * max(0, margin - d)^2  otherwise.
@@ -35,22 +35,17 @@ def contrastive_loss(
     Args:
       distances: Non-negative distances, not squared.
       same: True where the two are of one class.
-      margin: Distance beyond which a pair of two classes costs nothing.
-      positive_margin: Distance below which a pair of one class costs nothing.
-      factor: 1/2 as in the paper; the Keras tutorials use 1.
-      where: See `siamese_jax.losses`, as for `weights` (one an entry) and `reduce_fn`.
+      margin: Distance beyond which a pair of different classes has loss 0.
+      positive_margin: Distance below which a pair of one class has loss 0.
+      factor: 1/2 as in the paper. The Keras tutorials use 1.
+      where: See `siamese_jax.losses`, also for `weights` (one per entry) and `reduce_fn`.
 
     Returns:
-      The reduced loss, or `Terms` with one value an entry.
-
-    Raises:
-      ValueError: If the shapes differ.
-      TypeError: If `distances` is not floating-point or `same` not boolean.
+      The reduced loss, or `Terms` with one value per entry.
 
     Reference:
       Hadsell, Chopra, LeCun. Dimensionality Reduction by Learning an Invariant Mapping.
-      CVPR 2006, eq. 4 (whose Y = 1 means different). `positive_margin` is not in the
-      paper.
+      CVPR 2006, eq. 4, where Y = 1 means different. `positive_margin` is not in the paper.
 
     >>> loss = contrastive_loss(jnp.array([0.5, 0.5]), jnp.array([True, False]))
     >>> print(loss)
@@ -75,26 +70,23 @@ def logistic_loss(
     weights: Float[Array, "*shape"] | None = None,
     reduce_fn: ReduceFn | None = mean,
 ) -> Any:
-    """Binary cross-entropy, in nats, of "same" given a similarity as its log-odds.
+    """Binary cross-entropy in nats, with the similarity as the log-odds of "same".
 
-    For similarity s:  log(1 + exp(-s))  if same,  log(1 + exp(s))  otherwise. A distance
-    becomes log-odds by `siamese.threshold_logits`; a pair head returns them.
+    For similarity s:  log(1 + exp(-s))  if same,  log(1 + exp(s))  otherwise.
+    `siamese.threshold_logits` turns a distance into log-odds; a pair head returns them.
 
     Args:
-      similarities: Log-odds of being the same, any real number. Not a probability.
+      similarities: Log-odds that the two are of one class: any real number, not a
+        probability.
       same: True where the two are of one class.
-      where: See `siamese_jax.losses`, as for `weights` (one an entry) and `reduce_fn`.
+      where: See `siamese_jax.losses`, also for `weights` (one per entry) and `reduce_fn`.
 
     Returns:
-      The reduced loss, or `Terms` with one value an entry.
-
-    Raises:
-      ValueError: If the shapes differ.
-      TypeError: If `similarities` is not floating-point or `same` not boolean.
+      The reduced loss, or `Terms` with one value per entry.
 
     Reference:
       Koch, Zemel, Salakhutdinov. Siamese Neural Networks for One-shot Image Recognition.
-      2015, section 3.2, without its regulariser.
+      2015, section 3.2, without the regularizer.
 
     >>> print(f"{logistic_loss(jnp.zeros(2), jnp.array([True, False])):.4f}")  # log 2
     0.6931

@@ -1,4 +1,4 @@
-"""Row-wise softmax losses: the same among all the others."""
+"""Supervised contrastive (softmax) loss."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from siamese_jax._checks import check_scalar
+from siamese_jax._masks import sides
 from siamese_jax._numerics import Scalar, widen
-from siamese_jax.miners import sides
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
 
 
@@ -21,30 +21,26 @@ def supervised_contrastive_loss(
     weights: Float[Array, " n"] | None = None,
     reduce_fn: ReduceFn | None = mean,
 ) -> Any:
-    """Cross-entropy, in nats, of finding an anchor's positives among all others.
+    """Softmax cross-entropy, in nats, of each anchor's positives among all other items.
 
     For anchor i with positives P(i) and valid entries A(i):
     -1/|P(i)| sum_{p in P(i)} log( exp(s_ip / t) / sum_{a in A(i)} exp(s_ia / t) ).
-    An anchor without a positive does not count; one without a negative does, and its
-    loss is at least log |P(i)|.
+    An anchor without a positive is left out. An anchor without a negative is not; its loss
+    is at least log |P(i)|.
 
     Args:
-      similarities: Rows are anchors; cosine similarities in the paper.
+      similarities: A matrix whose rows are anchors, in the paper of cosine similarities.
       same: True where the two are of one class.
-      temperature: Divides the similarities; 0.1 in the paper.
-      where: See `siamese_jax.losses`, as for `weights` (one an anchor) and `reduce_fn`.
-        It must leave out the anchor itself, as `relations.within` does.
+      temperature: t, which divides the similarities, 0.1 in the paper.
+      where: See `siamese_jax.losses`, also for `weights` (one per anchor) and `reduce_fn`.
+        It must be False between an anchor and itself, as in `relations.within`.
 
     Returns:
-      The reduced loss, or `Terms` with one value an anchor.
-
-    Raises:
-      ValueError: If `similarities` is not a matrix or the shapes differ.
-      TypeError: If `similarities` is not floating-point, `same` or `where` not boolean.
+      The reduced loss, or `Terms` with one value per anchor.
 
     Reference:
-      Khosla et al. Supervised Contrastive Learning. NeurIPS 2020, eq. 2 (L_out; a sum over
-      anchors there, a mean here).
+      Khosla et al. Supervised Contrastive Learning. NeurIPS 2020, eq. 2 (L_out), which
+      sums over anchors instead of averaging.
 
     >>> same = jnp.array([[True, False]])
     >>> loss = supervised_contrastive_loss(jnp.zeros((1, 2)), same)
@@ -67,7 +63,7 @@ def supervised_contrastive_loss(
 def _log_sum_exp(
     logits: Float[Array, "n m"], where: Bool[Array, "n m"]
 ) -> Float[Array, " n"]:
-    """Log sum exp over a row's valid entries; 0 with gradient 0 for a row with none."""
+    """Log-sum-exp over the valid entries of a row, 0 with gradient 0 if there is none."""
     masked = jnp.where(where, logits, -jnp.inf)
     empty = ~jnp.any(where, axis=1)
     largest = lax.stop_gradient(jnp.where(empty, 0, jnp.max(masked, axis=1)))

@@ -1,4 +1,4 @@
-"""Triplet losses: an anchor is to be nearer to its positive than to its negative."""
+"""Triplet losses: an anchor should be nearer to its positive than to its negative."""
 
 from typing import Any
 
@@ -8,8 +8,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from siamese_jax._checks import check_floating, check_same_shape, check_scalar
+from siamese_jax._masks import row_has_nan, sides
 from siamese_jax._numerics import Scalar, widen
-from siamese_jax.miners import row_has_nan, semi_hard_negatives, sides
+from siamese_jax.miners import semi_hard_negatives
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
 
 
@@ -22,26 +23,22 @@ def triplet_loss(
     weights: Float[Array, "*shape"] | None = None,
     reduce_fn: ReduceFn | None = mean,
 ) -> Any:
-    """Given triplets: max(0, d_positive - d_negative + margin).
+    """Triplet loss of given triplets: max(0, d_positive - d_negative + margin).
 
-    With a miner's negatives it is a loss over a matrix: `triplet_loss(distances,
+    With the negatives of a miner it is a loss over a matrix: `triplet_loss(distances,
     negatives.distances, where=negatives.where)`.
 
     Args:
-      positive_distances: Anchor to positive; squared or not, as you like.
-      negative_distances: Anchor to negative, in the same units.
+      positive_distances: Distances of anchor to positive, squared or not.
+      negative_distances: Distances of anchor to negative, in the same units.
       margin: By how much the negative must be farther.
-      where: See `siamese_jax.losses`, as for `weights` (one a triplet) and `reduce_fn`.
+      where: See `siamese_jax.losses`, also for `weights` (one per triplet) and `reduce_fn`.
 
     Returns:
-      The reduced loss, or `Terms` with one value a triplet.
-
-    Raises:
-      ValueError: If the shapes differ.
-      TypeError: If a distance is not floating-point.
+      The reduced loss, or `Terms` with one value per triplet.
 
     Reference:
-      Schroff, Kalenichenko, Philbin. FaceNet. CVPR 2015, eq. 2 (squared distances there).
+      Schroff, Kalenichenko, Philbin. FaceNet. CVPR 2015, eq. 2, with squared distances.
 
     >>> print(triplet_loss(jnp.array([1.0, 1.0]), jnp.array([1.5, 9.0]), margin=1.0))
     0.25
@@ -69,26 +66,23 @@ def hard_triplet_loss(
     weights: Float[Array, " n"] | None = None,
     reduce_fn: ReduceFn | None = mean,
 ) -> Any:
-    """Farthest positive against nearest negative, for each anchor (row).
+    """Batch-hard triplet loss: farthest positive and nearest negative of each anchor.
 
-    For anchor i:  max(0, max_positive d_ij - min_negative d_ik + margin). An anchor
-    without a positive or without a negative does not count.
+    For anchor i:  max(0, max_j d_ij - min_k d_ik + margin)  over its positives j and its
+    negatives k. An anchor without a positive or without a negative is left out.
 
     Args:
-      distances: Rows are anchors.
+      distances: A matrix whose rows are anchors.
       same: True where the two are of one class.
       margin: By how much the negative must be farther.
-      where: See `siamese_jax.losses`, as for `weights` (one an anchor) and `reduce_fn`.
+      where: See `siamese_jax.losses`, also for `weights` (one per anchor) and `reduce_fn`.
 
     Returns:
-      The reduced loss, or `Terms` with one value an anchor.
-
-    Raises:
-      ValueError: If `distances` is not a matrix or the shapes differ.
-      TypeError: If `distances` is not floating-point, `same` or `where` not boolean.
+      The reduced loss, or `Terms` with one value per anchor.
 
     Reference:
-      Hermans, Beyer, Leibe. In Defense of the Triplet Loss. 2017, eq. 5 (a sum there).
+      Hermans, Beyer, Leibe. In Defense of the Triplet Loss. 2017, eq. 5, which sums
+      instead of averaging.
 
     >>> matrix = jnp.array([[0.0, 1.0, 3.0, 2.0]])
     >>> same = jnp.array([[True, True, False, False]])
@@ -118,24 +112,20 @@ def semi_hard_triplet_loss(
     weights: Float[Array, "n m"] | None = None,
     reduce_fn: ReduceFn | None = mean,
 ) -> Any:
-    """Every positive against the nearest negative that is farther than it.
+    """Semi-hard triplet loss: each positive with the nearest negative farther than it.
 
     For anchor i and positive j:  max(0, d_ij - d_ik + margin), where k is chosen by
     `miners.semi_hard_negatives`.
 
     Args:
-      distances: Rows are anchors.
+      distances: A matrix whose rows are anchors.
       same: True where the two are of one class.
       margin: By how much the negative must be farther.
-      where: See `siamese_jax.losses`, as for `weights` (one an entry, those of positives
-        are used) and `reduce_fn`.
+      where: See `siamese_jax.losses`, also for `reduce_fn` and for `weights` (one per
+        entry, of which those of the positives are used).
 
     Returns:
-      The reduced loss, or `Terms` with one value an anchor-positive entry.
-
-    Raises:
-      ValueError: If `distances` is not a matrix or the shapes differ.
-      TypeError: If `distances` is not floating-point, `same` or `where` not boolean.
+      The reduced loss, or `Terms` with one value per anchor-positive entry.
 
     Reference:
       Schroff, Kalenichenko, Philbin. FaceNet. CVPR 2015, eq. 2 and 4.
@@ -166,31 +156,30 @@ def all_triplets_loss(
     weights: Float[Array, " n"] | None = None,
     reduce_fn: ReduceFn | None = mean,
 ) -> Any:
-    """Every positive against every negative, without the n^3 triplets ever existing.
+    """Batch-all triplet loss: each positive with each negative of its anchor.
 
     The mean of max(0, d_ij - d_ik + margin) over all (i, j, k) where j is a positive and
-    k a negative of anchor i. A row's negatives are sorted once; the hinge of a positive
-    is then a count and a prefix sum, so memory is O(n m) and time O(n m log m).
+    k a negative of anchor i. No array of n^3 triplets is made: the negatives of a row are
+    sorted, and the sum of hinges of a positive follows from the number of nearer negatives
+    and the sum of their distances. Memory is O(n m) and time O(n m log m).
 
     Args:
-      distances: Rows are anchors.
+      distances: A matrix whose rows are anchors.
       same: True where the two are of one class.
       margin: By how much the negative must be farther.
-      active_only: Average over the triplets with a positive hinge only (the paper's
-        BA != 0), instead of all.
-      where: See `siamese_jax.losses`, as for `weights` (one an anchor, multiplied with
-        its number of triplets) and `reduce_fn`.
+      active_only: Average only over the triplets with a positive hinge (BA != 0 in the
+        paper) instead of over all.
+      where: See `siamese_jax.losses`, also for `reduce_fn` and for `weights` (one per
+        anchor, multiplied by the number of its triplets).
 
     Returns:
-      The reduced loss, or `Terms` with one value an anchor: the mean over its triplets,
-      weighted by their number, so that the mean over terms is the mean over triplets.
-
-    Raises:
-      ValueError: If `distances` is not a matrix or the shapes differ.
-      TypeError: If `distances` is not floating-point, `same` or `where` not boolean.
+      The reduced loss, or `Terms` with one value per anchor. The value is the mean over the
+      anchor's triplets and its weight their number, so that the mean over terms is the mean
+      over triplets.
 
     Reference:
-      Hermans, Beyer, Leibe. In Defense of the Triplet Loss. 2017, eq. 6 (a sum there).
+      Hermans, Beyer, Leibe. In Defense of the Triplet Loss. 2017, eq. 6, which sums
+      instead of averaging.
 
     >>> matrix = jnp.array([[1.0, 0.5, 1.5, 9.0]])
     >>> same = jnp.array([[True, False, False, False]])
@@ -203,9 +192,9 @@ def all_triplets_loss(
     positive, negative = sides(distances, same, where)
     centred, ascending = _centre(widen(distances), negative)
     sums = jnp.cumsum(jnp.where(jnp.isinf(ascending), 0, ascending), axis=1)
-    sums = jnp.pad(sums, ((0, 0), (1, 0)))  # sums[:, k] is that of the k nearest
+    sums = jnp.pad(sums, ((0, 0), (1, 0)))  # sums[:, k] is over the k nearest
 
-    # sum_k max(0, reach - d_ik) = (how many are nearer) * reach - (their sum)
+    # sum_k max(0, reach - d_ik) = (number of nearer ones) * reach - (sum of nearer ones)
     reach = centred + margin
     nearer = jax.vmap(jnp.searchsorted)(ascending, lax.stop_gradient(reach))
     hinges = nearer * reach - jnp.take_along_axis(sums, nearer, axis=1)
@@ -215,8 +204,8 @@ def all_triplets_loss(
     partners = nearer if active_only else jnp.broadcast_to(num_negatives, nearer.shape)
     num_triplets = jnp.sum(jnp.where(positive, partners, 0), axis=1)
     values = hinges / jnp.maximum(num_triplets, 1)
-    broken = row_has_nan(distances, positive | negative)[:, 0]
-    values = jnp.where(broken, jnp.nan, values).astype(distances.dtype)
+    has_nan = row_has_nan(distances, positive | negative)[:, 0]
+    values = jnp.where(has_nan, jnp.nan, values).astype(distances.dtype)
     weights = jnp.ones(len(values), values.dtype) if weights is None else weights
     check_floating("weights", weights)
     check_same_shape("weights", weights, "the anchors", values)
@@ -229,9 +218,9 @@ def all_triplets_loss(
 def _centre(
     distances: Float[Array, "n m"], negative: Bool[Array, "n m"]
 ) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
-    """Distances and ascending negatives, less each row's median negative.
+    """Subtracts each row's median negative from its distances and its sorted negatives.
 
-    Only differences matter, and prefix sums of numbers near 0 lose less to rounding.
+    Only differences matter, and prefix sums of numbers near 0 have smaller rounding errors.
     """
     ascending = jnp.sort(jnp.where(negative, distances, jnp.inf), axis=1)
     middle = jnp.sum(negative, axis=1, keepdims=True) // 2

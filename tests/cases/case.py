@@ -1,41 +1,139 @@
-"""What the contract tests need to know of a public function."""
+"""What the contract tests need to know of a public function.
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
+A `Case` names a function and its kind. From the kind follow the contracts it is under; a
+function that is not under one of them says so, with the reason: `exempt={Contract.HALF:
+"counts, not numbers of the inputs' type"}`. `test_contract.py` has the check of each
+contract, and a test that every exemption is needed.
+"""
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-@dataclasses.dataclass(frozen=True)
+class Contract(enum.Enum):
+    """A promise about public functions; the value says what is promised."""
+
+    VALUE = "the value equals that of an independent oracle"
+    JIT_VMAP = "jit and vmap change nothing, and nothing is compiled twice"
+    GRADIENT = "the gradient equals central differences"
+    SINGULAR = "the gradient is finite at singular points among ordinary ones"
+    MASK = "a mask equals deletion"
+    ORDER = "the order of the batch does not matter"
+    DEGENERATE = "degenerate batches are finite, and zero where nothing counts"
+    HALF = "the dtype is kept, and large numbers stay finite"
+    NAN = "NaN in gives NaN out"
+    TERMS = "the unreduced terms add up to the weighted sum"
+    REFUSALS = "bad input is refused by name when traced"
+
+
+_ANY = {Contract.JIT_VMAP, Contract.REFUSALS}
+_EXACT = _ANY | {Contract.VALUE}
+_SMOOTH = _EXACT | {Contract.GRADIENT, Contract.HALF, Contract.NAN}
+_LOSS = _SMOOTH | {Contract.SINGULAR, Contract.MASK, Contract.ORDER, Contract.TERMS}
+
+
+class Kind(enum.Enum):
+    """What goes in and what comes out, and so the contracts that are possible."""
+
+    ROW_DISTANCE = "[..., dim] (twice) to [...]", _SMOOTH | {Contract.SINGULAR}
+    MATRIX_DISTANCE = "[n, dim], [m, dim] to [n, m]", _SMOOTH | {Contract.SINGULAR}
+    PAIR_LOSS = "numbers [n], same [n] to a loss", _LOSS | {Contract.DEGENERATE}
+    MATRIX_LOSS = "numbers [n, n], same [n, n] to a loss", _LOSS | {Contract.DEGENERATE}
+    TRIPLET_LOSS = "positive and negative distances [n] to a loss", _LOSS
+    MINER = "distances [n, m], same [n, m] to negatives", _SMOOTH
+    RELATION = "labels to booleans [n, m]", _EXACT
+    REDUCTION = "terms to numbers", _SMOOTH | {Contract.ORDER}
+    FIGURE = (
+        "distances [n], same [n] to figures",
+        _EXACT | {Contract.NAN, Contract.MASK, Contract.ORDER},
+    )
+    MAP = "float arrays to float arrays", _SMOOTH
+    TREES = "trees of arrays to trees of arrays", _EXACT
+    DECISION = "float arrays to integers", _EXACT
+    RANDOM = "a key and more to a random draw", _ANY
+    SETTINGS = "numbers to checked settings", {Contract.REFUSALS}
+
+    def __init__(self, shapes: str, contracts: set[Contract]):
+        self.shapes = shapes
+        self.contracts = frozenset(contracts)
+
+
+class Inputs(NamedTuple):
+    """Arguments, and array keywords (where, weights) that are tried besides."""
+
+    args: tuple
+    arrays: Mapping[str, Any] = {}
+
+
+class Refusal(NamedTuple):
+    """A call that must raise: what is wrong with it, and how the error says so.
+
+    Attributes:
+      name: What is wrong, for the reader and as the name of the test.
+      args: Arguments of the call.
+      options: Keywords of the call, on top of the first of the row's options.
+      error: Type of the error.
+      words: Regular expression that its message matches.
+    """
+
+    name: str
+    args: tuple
+    options: dict
+    error: type[Exception]
+    words: str
+
+
+class Singular(NamedTuple):
+    """Arguments at which a naive gradient is NaN.
+
+    Attributes:
+      args: The arguments.
+      learning_rows: Rows of the first argument that are ordinary: their gradient is not 0.
+    """
+
+    args: tuple
+    learning_rows: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Case:
     """A public function under contract.
 
     Attributes:
       name: "module.function".
-      fn: The function, with callables bound.
-      make: Makes its arrays from a NumPy generator.
+      fn: The function; if it takes or makes callables, with these bound or made.
+      kind: What it takes and returns.
+      inputs: Draws its inputs from a NumPy generator.
       options: Keyword arguments to try, all of which the oracle understands.
-      arrays: Makes optional array keywords (where, weights), tried with the first option.
-      oracle: Plain float64 loops; None if its own test module has the properties.
-      gradient: Positions of the arguments to differentiate.
-      singular: Arguments at which the naive gradient is NaN.
-      misuse: (changed arguments, keywords, error, words of its message).
-      traits: Which contracts apply: "loss", "matrix", "half", "nan".
+      oracle: Plain float64 loops that share nothing with the library.
+      singular: Where a naive gradient is NaN.
+      refusals: Calls that must raise.
+      large_options: More options for the largest numbers.
+      nan_at: Place of the NaN in the first floating-point array; its first by default.
+      exempt: Contracts of its kind that it is not under, each with the reason.
     """
 
     name: str
     fn: Callable[..., Any]
-    make: Callable[[np.random.Generator], tuple]
+    kind: Kind
+    inputs: Callable[[np.random.Generator], Inputs]
     options: tuple[dict, ...] = ({},)
-    arrays: Callable[[np.random.Generator, tuple], dict] | None = None
     oracle: Callable[..., Any] | None = None
-    gradient: tuple[int, ...] = ()
-    singular: Callable[[], tuple] | None = None
-    misuse: tuple[tuple[tuple, dict, type[Exception], str], ...] = ()
-    traits: frozenset[str] = frozenset()
+    singular: Singular | None = None
+    refusals: tuple[Refusal, ...] = ()
+    large_options: tuple[dict, ...] = ()
+    nan_at: tuple[int, ...] | None = None
+    exempt: Mapping[Contract, str] = field(default_factory=dict)
+
+    @property
+    def contracts(self) -> frozenset[Contract]:
+        return self.kind.contracts - set(self.exempt)
 
 
 def f32(array):
@@ -46,4 +144,13 @@ def key(rng):
     return jax.random.key(int(rng.integers(2**31)))
 
 
+def entry_arrays(rng, shape):
+    """A mask and weights, one for each entry."""
+    return {
+        "where": jnp.asarray(rng.random(shape) < 0.7),
+        "weights": f32(rng.uniform(0.5, 2, size=shape)),
+    }
+
+
 KEY = jax.random.key(0)
+FOUR = jnp.arange(4)

@@ -3,52 +3,53 @@
 import jax.numpy as jnp
 import numpy as np
 
-from siamese_jax import (
-    reductions,
-    relations,
-)
+from siamese_jax import reductions, relations
+from siamese_jax.relations import Items
 from tests import oracles
-from tests.cases.case import Case, f32
-from tests.cases.losses import entry_arrays
+from tests.cases.case import FOUR, Case, Contract, Inputs, Kind, Refusal, entry_arrays, f32
 
 
-def labels_and_ids(rng):
-    def integers(n):
-        return jnp.asarray(rng.integers(4, size=n))
-
-    def flags(n):
-        return jnp.asarray(rng.random(n) < 0.7)
-
-    return integers(6), integers(5), integers(6), integers(5), flags(6), flags(5)
+def items(rng, num_items):
+    labels, ids = (jnp.asarray(rng.integers(4, size=num_items)) for _ in range(2))
+    return Items(labels, ids, jnp.asarray(rng.random(num_items) < 0.7))
 
 
-def _between(row_labels, column_labels, row_ids, column_ids, row_valid, column_valid):
-    rows = relations.Items(row_labels, row_ids, row_valid)
-    return relations.between(rows, relations.Items(column_labels, column_ids, column_valid))
+def _between_oracle(rows, columns):
+    sides = zip(rows, columns, strict=True)  # labels, ids, validity of both
+    return oracles.between(*(field for pair in sides for field in pair))
 
 
-FOUR = jnp.arange(4)
+def _within_oracle(items):
+    items = items._replace(ids=range(len(items.labels)))
+    return _between_oracle(items, items)
+
+
+ALL = FOUR >= 0
 RELATIONS = [
     Case(
         "relations.between",
-        _between,
-        labels_and_ids,
-        oracle=oracles.between,
-        misuse=(
-            (
-                (FOUR, FOUR, FOUR[:3], FOUR, FOUR > 0, FOUR > 0),
+        relations.between,
+        Kind.RELATION,
+        lambda rng: Inputs((items(rng, 6), items(rng, 5))),
+        oracle=_between_oracle,
+        refusals=(
+            Refusal(
+                "fewer ids than rows",
+                (Items(FOUR, FOUR[:3], ALL), Items(FOUR, FOUR, ALL)),
                 {},
                 ValueError,
                 r"rows.ids must have shape \(4,\)",
             ),
-            (
-                (FOUR, FOUR, FOUR, FOUR, FOUR > 0, FOUR[:, None] > 0),
+            Refusal(
+                "validity is a column",
+                (Items(FOUR, FOUR, ALL), Items(FOUR, FOUR, ALL[:, None])),
                 {},
                 ValueError,
                 r"columns.valid must have shape \(4,\)",
             ),
-            (
-                (FOUR, FOUR, FOUR > 0, FOUR, FOUR > 0, FOUR > 0),
+            Refusal(
+                "ids are boolean",
+                (Items(FOUR, ALL, ALL), Items(FOUR, FOUR, ALL)),
                 {},
                 TypeError,
                 "rows.ids must be an integer array",
@@ -57,34 +58,66 @@ RELATIONS = [
     ),
     Case(
         "relations.within",
-        lambda labels, valid: relations.within(relations.Items(labels, valid=valid)),
-        lambda rng: (labels_and_ids(rng)[0], labels_and_ids(rng)[4]),
-        oracle=lambda labels, valid: oracles.between(
-            labels, labels, range(6), range(6), valid, valid
-        ),
-        misuse=(
-            ((FOUR, FOUR[:3] > 0), {}, ValueError, "valid must have shape"),
-            ((FOUR, FOUR), {}, TypeError, "items.valid must be a boolean"),
+        relations.within,
+        Kind.RELATION,
+        lambda rng: Inputs((items(rng, 6)._replace(ids=None),)),
+        oracle=_within_oracle,
+        refusals=(
+            Refusal(
+                "validity is too short",
+                (Items(FOUR, valid=ALL[:3]),),
+                {},
+                ValueError,
+                "valid must have shape",
+            ),
+            Refusal(
+                "validity is not boolean",
+                (Items(FOUR, valid=FOUR),),
+                {},
+                TypeError,
+                "items.valid must be a boolean",
+            ),
         ),
     ),
     Case(
         "relations.equal_labels",
         relations.equal_labels,
-        lambda rng: labels_and_ids(rng)[:2],
+        Kind.RELATION,
+        lambda rng: Inputs((items(rng, 6).labels, items(rng, 5).labels)),
         oracle=lambda a, b: np.array([[x == y for y in b] for x in a]),
-        misuse=(
-            ((FOUR[:, None], FOUR), {}, ValueError, "labels must have 1 axes"),
-            ((FOUR, FOUR * 1.0), {}, TypeError, "labels must be an integer"),
+        refusals=(
+            Refusal(
+                "labels are a column",
+                (FOUR[:, None], FOUR),
+                {},
+                ValueError,
+                "labels must have 1 axes",
+            ),
+            Refusal(
+                "labels are numbers",
+                (FOUR, FOUR * 1.0),
+                {},
+                TypeError,
+                "labels must be an integer",
+            ),
         ),
     ),
     Case(
         "relations.shared_label",
         relations.shared_label,
-        lambda rng: tuple(jnp.asarray(rng.random((n, 5)) < 0.3) for n in (6, 4)),
+        Kind.RELATION,
+        lambda rng: Inputs(tuple(jnp.asarray(rng.random((n, 5)) < 0.3) for n in (6, 4))),
         oracle=oracles.shared_label,
-        misuse=(
-            ((FOUR > 0, FOUR > 0), {}, ValueError, "labels must have 2 axes"),
-            (
+        refusals=(
+            Refusal(
+                "label sets are vectors",
+                (ALL, ALL),
+                {},
+                ValueError,
+                "labels must have 2 axes",
+            ),
+            Refusal(
+                "label sets are numbers",
                 (jnp.ones((4, 4)), jnp.ones((4, 4))),
                 {},
                 TypeError,
@@ -95,82 +128,109 @@ RELATIONS = [
 ]
 
 
-def values_where_weights(rng):
+def terms(rng):
     values = f32(rng.normal(size=8))
-    return values, *entry_arrays(rng, (values,)).values()
+    return Inputs((reductions.make_terms(values, **entry_arrays(rng, 8)),))
 
 
-def _of_terms(fn):
-    return lambda v, where, w: fn(reductions.make_terms(v, where=where, weights=w))
+def _valid(terms):
+    return [(float(v), float(w)) for v, where, w in zip(*terms, strict=True) if where]
 
 
-def _terms_oracle(values, where, weights):
-    return [
-        (float(v), float(w)) for v, c, w in zip(values, where, weights, strict=True) if c
-    ]
+def _sum_oracle(terms, reduce_fn=None):
+    return sum(value * weight for value, weight in _valid(terms))
 
+
+def _mean_oracle(terms):
+    return oracles.weighted_mean(_valid(terms))
+
+
+def _terms_oracle(values, *, where=None, weights=None):
+    where = np.ones(len(values), bool) if where is None else np.asarray(where)
+    weights = np.ones(len(values)) if weights is None else weights
+    return np.where(where, values, 0), where, np.where(where, weights, 0)
+
+
+_VALUES, _WHERE = jnp.ones(3), jnp.ones(3, bool)
+_TERMS_ONLY = {Contract.REFUSALS: "takes what make_terms has checked"}
 
 REDUCTIONS = [
     Case(
         "reductions.make_terms",
-        _of_terms(lambda terms: terms),
-        values_where_weights,
-        oracle=lambda v, c, w: (np.where(c, v, 0), np.array(c), np.where(c, w, 0)),
-        misuse=(
-            (
-                (jnp.ones(3), jnp.ones(2, bool), jnp.ones(3)),
-                {},
+        reductions.make_terms,
+        Kind.REDUCTION,
+        lambda rng: Inputs((f32(rng.normal(size=8)),), entry_arrays(rng, 8)),
+        oracle=_terms_oracle,
+        refusals=(
+            Refusal(
+                "where is too short",
+                (_VALUES,),
+                {"where": _WHERE[:2]},
                 ValueError,
                 "where must have",
             ),
-            (
-                (jnp.ones(3), jnp.ones(3), jnp.ones(3)),
-                {},
+            Refusal(
+                "where is not boolean",
+                (_VALUES,),
+                {"where": _VALUES},
                 TypeError,
                 "where must be a boolean",
             ),
-            (
-                (jnp.ones(3), None, jnp.ones((3, 1))),
-                {},
+            Refusal(
+                "weights are a column",
+                (_VALUES,),
+                {"weights": _VALUES[:, None]},
                 ValueError,
                 "weights must have shape",
             ),
-            (
-                (jnp.ones(3), None, jnp.ones(3, int)),
-                {},
+            Refusal(
+                "weights are integers",
+                (_VALUES,),
+                {"weights": jnp.ones(3, int)},
                 TypeError,
                 "weights must be a float",
             ),
-            ((jnp.ones(3, int), None, None), {}, TypeError, "values must be a floating"),
+            Refusal(
+                "values are integers",
+                (jnp.ones(3, int),),
+                {},
+                TypeError,
+                "values must be a floating",
+            ),
         ),
+        exempt={Contract.ORDER: "keeps the order of its terms"},
     ),
     Case(
         "reductions.mean",
-        _of_terms(reductions.mean),
-        values_where_weights,
-        oracle=lambda *args: oracles.weighted_mean(_terms_oracle(*args)),
-        gradient=(0, 2),
+        reductions.mean,
+        Kind.REDUCTION,
+        terms,
+        oracle=_mean_oracle,
+        exempt=_TERMS_ONLY,
     ),
     Case(
-        "reductions.total",
-        _of_terms(reductions.total),
-        values_where_weights,
-        oracle=lambda *args: sum(v * w for v, w in _terms_oracle(*args)),
-        gradient=(0, 2),
+        "reductions.sum_terms",
+        reductions.sum_terms,
+        Kind.REDUCTION,
+        terms,
+        oracle=_sum_oracle,
+        exempt=_TERMS_ONLY,
     ),
     Case(
         "reductions.mean_and_count",
-        _of_terms(reductions.mean_and_count),
-        values_where_weights,
-        oracle=lambda *args: (
-            oracles.weighted_mean(_terms_oracle(*args)),
-            len(_terms_oracle(*args)),
-        ),
+        reductions.mean_and_count,
+        Kind.REDUCTION,
+        terms,
+        oracle=lambda terms: (_mean_oracle(terms), len(_valid(terms))),
+        exempt=_TERMS_ONLY,
     ),
     Case(
         "reductions.reduce_terms",
-        _of_terms(lambda terms: reductions.reduce_terms(terms, reductions.total)),
-        values_where_weights,
-        oracle=lambda *args: sum(v * w for v, w in _terms_oracle(*args)),
+        reductions.reduce_terms,
+        Kind.REDUCTION,
+        terms,
+        options=({"reduce_fn": reductions.sum_terms},),
+        oracle=_sum_oracle,
+        exempt=_TERMS_ONLY,
     ),
 ]

@@ -1,0 +1,129 @@
+"""What every command has in common: flags, error messages, tables, JSON files.
+
+A runnable module has a frozen dataclass `Config`, whose fields are the flags, and
+`main(config)`. Its docstring is what `--help` shows first.
+"""
+
+import json
+import logging
+import math
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from siamese_jax.errors import UserError
+
+ConfigT = TypeVar("ConfigT")  # a frozen dataclass
+
+
+def command_line(main: Callable[[ConfigT], Any], config_type: type[ConfigT]) -> None:
+    """Runs a module's `main` with a configuration that is parsed from the command line.
+
+    A `UserError` or `FileNotFoundError` ends the program with one line, `error: ...`, on
+    the standard error stream and exit status 1. Flags that cannot be parsed end it with
+    exit status 2.
+
+    Args:
+      main: The function to run. The docstring of its module heads the output of `--help`,
+        printed line by line as it is written.
+      config_type: A dataclass with one flag for each field, parsed by the field's type. If
+        it has an attribute `positional` that is true, fields without a default are
+        positional arguments instead of flags.
+    """
+    import tyro
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    if not {"-h", "--help"}.isdisjoint(sys.argv[1:]):
+        # printed here, since tyro joins the lines of a description to paragraphs
+        print((sys.modules[main.__module__].__doc__ or "").strip() + "\n")
+    positional = getattr(config_type, "positional", False)
+    config = tyro.cli(
+        config_type,
+        prog=f"python -m experiments {main.__module__.rsplit('.', 1)[-1]}",
+        description="",
+        config=(tyro.conf.PositionalRequiredArgs,) if positional else (),
+    )
+    try:
+        main(config)
+    except (UserError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+# Figures --------------------------------------------------------------------------------
+
+
+def print_table(metrics: Mapping[str, float | None]) -> None:
+    """Prints one metric on each line, as `format_figure` writes it."""
+    width = max(map(len, metrics), default=0)
+    print()
+    for name, value in metrics.items():
+        print(f"  {name:<{width}}  {format_figure(value)}")
+    print()
+
+
+def format_figure(value: float | None) -> str:
+    """Returns a figure as text: four decimals, or none for integers.
+
+    None stands for a figure that is undefined.
+
+    >>> print(format_figure(20), format_figure(0.5), format_figure(None))
+    20 0.5000 undefined
+    """
+    if value is None:
+        return "undefined"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def show_figures(figures: Mapping[str, Any], path: pathlib.Path | None) -> None:
+    """Prints figures["metrics"] as a table and, if a path is given, writes all as JSON.
+
+    Raises:
+      UserError: If a metric is not finite. No file is written then.
+    """
+    for name, value in figures["metrics"].items():
+        if not math.isfinite(value):
+            raise UserError(f"{name} is {value}: the model gives distances without a value")
+    print_table(figures["metrics"])
+    if path is not None:
+        write_whole(path, json.dumps(figures, indent=2) + "\n")
+
+
+# Files ----------------------------------------------------------------------------------
+
+
+def check_output(path: pathlib.Path | None) -> None:
+    """Checks, before any work is done, that a file can be written to the path of `--json`.
+
+    Raises:
+      UserError: If the path is a folder, or the folder it lies in does not exist.
+    """
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError(f"--json: {path} is a folder; a file is wanted")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--json: the folder {path.parent} does not exist")
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Returns the contents of a JSON file.
+
+    Raises:
+      UserError: If the file is not valid JSON.
+      FileNotFoundError: If there is no such file.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged ({error}); delete it, or the folder, to start again"
+        ) from error
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a text file so that a killed process leaves the old file or the new one."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)

@@ -1,0 +1,1 @@
+"""What every system shares: settings, the training loop, checkpoints, logs, batches."""

@@ -1,0 +1,143 @@
+"""The logs of a run: metrics of each step, figures at each checkpoint, and its lock."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.cli import write_whole
+from experiments.engine import checkpoints
+from siamese_jax.errors import UserError
+from siamese_jax.training import TrainState
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def read_log(workdir: pathlib.Path, name: str = "metrics.jsonl") -> dict[str, np.ndarray]:
+    """The metrics of metrics.jsonl, or of another log, as one array each."""
+    lines = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+    return {name: np.array([line[name] for line in lines]) for name in lines[0]}
+
+
+class Log:
+    """Writes metrics.jsonl and TensorBoard events, starting after `step`.
+
+    What an interrupted run logged beyond its last checkpoint is cut off, so that each step
+    stands in the log once.
+
+    Attributes:
+      seconds: Training time up to the last line.
+    """
+
+    def __init__(self, workdir: pathlib.Path, step: int) -> None:
+        import tensorboardX
+
+        path = workdir / "metrics.jsonl"
+        lines = list(_lines_until(path, step))
+        if [line["step"] for line in lines] != list(range(1, step + 1)):
+            raise UserError(
+                f"{path} does not hold each step up to the checkpoint at step {step} once; "
+                f"it was changed by hand or is damaged. Delete {workdir} to start again"
+            )
+        write_whole(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+        self.seconds = lines[-1]["seconds"] if lines else 0.0
+        self._file = path.open("a")
+        self._board = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=step + 1
+        )
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        self._board.close()
+
+    def write(self, step: int, metrics: dict[str, np.ndarray], seconds: float) -> None:
+        """Adds the metrics of the steps after `step`, one array entry for each step."""
+        self.seconds = seconds
+        for i in range(len(metrics["loss"])):
+            values = {name: float(array[i]) for name, array in metrics.items()}
+            line = {"step": step + i + 1, **values, "seconds": round(seconds, 3)}
+            self._file.write(json.dumps(line) + "\n")
+        self._file.flush()  # before the checkpoint that relies on these lines
+        for name, array in metrics.items():
+            self._board.add_scalar(name, array.mean(), step + len(array))
+
+
+class Evaluation(NamedTuple):
+    """How a run is evaluated at every checkpoint, and when it stops early.
+
+    Attributes:
+      evaluate_fn: Maps a state to figures; the same state gives the same figures.
+      metric: The figure whose highest value marks the best state, which is kept.
+      patience: Number of evaluations without a better one after which training stops.
+    """
+
+    evaluate_fn: Callable[[TrainState], dict[str, float]]
+    metric: str
+    patience: int
+
+
+class EvaluationLog:
+    """Writes evaluations.jsonl and keeps the best state.
+
+    What an interrupted run evaluated beyond its last checkpoint is evaluated again.
+    """
+
+    def __init__(
+        self, workdir: pathlib.Path, step: int, evaluation: Evaluation | None
+    ) -> None:
+        self._folder, self._evaluation = workdir, evaluation
+        self._lines = list(_lines_until(workdir / "evaluations.jsonl", step))
+
+    def add(self, step: int, state: TrainState) -> None:
+        """Evaluates a state, if the run has an evaluation."""
+        if self._evaluation is None:
+            return
+        from tqdm import tqdm
+
+        figures = self._evaluation.evaluate_fn(state)
+        metric = self._evaluation.metric
+        tqdm.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+        is_best = all(figures[metric] > line[metric] for line in self._lines)
+        self._lines.append({"step": step, **figures})
+        if is_best:
+            checkpoints.save_best(self._folder, state)
+        text = "".join(f"{json.dumps(line)}\n" for line in self._lines)
+        write_whole(self._folder / "evaluations.jsonl", text)
+
+    def out_of_patience(self) -> bool:
+        """Whether the last evaluations have brought nothing better."""
+        if self._evaluation is None or not self._lines:
+            return False
+        figures = [line[self._evaluation.metric] for line in self._lines]
+        return len(figures) - 1 - int(np.argmax(figures)) >= self._evaluation.patience
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Refuses a second process in the same folder; the end of the process unlocks it."""
+    with (workdir / "lock").open("w") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(f"another process is running in {workdir}") from None
+        yield
+
+
+def _lines_until(path: pathlib.Path, step: int) -> Iterator[dict[str, float]]:
+    if path.exists():
+        for text in path.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except json.JSONDecodeError:  # the line was cut short when the run was killed
+                return
+            if line["step"] > step:
+                return
+            yield line

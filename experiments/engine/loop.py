@@ -1,0 +1,252 @@
+"""The training loop: one form for every system, exact resume, results.
+
+A system is a NamedTuple of pure functions, made by `build(config)` in its file. `start`
+prepares the folder of the run, `train` runs the steps, `finish` writes the results:
+
+    workdir/config.json     the settings; a run with other settings is refused
+    workdir/metrics.jsonl   one line for each step, also after the run was killed
+    workdir/tensorboard/    the same curves, one point for each compiled call
+    workdir/checkpoints/    the last two states
+    workdir/evaluations.jsonl, workdir/best/   for systems that are evaluated as they train
+    workdir/model/          the trained model, for `siamese-jax` and the evaluations
+    workdir/results.json    figures, seconds, device, versions
+    workdir/report.html     one page to look at
+
+Started again with the same folder and settings, a run continues from its last checkpoint
+and ends bit for bit where an unbroken run ends: all randomness comes from the seed and the
+number of the step, and the compiled calls begin at the same steps.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from experiments.cli import print_table, read_json, write_whole
+from experiments.engine import checkpoints
+from experiments.engine.config import RunConfig, as_json, check_config, stream
+from experiments.engine.logs import Evaluation, EvaluationLog, Log, locked
+from siamese_jax import training
+from siamese_jax.errors import UserError
+from siamese_jax.model import Model, save_model
+from siamese_jax.training import Metrics, TrainState
+
+
+class System(NamedTuple):
+    """A system that can be trained, as pure functions.
+
+    Attributes:
+      init: `init(key) -> (params, statistics)`. `params` is a dictionary with the encoder's
+        parameters under "encoder" and everything else that is learnt beside it.
+      sample: `sample(key, step, data) -> batch`, a NamedTuple with a field `images`.
+      loss: `loss(params, statistics, batch, key) -> (loss, (statistics, metrics))`.
+      optimizer: The optimiser, from optax.
+      model: `model(state) -> Model`: what a trained state is for its users.
+    """
+
+    init: Callable[[jax.Array], tuple[Any, Any]]
+    sample: Callable[[jax.Array, jax.Array, Any], Any]
+    loss: training.LossFn
+    optimizer: optax.GradientTransformation
+    model: Callable[[TrainState], Model]
+
+
+class Trained(NamedTuple):
+    """The end of a training run.
+
+    Attributes:
+      state: The state after the last step.
+      best: The state with the best evaluation, or the last one without evaluations.
+      seconds: Training time, summed over the parts of an interrupted run.
+    """
+
+    state: TrainState
+    best: TrainState
+    seconds: float
+
+
+def initial_state(system: System, key: jax.Array) -> TrainState:
+    """The state before the first step."""
+    params, statistics = jax.jit(system.init)(key)
+    return training.init_state(params, system.optimizer, statistics=statistics)
+
+
+def train_steps(
+    system: System, key: jax.Array, state: TrainState, data: Any, num_steps: int
+) -> tuple[TrainState, Metrics]:
+    """Many training steps, for one compiled program."""
+    return training.train_steps(
+        key,
+        state,
+        data,
+        num_steps=num_steps,
+        batch_fn=system.sample,
+        loss_fn=system.loss,
+        optimizer=system.optimizer,
+    )
+
+
+def start(config: RunConfig) -> bool:
+    """Checks the settings and prepares the folder; returns whether there is work to do.
+
+    Raises:
+      UserError: If the settings make no sense, or the folder holds a run with others.
+    """
+    check_config(config)
+    directory = config.directory
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"--workdir: {directory} is not a folder")
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "config.json"
+    asked = as_json(config)
+    if path.exists() and (directory / "metrics.jsonl").exists():
+        found = read_json(path)
+        different = [
+            f"{name}: {found.get(name)} there, {asked.get(name)} asked"
+            for name in sorted(found.keys() | asked.keys())
+            if found.get(name) != asked.get(name)
+        ]
+        if different:
+            raise UserError(
+                f"{directory} holds a run with other settings ({'; '.join(different)}); "
+                "choose another --workdir, or delete it"
+            )
+    else:
+        write_whole(path, json.dumps(asked, indent=2) + "\n")
+    if (directory / "results.json").exists() and (directory / "report.html").exists():
+        print_table(read_json(directory / "results.json")["metrics"])
+        print(f"{directory} is complete: delete it, or give another --workdir")
+        return False
+    return True
+
+
+def train(
+    config: RunConfig, system: System, data: Any, *, evaluation: Evaluation | None = None
+) -> Trained:
+    """Trains to the last step, starting from the last checkpoint if there is one.
+
+    Args:
+      config: The settings of the run.
+      system: The functions to run.
+      data: Whatever `system.sample` takes, on the device.
+      evaluation: Evaluates the state at every checkpoint.
+
+    Raises:
+      UserError: If a checkpoint or the log is damaged, another process runs in the folder,
+        or a metric is not finite.
+    """
+    key, state = stream(config, "train"), initial_state(system, stream(config, "init"))
+    compiled = jax.jit(partial(train_steps, system), static_argnums=3, donate_argnums=1)
+    batch = jax.eval_shape(system.sample, key, state.step, data)
+    images_per_step = math.prod(batch.images.shape[:-3])
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked(config.directory))
+        saved = stack.enter_context(checkpoints.open_checkpoints(config.directory))
+        state = checkpoints.restore(saved, state)
+        first = int(state.step)
+        if 0 < first < config.num_steps:
+            print(f"continuing from step {first} in {config.directory}")
+        log = stack.enter_context(contextlib.closing(Log(config.directory, first)))
+        evaluations = EvaluationLog(config.directory, first, evaluation)
+        progress = stack.enter_context(_progress_bar(config.num_steps, first))
+        began = time.perf_counter() - log.seconds
+        for step in range(first, config.num_steps, config.steps_per_call):
+            if evaluations.out_of_patience():
+                print(f"stopped at step {step}: no better evaluation for a while")
+                break
+            num_steps = min(config.steps_per_call, config.num_steps - step)
+            call_began = time.perf_counter()
+            state, metrics = compiled(key, state, data, num_steps)
+            metrics = jax.tree.map(np.asarray, metrics)
+            _check_finite(metrics, step)
+            now = time.perf_counter()
+            log.write(step, metrics, now - began)
+            speed = num_steps * images_per_step / (now - call_began)
+            shown = {"loss": f"{metrics['loss'].mean():.4f}", "images/s": f"{speed:,.0f}"}
+            progress.set_postfix(shown, refresh=False)
+            progress.update(num_steps)
+            done = step + num_steps
+            if done % config.checkpoint_every == 0 or done == config.num_steps:
+                evaluations.add(done, state)
+                checkpoints.save(saved, done, state)
+    best = state if evaluation is None else checkpoints.load_best(config.directory, state)
+    return Trained(state, best, log.seconds)
+
+
+def finish(
+    config: RunConfig, metrics: dict[str, Any], trained: Trained, model: Model | None
+) -> None:
+    """Writes the model and results.json, and prints the figures.
+
+    Args:
+      config: The settings of the run.
+      metrics: Figures by name. A figure that is not finite is written as null.
+      trained: What `train` returned.
+      model: The trained model with its calibration; None for a run that is a summary of
+        several others.
+    """
+    figures = {name: _finite_or_none(value) for name, value in metrics.items()}
+    if model is not None:
+        details = {
+            "settings": as_json(config),
+            "step": int(trained.best.step),
+            "metrics": figures,
+        }
+        save_model(config.directory / "model", dataclasses.replace(model, details=details))
+    results = {
+        "metrics": figures,
+        "seconds": round(trained.seconds, 2),
+        "num_steps": int(trained.state.step),
+        "device": device_of(trained.state),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": _versions(),
+    }
+    text = json.dumps(results, indent=2, allow_nan=False)
+    write_whole(config.directory / "results.json", text + "\n")
+    print_table(figures)
+    print(f"{trained.seconds:.0f} s of training; results and report in {config.directory}")
+
+
+def device_of(state: TrainState) -> str:
+    """The kind and the number of the devices that hold the state."""
+    devices = {
+        device for leaf in jax.tree.leaves(state.params) for device in leaf.devices()
+    }
+    return f"{next(iter(devices)).device_kind} x {len(devices)}"
+
+
+def _progress_bar(num_steps: int, first: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=num_steps, initial=first, unit="step", mininterval=0.5)
+
+
+def _check_finite(metrics: dict[str, np.ndarray], step: int) -> None:
+    for name, array in metrics.items():
+        if not np.isfinite(array).all():
+            bad = int(np.argmin(np.isfinite(array)))
+            raise UserError(
+                f"{name} is {array[bad]} at step {step + 1 + bad}: training has diverged; "
+                "what was saved before is kept"
+            )
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _versions() -> dict[str, str]:
+    names = ("siamese_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in names}
+    return {"python": platform.python_version(), **versions}

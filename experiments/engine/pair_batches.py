@@ -1,0 +1,146 @@
+"""Batches of image pairs: from a fixed list that is shuffled each epoch, or drawn anew."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.engine.config import RunConfig, stream
+from experiments.engine.data import ClassData, gather
+from siamese_jax import samplers
+from siamese_jax.errors import UserError
+from siamese_jax.samplers import Pairs
+from siamese_jax.siamese import twin
+from siamese_jax.training import with_compute_dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class PairConfig(RunConfig):
+    """The settings of every system that trains on pairs.
+
+    Attributes:
+      batch_size: Number of pairs in a batch.
+      compute_dtype: Type of activations and products; parameters stay float32.
+    """
+
+    batch_size: int = 128
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class PairData(NamedTuple):
+    """All training images on the device, and a fixed list of pairs of them.
+
+    Attributes:
+      images: uint8 [num_images, height, width, channels].
+      pairs: Numbers of the images of each pair [2, num_pairs], and whether they are of the
+        same class [num_pairs].
+    """
+
+    images: jax.Array
+    pairs: Pairs
+
+
+class PairBatch(NamedTuple):
+    """A batch of pairs.
+
+    Attributes:
+      images: float32 [2, batch_size, height, width, channels] in [0, 1].
+      same: [batch_size], whether both images are of the same class.
+      where: [batch_size], False for the padding of an epoch's last batch.
+    """
+
+    images: jax.Array
+    same: jax.Array
+    where: jax.Array
+
+
+# Lists of pairs -------------------------------------------------------------------------
+
+
+def adjacent_pairs(labels: np.ndarray, rng: np.random.Generator) -> Pairs:
+    """The pairs of the Keras tutorial on MNIST, made once before training.
+
+    For each class c, and each i below the size of the smallest class minus one, images i
+    and i + 1 of class c are a same pair. Image i of c and image i of another class, drawn
+    at random, are a different pair.
+
+    Raises:
+      UserError: If a class has fewer than two images.
+    """
+    by_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    num = min(map(len, by_class)) - 1
+    if num < 1:
+        smallest = np.unique(labels)[np.argmin([len(rows) for rows in by_class])]
+        raise UserError(f"every class needs 2 images; class {smallest} has too few")
+    left, right, same = [], [], []
+    for number, rows in enumerate(by_class):
+        others = (number + rng.integers(1, len(by_class), size=num)) % len(by_class)
+        different = np.array([by_class[other][i] for i, other in enumerate(others)])
+        left += [rows[:num], rows[:num]]
+        right += [rows[1 : num + 1], different]
+        same += [np.ones(num, bool), np.zeros(num, bool)]
+    examples = np.stack([np.concatenate(left), np.concatenate(right)])
+    return Pairs(jnp.asarray(examples, jnp.int32), jnp.asarray(np.concatenate(same)))
+
+
+def random_pairs(key: jax.Array, labels: np.ndarray, num_pairs: int) -> Pairs:
+    """As many same as different pairs, drawn evenly from all classes with two images.
+
+    Raises:
+      UserError: If fewer than two classes have two images.
+    """
+    names, counts = np.unique(labels, return_counts=True)
+    rows = np.flatnonzero(np.isin(labels, names[counts >= 2]))
+    if (counts >= 2).sum() < 2:
+        raise UserError("pairs need two classes with two images each")
+    drawn = samplers.sample_pairs(key, samplers.class_index(labels[rows]), num_pairs)
+    return drawn._replace(examples=jnp.asarray(rows)[drawn.examples])
+
+
+# Training -------------------------------------------------------------------------------
+
+
+def epoch_sampler(config: PairConfig) -> Callable[..., PairBatch]:
+    """Returns a sampler that goes through `PairData`, in a new order in each epoch."""
+    epoch_key = stream(config, "epochs")
+
+    def sample(key: jax.Array, step: jax.Array, data: PairData) -> PairBatch:
+        num_pairs = data.pairs.same.shape[0]
+        numbers, where = samplers.epoch_batch(epoch_key, step, num_pairs, config.batch_size)
+        examples, same = data.pairs.examples[:, numbers], data.pairs.same[numbers]
+        return PairBatch(gather(data.images, examples), same, where)
+
+    return sample
+
+
+def fresh_sampler(config: PairConfig) -> Callable[..., PairBatch]:
+    """Returns a sampler that draws new pairs from `ClassData` at each step."""
+
+    def sample(key: jax.Array, step: jax.Array, data: ClassData) -> PairBatch:
+        pairs = samplers.sample_pairs(key, data.classes, config.batch_size)
+        where = jnp.ones(config.batch_size, bool)
+        return PairBatch(gather(data.images, pairs.examples), pairs.same, where)
+
+    return sample
+
+
+def embed_pairs(apply_fn: Callable[..., Any], config: PairConfig) -> Callable[..., Any]:
+    """Returns `(params, images, key) -> embeddings` for both images of each pair.
+
+    The same parameters are applied to both images through `vmap`, in training mode and in
+    the precision of the run. Each image has a dropout key of its own.
+
+    Args:
+      apply_fn: The `apply` function that `siamese.from_flax` returns.
+      config: The settings of the run.
+    """
+
+    def embed(params: Any, images: jax.Array, key: jax.Array) -> Any:
+        embeddings, _ = apply_fn(params, images, key=key, train=True)
+        return embeddings
+
+    both = twin(with_compute_dtype(embed, config.compute_dtype))
+    return lambda params, images, key: both(params, images, jax.random.split(key))

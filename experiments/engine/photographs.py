@@ -1,0 +1,99 @@
+"""Systems for small sets of photographs: two encoders, trained by supervised contrast.
+
+The encoder is a linear map of oriented gradients ("hog"), for sets that are too small to
+learn features from, or a small convolutional network ("conv"). Its embeddings are
+normalised to length 1.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+
+from experiments.engine import optimizers, supcon
+from experiments.engine.config import only_when
+from experiments.engine.loop import System
+from siamese_jax import distances
+from siamese_jax.encoders import ConvNet, GradientMap, Standardized
+from siamese_jax.errors import UserError
+from siamese_jax.images import Preparation
+from siamese_jax.model import Model
+from siamese_jax.siamese import from_flax
+from siamese_jax.training import TrainState
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+
+
+@dataclasses.dataclass(frozen=True)
+class PhotographConfig(supcon.SupConConfig):
+    """The settings of the encoder and of its training.
+
+    Attributes:
+      encoder: A linear map of oriented gradients, or a convolutional network.
+      widths: Number of features of each block of the convolutional network. Each block
+        halves the image.
+      dim: Number of features of the convolutional network's embeddings.
+    """
+
+    encoder: Literal["hog", "conv"] = "conv"
+    widths: tuple[int, ...] = only_when((16, 32, 64, 128), encoder="conv")
+    dim: int = only_when(64, encoder="conv")
+
+
+def build(config: PhotographConfig, preparation: Preparation) -> System:
+    """The system of these settings, for images that are prepared in this way."""
+    encoder_init, encode = from_flax(make_encoder(config))
+
+    def embed_fn(variables: Any, images: jax.Array) -> Any:
+        statistics = variables["statistics"]
+        return distances.normalize(
+            encode(variables["params"], images, statistics=statistics)
+        )
+
+    def model(state: TrainState) -> Model:
+        variables = {"params": state.params["encoder"], "statistics": state.statistics}
+        return Model(variables, embed_fn, preparation)
+
+    return System(
+        init=supcon.make_init(encoder_init, preparation.image_shape, config.temperature),
+        sample=supcon.make_sampler(config),
+        loss=supcon.make_loss(encode),
+        optimizer=optimizers.one_cycle_adamw(
+            config.learning_rate, config.num_steps, weight_decay=config.weight_decay
+        ),
+        model=model,
+    )
+
+
+def make_encoder(config: PhotographConfig) -> "nn.Module":
+    """The encoder that `--encoder` names."""
+    if config.encoder == "hog":
+        return GradientMap()
+    return Standardized(ConvNet(widths=config.widths, dim=config.dim))
+
+
+def check_size(config: PhotographConfig, size: tuple[int, int], name: str) -> None:
+    """Refuses images that are too small for the encoder.
+
+    Args:
+      config: The settings of the encoder.
+      size: Height and width of the prepared images.
+      name: What the error message calls the size, such as a flag.
+
+    Raises:
+      UserError: If a block of the convolutional network would have nothing to halve, or
+        there are fewer rows or columns of pixels than of cells of oriented gradients.
+    """
+    if config.encoder == "hog":
+        cells = GradientMap().cells
+        if size[0] < cells[0] or size[1] < cells[1]:
+            raise UserError(
+                f"{name} must be at least {tuple(cells)}, the cells of oriented gradients; "
+                f"got {size}"
+            )
+    elif min(size) < 2 ** len(config.widths):
+        raise UserError(
+            f"{name} must be at least {2 ** len(config.widths)} for "
+            f"{len(config.widths)} blocks; got {size}"
+        )

@@ -1,0 +1,183 @@
+"""Supervised contrastive training: each image finds the others of its class in the batch.
+
+A batch has several images of each of some classes. The similarity of two images is the
+cosine of their embeddings, and the loss is the supervised contrastive loss of Khosla et
+al. 2020 with a learnt temperature.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.engine.config import RunConfig
+from experiments.engine.data import ClassData, gather
+from siamese_jax import augment, distances, losses, relations, samplers, training
+from siamese_jax.errors import UserError
+
+
+class LabelledBatch(NamedTuple):
+    """Images [n, height, width, channels] in [0, 1], and the number of each one's class."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+def check_batch(labels: np.ndarray, num_classes: int, num_images: int) -> None:
+    """Refuses batches that the training classes cannot fill.
+
+    Raises:
+      UserError: If there are too few classes, or a class has too few images.
+    """
+    names, counts = np.unique(labels, return_counts=True)
+    if num_classes > len(names):
+        raise UserError(
+            f"--num-classes: there are {len(names)} training classes; got {num_classes}"
+        )
+    if num_images > counts.min():
+        raise UserError(
+            f"--num-images: class {names[counts.argmin()]!s} has {counts.min()}; "
+            f"got {num_images}"
+        )
+    if num_images < 2 or num_classes < 2:
+        raise UserError(
+            "--num-classes and --num-images must be at least 2; "
+            f"got {num_classes} and {num_images}"
+        )
+
+
+def sample_classes(
+    key: jax.Array,
+    data: ClassData,
+    num_classes: int,
+    num_images: int,
+    *,
+    max_groups: int | None = None,
+) -> LabelledBatch:
+    """Draws `num_classes` classes and `num_images` images of each.
+
+    Args:
+      key: A JAX key.
+      data: The training images.
+      num_classes: Number of classes in the batch.
+      num_images: Number of images of each class.
+      max_groups: Largest number of groups, such as alphabets, that the classes come from.
+    """
+    batch = samplers.sample_batch(
+        key, data.classes, num_classes, num_images, max_groups=max_groups
+    )
+    return LabelledBatch(gather(data.images, batch.examples), batch.classes)
+
+
+def make_init(
+    encoder_init: Callable[..., Any], image_shape: tuple[int, ...], temperature: float
+) -> Callable[[jax.Array], tuple[Any, Any]]:
+    """Returns `init(key) -> (params, statistics)`: an encoder and a log-temperature.
+
+    Args:
+      encoder_init: The `init` function that `siamese.from_flax` returns.
+      image_shape: Height, width and channels of the encoder's images.
+      temperature: The temperature before training.
+    """
+
+    def init(key: jax.Array) -> tuple[Any, Any]:
+        params, statistics = encoder_init(key, jnp.zeros((1, *image_shape)))
+        return {"encoder": params, "log_temperature": jnp.log(temperature)}, statistics
+
+    return init
+
+
+def make_loss(
+    apply_fn: Callable[..., Any], *, compute_dtype: str = "float32"
+) -> training.LossFn:
+    """Returns the loss function of a system that trains on `LabelledBatch`.
+
+    Args:
+      apply_fn: The `apply` function that `siamese.from_flax` returns.
+      compute_dtype: Type of the encoder's activations and products.
+    """
+
+    def embed(params: Any, images: jax.Array, statistics: Any, key: jax.Array) -> Any:
+        return apply_fn(params, images, statistics=statistics, key=key, train=True)
+
+    embed = training.with_compute_dtype(embed, compute_dtype)
+
+    def loss(params: Any, statistics: Any, batch: LabelledBatch, key: jax.Array) -> Any:
+        embeddings, statistics = embed(params["encoder"], batch.images, statistics, key)
+        same, where = relations.within(relations.Items(batch.labels))
+        temperature = jnp.exp(params["log_temperature"])
+        value = losses.supervised_contrastive_loss(
+            distances.cosine_similarity_matrix(embeddings, embeddings),
+            same,
+            where=where,
+            temperature=temperature,
+        )
+        return value, (statistics, {"temperature": temperature})
+
+    return loss
+
+
+# Small sets of photographs --------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class SupConConfig(RunConfig):
+    """The settings of systems that train on small sets of photographs.
+
+    Attributes:
+      num_classes: Number of classes in a batch.
+      num_images: Number of images of each class in a batch.
+      learning_rate: Peak of the one-cycle schedule.
+      weight_decay: Weight decay of AdamW.
+      temperature: Temperature of the loss before training; it is learnt.
+      max_rotation: Largest rotation of a training image, in degrees.
+      max_shear: Largest shear.
+      max_scale: Images are made smaller or larger by up to this fraction.
+      max_shift: Largest shift, as a fraction of the height.
+      flip: Whether all images of a class in a batch may be mirrored together. A mirrored
+        face is another face, so this adds training classes.
+    """
+
+    num_classes: int = 16
+    num_images: int = 4
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    temperature: float = 0.1
+    max_rotation: float = 10.0
+    max_shear: float = 0.1
+    max_scale: float = 0.15
+    max_shift: float = 0.08
+    flip: bool = True
+
+
+def make_sampler(config: SupConConfig) -> Callable[..., LabelledBatch]:
+    """Returns a sampler of distorted batches from `ClassData`."""
+
+    def sample(key: jax.Array, step: jax.Array, data: ClassData) -> LabelledBatch:
+        batch_key, distortion_key = jax.random.split(key)
+        batch = sample_classes(batch_key, data, config.num_classes, config.num_images)
+        return batch._replace(images=distort(config, distortion_key, batch.images))
+
+    return sample
+
+
+def distort(config: SupConConfig, key: jax.Array, images: jax.Array) -> jax.Array:
+    """Distorts each image, and mirrors the images of each class together or not at all."""
+    affine_key, flip_key = jax.random.split(key)
+    distortion = augment.Affine(
+        max_rotation=config.max_rotation,
+        max_shear=config.max_shear,
+        scale_range=(1 - config.max_scale, 1 + config.max_scale),
+        max_shift=config.max_shift * images.shape[1],
+    )
+    affine = partial(augment.random_affine, distortion=distortion, fill=0.5)
+    images = jax.vmap(affine)(jax.random.split(affine_key, len(images)), images)
+    if not config.flip:
+        return images
+    flipped = jax.random.bernoulli(flip_key, 0.5, (len(images) // config.num_images,))
+    flipped = jnp.repeat(flipped, config.num_images)[:, None, None, None]
+    return jnp.where(flipped, images[:, :, ::-1], images)

@@ -1,0 +1,1 @@
+"""Evaluations of trained models: functions that systems use, and commands."""

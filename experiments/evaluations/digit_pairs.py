@@ -1,0 +1,147 @@
+"""How the three MNIST tutorials are evaluated: pairs of digits, and one report.
+
+Thresholds and probabilities are calibrated on pairs of the validation images, on which no
+model is trained.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import report
+from experiments.datasets import digits, evaluation_key, evaluation_rng
+from experiments.datasets.digits import DigitSplits
+from experiments.engine import supcon
+from experiments.engine.data import ClassData
+from experiments.engine.pair_batches import PairConfig, adjacent_pairs, random_pairs
+from experiments.engine.supcon import LabelledBatch
+from experiments.evaluations import pair_metrics
+from experiments.evaluations.pair_metrics import PairDistances, pair_distances
+from siamese_jax import verification
+from siamese_jax.errors import UserError
+from siamese_jax.model import Model
+from siamese_jax.samplers import Pairs
+
+NUM_VALIDATION_PAIRS = 10_000
+NUM_MAPPED = 400  # test digits in the picture of the embedding space
+
+
+class DigitEvaluation(NamedTuple):
+    """The evaluation of a model on pairs of digits.
+
+    Attributes:
+      model: The model with its calibration.
+      metrics: Figures by name.
+      embeddings: Embeddings of the test digits [n, dim].
+      pairs: The test pairs.
+      distances: The distances of the test pairs.
+      threshold: Pairs up to this distance are called the same.
+    """
+
+    model: Model
+    metrics: dict[str, float]
+    embeddings: jax.Array
+    pairs: Pairs
+    distances: PairDistances
+    threshold: float
+
+
+def class_sampler(config: PairConfig) -> Callable[..., LabelledBatch]:
+    """Returns a sampler of as many images as the batch's pairs have, evenly over digits.
+
+    Raises:
+      UserError: If the batch is too small for two images of each digit.
+    """
+    if config.batch_size < digits.NUM_DIGITS:
+        raise UserError(f"--batch-size must be at least 10; got {config.batch_size}")
+    num_images = 2 * config.batch_size // digits.NUM_DIGITS
+
+    def sample(key: jax.Array, step: jax.Array, data: ClassData) -> LabelledBatch:
+        return supcon.sample_classes(key, data, digits.NUM_DIGITS, num_images)
+
+    return sample
+
+
+def evaluate(
+    model: Model,
+    splits: DigitSplits,
+    train_pairs: Pairs,
+    *,
+    threshold: float | None = None,
+) -> DigitEvaluation:
+    """Evaluates a model on training, validation and test pairs, and calibrates it.
+
+    Args:
+      model: The trained model.
+      splits: The images.
+      train_pairs: The tutorial's training pairs.
+      threshold: The tutorial's threshold. Without it the figures are taken at the threshold
+        that is best on validation pairs.
+    """
+    test_pairs = adjacent_pairs(splits.test.labels, evaluation_rng("test pairs"))
+    validation_pairs = random_pairs(
+        evaluation_key("validation pairs"), splits.validation.labels, NUM_VALIDATION_PAIRS
+    )
+    embeddings = model.embed(splits.test.images)
+    test = pair_distances(model, embeddings, test_pairs)
+    train = pair_distances(model, model.embed(splits.train.images), train_pairs)
+    validation = pair_distances(
+        model, model.embed(splits.validation.images), validation_pairs
+    )
+    calibration = pair_metrics.calibrate_pairs(
+        validation, "pairs of training images that no pair trained on"
+    )
+    threshold = calibration.threshold if threshold is None else threshold
+    train_rates = verification.decision_rates(*train, threshold)
+    validation_rates = verification.decision_rates(*test, calibration.threshold)
+    metrics = {
+        **pair_metrics.pair_metrics(test, threshold),
+        "pair_accuracy_training_pairs": float(train_rates.accuracy),
+        **pair_metrics.chosen_threshold_metrics(train, test),
+        "validation_threshold": calibration.threshold,
+        "pair_accuracy_at_validation_threshold": float(validation_rates.accuracy),
+    }
+    model = dataclasses.replace(model, calibration=calibration)
+    return DigitEvaluation(model, metrics, embeddings, test_pairs, test, threshold)
+
+
+def write_report(
+    workdir: pathlib.Path,
+    title: str,
+    splits: DigitSplits,
+    evaluation: DigitEvaluation,
+    *,
+    curves: Sequence[str] = ("loss",),
+) -> None:
+    """Writes the page: pairs, distances, ROC, confused digits, embeddings, the loss."""
+    images, labels = splits.test
+    called = np.asarray(evaluation.distances.distances) <= evaluation.threshold
+    sections = [
+        *report.pair_sections(
+            images,
+            evaluation.pairs,
+            np.asarray(evaluation.distances.distances),
+            evaluation.threshold,
+        ),
+        report.Section(
+            "Which digits are called the same?",
+            "Share of the different test pairs of two digits within the threshold.",
+            report.confusion_matrix(
+                pair_metrics.called_the_same(labels, evaluation.pairs, called),
+                [str(digit) for digit in range(digits.NUM_DIGITS)],
+            ),
+        ),
+        report.Section(
+            "The embedding space",
+            "Test digits laid out by t-SNE of their embeddings.",
+            report.embedding_map(
+                np.asarray(evaluation.embeddings[:NUM_MAPPED]), images[:NUM_MAPPED]
+            ),
+        ),
+        report.training_section(workdir, curves),
+    ]
+    report.write_report(workdir, title, evaluation.metrics, sections)

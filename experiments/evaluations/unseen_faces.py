@@ -1,0 +1,159 @@
+"""Five folds over the persons of ORL: models are tested on persons they never saw."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import report
+from experiments.cli import write_whole
+from experiments.datasets import evaluation_rng
+from experiments.engine import loop
+from experiments.engine.config import RunConfig
+from experiments.engine.data import ClassData, class_data
+from experiments.engine.loop import System, Trained
+from experiments.evaluations import unseen_classes
+from experiments.evaluations.unseen_classes import Evaluated, select_classes
+from siamese_jax import verification
+from siamese_jax.errors import UserError
+from siamese_jax.images import LabelledImages, Preparation, load_folder, prepare
+
+# The files of ORL have 112 x 92 pixels.
+PREPARATION = Preparation(size=(56, 46), resampling="every-second-pixel")
+NUM_FOLDS = 5
+NUM_VALIDATION_PERSONS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class FaceConfig(RunConfig):
+    """The settings of every system that is trained on ORL.
+
+    Attributes:
+      data_dir: The folder of ORL, with one sub-folder for each person.
+      folds: The folds to run, some of 0 to 4.
+    """
+
+    data_dir: pathlib.Path | None = None
+    folds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+
+# Data -----------------------------------------------------------------------------------
+
+
+def load_faces(config: FaceConfig) -> LabelledImages:
+    """Reads the faces as they are in their files. A label is the name of a person's folder.
+
+    Raises:
+      UserError: If no folder is given, or it cannot be read as labelled images.
+      FileNotFoundError: If the folder does not exist.
+    """
+    if config.data_dir is None:
+        raise UserError("--data-dir: the folder of ORL, one sub-folder a person")
+    return load_folder(config.data_dir)
+
+
+def training_data(faces: LabelledImages) -> ClassData:
+    """Prepares faces for training and moves them to the device."""
+    return class_data(faces._replace(images=prepare(faces.images, PREPARATION)))
+
+
+class Fold(NamedTuple):
+    """The names of the persons of each part of a fold."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split_persons(labels: np.ndarray, fold: int) -> Fold:
+    """Splits the persons for one fold, in the same way for every seed.
+
+    Every fifth person of a random order is for the test. Three of the others, drawn at
+    random for each fold, are for validation.
+
+    Args:
+      labels: The name of the person in each image.
+      fold: Number of the fold, from 0 to 4.
+
+    Raises:
+      UserError: If there are fewer than 13 persons.
+    """
+    order = evaluation_rng("folds of faces").permutation(np.unique(labels))
+    if len(order) < 2 * NUM_FOLDS + NUM_VALIDATION_PERSONS:
+        raise UserError(f"five folds need 13 persons; there are {len(order)}")
+    test = order[fold::NUM_FOLDS]
+    others = np.setdiff1d(order, test)
+    shuffled = evaluation_rng(f"validation persons of fold {fold}").permutation(others)
+    validation, train = np.split(shuffled, [NUM_VALIDATION_PERSONS])
+    return Fold(np.sort(train), np.sort(validation), np.sort(test))
+
+
+def split_folds(config: FaceConfig, labels: np.ndarray) -> dict[int, Fold]:
+    """Splits the persons for each fold of a run.
+
+    Raises:
+      UserError: If `folds` is not a selection of 0 to 4, or there are too few persons.
+    """
+    folds = config.folds
+    if not folds or not set(folds) <= set(range(NUM_FOLDS)) or len(set(folds)) < len(folds):
+        raise UserError(f"--folds must be some of 0 1 2 3 4; got {folds}")
+    return {fold: split_persons(labels, fold) for fold in folds}
+
+
+# Runs -----------------------------------------------------------------------------------
+
+
+def run_folds(
+    config: FaceConfig, system: System, faces: LabelledImages, folds: Mapping[int, Fold]
+) -> None:
+    """Runs the folds one after the other, then writes the means of their figures.
+
+    Args:
+      config: The settings of the run, whose folder `loop.start` has prepared.
+      system: What to train, on `ClassData`.
+      faces: The images of all persons, not prepared.
+      folds: The persons of each fold, by its number.
+    """
+    runs = []
+    for fold, persons in folds.items():
+        print(f"fold {fold}")
+        directory = config.directory / f"fold{fold}"
+        fold_config = dataclasses.replace(config, folds=(fold,), workdir=directory)
+        runs.append(run_fold(fold_config, system, faces, persons))
+    figures = [evaluated.metrics for _, evaluated in runs]
+    metrics = {
+        name: float(np.mean([fold[name] for fold in figures])) for name in figures[0]
+    }
+    for name in ("pair_eer", "one_shot_accuracy"):
+        metrics[f"{name}_deviation"] = float(np.std([fold[name] for fold in figures]))
+    seconds = sum(trained.seconds for trained, _ in runs)
+    loop.finish(config, metrics, runs[-1][0]._replace(seconds=seconds), None)
+    curves = {
+        f"fold {fold}": verification.roc_curve(*evaluated.pairs)
+        for fold, (_, evaluated) in zip(folds, runs, strict=True)
+    }
+    note = "Pairs of the test persons of each fold. Each fold has its own page beside this."
+    section = report.Section("ROC of each fold", note, report.roc(curves))
+    report.write_report(config.directory, "Unseen faces", metrics, [section])
+
+
+def run_fold(
+    config: FaceConfig, system: System, faces: LabelledImages, persons: Fold
+) -> tuple[Trained, Evaluated]:
+    """Trains on the persons of one fold, evaluates and reports."""
+    loop.start(config)
+    names = {part: array.tolist() for part, array in persons._asdict().items()}
+    path = config.directory / "persons.json"
+    write_whole(path, json.dumps(names, indent=2) + "\n")
+    train, validation, test = (select_classes(faces, part) for part in persons)
+    trained = loop.train(config, system, training_data(train))
+    model = system.model(trained.state)
+    evaluated = unseen_classes.evaluate(model, validation, test, noun="persons")
+    loop.finish(config, evaluated.metrics, trained, evaluated.model)
+    sections = unseen_classes.report_sections(config.directory, test, evaluated)
+    title = f"Unseen faces, fold {config.folds[0]}"
+    report.write_report(config.directory, title, evaluated.metrics, sections)
+    return trained, evaluated

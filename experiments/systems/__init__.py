@@ -1,0 +1,1 @@
+"""One file for each system that can be trained, named after its source."""

@@ -1,0 +1,152 @@
+"""Convolution and max-pooling in one matrix product, for few channels.
+
+A block of window x window outputs sees a patch of the image that is a little larger than
+the kernel. One matrix product gives all outputs of each block from its patch: the matrix
+holds the kernel once for each place of the block, shifted to that place and filled up with
+zeros. The largest of the block is all that remains of the convolution.
+
+    sums[place, ...] = kernel_at[place] @ patches       [window^2, ...]
+    result = max(sums, over places)
+
+>>> x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+>>> print(convolve_and_pool(x, jnp.ones((1, 1, 1, 2)), 2)[0, :, :, 0])
+[[ 5.  7.]
+ [13. 15.]]
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from siamese_jax._cpu.maps import Bilinear, bilinear
+from siamese_jax._cpu.patches import materialized
+from siamese_jax._cpu.pooling import LARGEST_WINDOW, largest_along
+
+_LARGEST_PATCH = 160  # numbers of an image that a block of outputs may see
+_FEW_FEATURES = 32  # fewer make rows that are too short to lie last in memory
+
+
+class _Sizes(NamedTuple):
+    """Static sizes of a blocked convolution.
+
+    Attributes:
+      window: Rows and columns of a block.
+      image: Height, width and channels.
+      kernel: Height and width.
+      features_last: The sums are [rows, columns, n, places, features], which is faster for
+        many features, else [places, features, rows, columns, n].
+    """
+
+    window: int
+    image: tuple[int, int, int]
+    kernel: tuple[int, int]
+    features_last: bool
+
+    @property
+    def num_places(self) -> int:
+        """Outputs of a block."""
+        return self.window**2
+
+    @property
+    def num_blocks(self) -> tuple[int, ...]:
+        """Rows and columns of blocks."""
+        return tuple((self.image[i] - self.kernel[i] + 1) // self.window for i in range(2))
+
+    @property
+    def patch(self) -> tuple[int, ...]:
+        """Rows and columns of the image that a block sees."""
+        return tuple(size + self.window - 1 for size in self.kernel)
+
+
+def is_faster(kernel: Sequence[int], window: int) -> bool:
+    """Tells by the shape of the kernel, HWIO, whether this way is the faster one."""
+    patch = math.prod(size + window - 1 for size in kernel[:2])
+    return kernel[2] * patch <= _LARGEST_PATCH and window <= LARGEST_WINDOW
+
+
+def convolve_and_pool(
+    x: Float[Array, "n height width channels"],
+    kernel: Float[Array, "kernel_height kernel_width channels features"],
+    window: int,
+) -> Float[Array, "n rows columns features"]:
+    """Computes the valid convolution and pools its blocks of window x window."""
+    features_last = kernel.shape[3] >= _FEW_FEATURES
+    sizes = _Sizes(window, x.shape[1:], kernel.shape[:2], features_last)
+    forms = (partial(fn, sizes) for fn in (_sums, _to_images, _to_kernel))
+    maps = Bilinear(*forms, image_axes=(0, 2 if features_last else 4))
+    sums = bilinear(maps, x, kernel)
+    if features_last:
+        return jnp.transpose(largest_along(sums, 3), (2, 0, 1, 3))
+    return jnp.transpose(largest_along(sums, 0), (3, 1, 2, 0))
+
+
+# The bilinear map -----------------------------------------------------------------------
+
+
+def _sums(sizes: _Sizes, x: Array, kernel: Array) -> Array:
+    """Returns the convolution, by the places of the blocks."""
+    patches = _patches(sizes, x)
+    matrix = _kernel_at_places(sizes, kernel)
+    shape = (*sizes.num_blocks, x.shape[0])
+    if sizes.features_last:
+        y = jnp.einsum("kp,fk->pf", patches, matrix)
+        return y.reshape(*shape, sizes.num_places, kernel.shape[3])
+    return (matrix @ patches).reshape(sizes.num_places, kernel.shape[3], *shape)
+
+
+def _to_images(sizes: _Sizes, y: Array, kernel: Array) -> Array:
+    n = y.shape[2 if sizes.features_last else 4]
+    matrix = _kernel_at_places(sizes, kernel)
+    if sizes.features_last:
+        patches = jnp.einsum("fk,pf->kp", matrix, _flat(sizes, y))
+    else:
+        patches = matrix.T @ _flat(sizes, y)
+    zeros = jnp.zeros_like(y, shape=(n, *sizes.image))
+    return materialized(jax.vjp(partial(_patches, sizes), zeros)[1](patches)[0])
+
+
+def _to_kernel(sizes: _Sizes, x: Array, y: Array) -> Array:
+    patches, flat = _patches(sizes, x), _flat(sizes, y)
+    matrix = (patches @ flat).T if sizes.features_last else flat @ patches.T
+    shape = (*sizes.kernel, sizes.image[2], matrix.shape[0] // sizes.num_places)
+    zeros = jnp.zeros_like(matrix, shape=shape)
+    return jax.vjp(partial(_kernel_at_places, sizes), zeros)[1](matrix)[0]
+
+
+def _flat(sizes: _Sizes, y: Array) -> Array:
+    """Returns sums as a matrix, of which one axis is places and features."""
+    if sizes.features_last:
+        return y.reshape(math.prod(y.shape[:3]), y.shape[3] * y.shape[4])
+    return y.reshape(y.shape[0] * y.shape[1], math.prod(y.shape[2:]))
+
+
+def _patches(sizes: _Sizes, x: Array) -> Array:
+    """Returns what each block sees: [numbers of a patch, rows * columns * n]."""
+    x = materialized(jnp.transpose(x, (3, 1, 2, 0)))
+    rows, columns = sizes.num_blocks
+    step = sizes.window
+    ends = (rows - 1) * step + 1, (columns - 1) * step + 1
+    patches = [
+        x[:, i : i + ends[0] : step, j : j + ends[1] : step]
+        for i in range(sizes.patch[0])
+        for j in range(sizes.patch[1])
+    ]
+    numbers = len(patches) * x.shape[0]
+    return jnp.stack(patches).reshape(numbers, rows * columns * x.shape[3])
+
+
+def _kernel_at_places(sizes: _Sizes, kernel: Array) -> Array:
+    """Returns the kernel at each place of a block: [places * features, numbers]."""
+    last = sizes.window - 1
+    places = [
+        jnp.pad(kernel, ((i, last - i), (j, last - j), (0, 0), (0, 0)))
+        for i in range(sizes.window)
+        for j in range(sizes.window)
+    ]
+    matrix = jnp.transpose(jnp.stack(places), (0, 4, 1, 2, 3))
+    return matrix.reshape(sizes.num_places * kernel.shape[3], -1)

@@ -1,0 +1,189 @@
+"""Linear and bilinear maps of images for which `vmap` over the images costs nothing.
+
+`vmap` over pairs of images [2, n, ...] turns a matrix product into a batch of two products,
+and the reshapes around it into copies. The maps of this module are JAX primitives with
+another batching rule: when only the images are mapped, the mapped axis joins the axis of
+the images, [2 * n, ...], and the product stays one product. Its derivative with respect to
+the kernel is then one product too, since JAX differentiates what `vmap` has produced. With
+`vmap` outside of `grad` each mapped entry has its own kernel gradient, as it must be.
+
+All derivatives, forward and reverse and of any order, come from the three forms of a
+bilinear map: its value, and its two transposes.
+
+>>> product = Bilinear(
+...     forward=lambda x, kernel: x @ kernel,
+...     to_images=lambda y, kernel: y @ kernel.T,
+...     to_kernel=lambda x, y: x.T @ y,
+... )
+>>> x, kernel = jnp.ones((2, 5, 3)), jnp.ones((3, 4))
+>>> print(jax.vmap(lambda x: bilinear(product, x, kernel))(x).shape)
+(2, 5, 4)
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array
+
+
+class Linear(NamedTuple):
+    """A linear map of images and its transpose.
+
+    Attributes:
+      forward: From images to values.
+      transposed: From values to images.
+      image_axes: The axis of the images in the images and in the values.
+    """
+
+    forward: Callable[[Array], Array]
+    transposed: Callable[[Array], Array]
+    image_axes: tuple[int, int] = (0, 0)
+
+
+class Bilinear(NamedTuple):
+    """A map that is linear in images and in a kernel, and its two transposes.
+
+    Attributes:
+      forward: From images and kernel to values.
+      to_images: From values and kernel to images.
+      to_kernel: From images and values to the kernel.
+      image_axes: The axis of the images in the images and in the values.
+    """
+
+    forward: Callable[[Array, Array], Array]
+    to_images: Callable[[Array, Array], Array]
+    to_kernel: Callable[[Array, Array], Array]
+    image_axes: tuple[int, int] = (0, 0)
+
+
+def linear(maps: Linear, x: Array) -> Array:
+    """Applies a linear map; `vmap` joins a mapped axis to the images."""
+    return _linear_p.bind(x, maps=maps)
+
+
+def bilinear(maps: Bilinear, x: Array, kernel: Array) -> Array:
+    """Applies a bilinear map; `vmap` over images alone joins the axis to the images."""
+    return _bilinear_p.bind(*alike(x, kernel), maps=maps, form="forward")
+
+
+def linear_by_transposition(
+    forward: Callable[[Array], Array],
+    x: Array,
+    *,
+    image_axes: tuple[int, int] = (0, 0),
+) -> Array:
+    """Applies a linear function whose transpose JAX derives."""
+    images, values = image_axes
+    before, after = x.shape[:images], x.shape[images + 1 :]
+
+    def transposed(y: Array) -> Array:
+        shape = (*before, y.shape[values], *after)
+        zeros = jnp.zeros_like(y, shape=shape)
+        return jax.vjp(forward, zeros)[1](y)[0]
+
+    return linear(Linear(forward, transposed, image_axes), x)
+
+
+def alike(a: Array, b: Array) -> tuple[Array, Array]:
+    """Makes both arguments device-varying under `shard_map` where one of them is.
+
+    The gradient of what did not vary over the devices is then summed over them.
+    """
+    return a + jnp.zeros_like(b, shape=()), b + jnp.zeros_like(a, shape=())
+
+
+def _folded(
+    fn: Callable[..., Array], axes: tuple[int, int], x: Array, mapped: int, *rest: Array
+) -> tuple[Array, int]:
+    """Applies fn to images with a mapped axis that joins the axis of the images."""
+    size = x.shape[mapped]
+    x = jnp.moveaxis(x, mapped, axes[0])
+    *shape, first, num = x.shape[: axes[0] + 2]
+    y = fn(x.reshape(*shape, first * num, *x.shape[axes[0] + 2 :]), *rest)
+    shape = y.shape[: axes[1]]
+    return y.reshape(*shape, size, num, *y.shape[axes[1] + 1 :]), axes[1]
+
+
+def _abstract(fn: Callable[..., Array], *avals: Any) -> Any:
+    return jax.make_jaxpr(fn)(*avals).out_avals[0]
+
+
+# Linear maps ----------------------------------------------------------------------------
+
+_linear_p = Primitive("linear_map_of_images")
+
+
+@_linear_p.def_impl
+def _linear_value(x: Array, *, maps: Linear) -> Array:
+    return maps.forward(x)
+
+
+@_linear_p.def_abstract_eval
+def _linear_shape(x: Any, *, maps: Linear) -> Any:
+    return _abstract(maps.forward, x)
+
+
+def _linear_transpose(cotangent: Array, _: Any, *, maps: Linear) -> list[Array]:
+    back = Linear(maps.transposed, maps.forward, maps.image_axes[::-1])
+    return [linear(back, cotangent)]
+
+
+def _linear_batched(
+    args: Sequence[Array], dims: Sequence[int], *, maps: Linear
+) -> tuple[Array, int]:
+    return _folded(partial(linear, maps), maps.image_axes, args[0], dims[0])
+
+
+ad.deflinear2(_linear_p, _linear_transpose)
+batching.primitive_batchers[_linear_p] = _linear_batched
+mlir.register_lowering(_linear_p, mlir.lower_fun(_linear_value, multiple_results=False))
+
+
+# Bilinear maps --------------------------------------------------------------------------
+
+_bilinear_p = Primitive("bilinear_map_of_images")
+
+
+@_bilinear_p.def_impl
+def _bilinear_value(a: Array, b: Array, *, maps: Bilinear, form: str) -> Array:
+    return getattr(maps, form)(a, b)
+
+
+@_bilinear_p.def_abstract_eval
+def _bilinear_shape(a: Any, b: Any, *, maps: Bilinear, form: str) -> Any:
+    return _abstract(getattr(maps, form), a, b)
+
+
+# The gradients of each form's two arguments are the two other forms.
+def _to_first(cotangent: Array, _: Any, b: Array, *, maps: Bilinear, form: str) -> Array:
+    if form == "to_kernel":  # the images' gradient, from a kernel and values
+        return _bilinear_p.bind(b, cotangent, maps=maps, form="to_images")
+    back = "to_images" if form == "forward" else "forward"
+    return _bilinear_p.bind(cotangent, b, maps=maps, form=back)
+
+
+def _to_second(cotangent: Array, a: Array, _: Any, *, maps: Bilinear, form: str) -> Array:
+    if form == "to_images":  # the kernel's gradient, from values and images
+        return _bilinear_p.bind(cotangent, a, maps=maps, form="to_kernel")
+    back = "to_kernel" if form == "forward" else "forward"
+    return _bilinear_p.bind(a, cotangent, maps=maps, form=back)
+
+
+def _bilinear_batched(
+    args: Sequence[Array], dims: Sequence[int | None], *, maps: Bilinear, form: str
+) -> tuple[Array, int]:
+    fn = partial(_bilinear_p.bind, maps=maps, form=form)
+    if form != "to_kernel" and dims[1] is None:
+        axes = maps.image_axes if form == "forward" else maps.image_axes[::-1]
+        return _folded(fn, axes, args[0], dims[0], args[1])
+    return jax.vmap(getattr(maps, form), dims)(*args), 0
+
+
+ad.defbilinear(_bilinear_p, _to_first, _to_second)
+batching.primitive_batchers[_bilinear_p] = _bilinear_batched
+mlir.register_lowering(_bilinear_p, mlir.lower_fun(_bilinear_value, multiple_results=False))

@@ -1,0 +1,95 @@
+"""Max-pooling whose gradient goes to the first of equal largest values.
+
+>>> largest, place = first_largest([jnp.array([1.0, 5.0]), jnp.array([2.0, 5.0])])
+>>> print(largest, place)
+[2. 5.] [1 0]
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from siamese_jax._cpu.patches import materialized
+
+LARGEST_WINDOW = 8  # XLA compiles larger ones for many seconds
+
+
+def max_pool(
+    x: Float[Array, "a height width b"], window: int
+) -> Float[Array, "a rows columns b"]:
+    """Pools the two middle axes by blocks of window x window, without overlap."""
+    rows, columns = (size // window for size in x.shape[1:3])
+    x = x[:, : rows * window, : columns * window]
+    return _largest_of_blocks(
+        x.reshape(x.shape[0], rows, window, columns, window, x.shape[3])
+    )
+
+
+def first_largest(values: Sequence[Array]) -> tuple[Array, Array]:
+    """Returns the largest of arrays, and the number of the first array that has it."""
+    largest = values[0]
+    place = jnp.zeros(largest.shape, jnp.uint8)
+    for number, value in enumerate(values[1:], 1):
+        place = jnp.where(value > largest, jnp.asarray(number, place.dtype), place)
+        largest = jnp.maximum(largest, value)
+    return largest, place
+
+
+def gradients_of_largest(place: Array, gradient: Array, num: int) -> list[Array]:
+    """Returns the gradients of `num` arrays, from the gradient of their largest values."""
+    gradient, zero = materialized(gradient), jnp.zeros((), gradient.dtype)
+    return [
+        jnp.where(place == jnp.asarray(number, place.dtype), gradient, zero)
+        for number in range(num)
+    ]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def largest_along(x: Array, axis: int) -> Array:
+    """Returns the largest values along an axis, which goes."""
+    return _largest_along_forward(x, axis)[0]
+
+
+def _largest_along_forward(x: Array, axis: int) -> tuple[Array, tuple[Array, int]]:
+    values = [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
+    largest, place = first_largest(values)
+    return largest, (place, x.shape[axis])
+
+
+def _largest_along_backward(
+    axis: int, residuals: tuple[Array, int], gradient: Array
+) -> tuple[Array]:
+    place, num = residuals
+    return (jnp.stack(gradients_of_largest(place, gradient, num), axis),)
+
+
+largest_along.defvjp(_largest_along_forward, _largest_along_backward)
+
+
+@jax.custom_vjp
+def _largest_of_blocks(blocks: Array) -> Array:
+    """Returns the largest over axes 2 and 4 of [a, rows, window, columns, window, b]."""
+    return _largest_of_blocks_forward(blocks)[0]
+
+
+def _largest_of_blocks_forward(blocks: Array) -> tuple[Array, tuple[Array, int]]:
+    window = blocks.shape[2]
+    values = [blocks[:, :, i, :, j] for i in range(window) for j in range(window)]
+    largest, place = first_largest(values)
+    return largest, (place, window)
+
+
+def _largest_of_blocks_backward(
+    residuals: tuple[Array, int], gradient: Array
+) -> tuple[Array]:
+    place, window = residuals
+    parts = gradients_of_largest(place, gradient, window * window)
+    rows = [jnp.stack(parts[i : i + window], 3) for i in range(0, len(parts), window)]
+    return (jnp.stack(rows, 2),)
+
+
+_largest_of_blocks.defvjp(_largest_of_blocks_forward, _largest_of_blocks_backward)

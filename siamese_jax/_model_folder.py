@@ -1,0 +1,316 @@
+"""The folder that holds a model: how it is written and read.
+
+The format is described in `siamese_jax.model`.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import pathlib
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export as jax_export
+from jax.custom_batching import sequential_vmap
+from jaxtyping import Array, PyTree
+
+import siamese_jax
+from siamese_jax._extras import import_extra
+from siamese_jax.errors import UserError
+from siamese_jax.images import ImageFile, Preparation
+from siamese_jax.verification import Calibration
+
+FORMAT = "siamese_jax model"
+FORMAT_VERSION = 1
+PLATFORMS = ("cpu", "cuda", "tpu")
+ENCODER = "encoder.jax"
+DISTANCES = "distances.jax"
+PARAMETERS = "parameters.safetensors"
+FACTS = "model.json"
+DATA = (ENCODER, DISTANCES, PARAMETERS)
+
+FlatParams = dict[str, Array]
+
+
+class Functions(NamedTuple):
+    """The two functions of a model, which take its parameters first."""
+
+    embed_fn: Callable[[PyTree, Array], Array]
+    matrix_fn: Callable[[PyTree, Array, Array], Array]
+
+
+class Content(NamedTuple):
+    """What a folder holds."""
+
+    params: FlatParams
+    functions: Functions
+    preparation: Preparation
+    calibration: Calibration | None
+    details: dict[str, Any]
+
+
+# Writing --------------------------------------------------------------------------------
+
+
+def write_folder(
+    folder: ImageFile,
+    params: PyTree,
+    functions: Functions,
+    *,
+    preparation: Preparation,
+    calibration: Calibration | None,
+    details: Mapping[str, Any],
+) -> None:
+    """Writes a model as a folder, all of it or nothing."""
+    folder = pathlib.Path(folder).resolve()
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    if folder.exists() and not is_empty and not (folder / FACTS).is_file():
+        raise UserError(f"{folder} exists and is no model folder; it is not overwritten")
+    safetensors = import_extra("safetensors.numpy")
+    import_extra("flatbuffers")
+    named = _named(params)
+    artifacts, facts = _export(named, params, functions, preparation)
+    files = {**artifacts, PARAMETERS: safetensors.save(jax.tree.map(np.asarray, named))}
+    facts = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "preparation": dataclasses.asdict(preparation),
+        "calibration": calibration and dataclasses.asdict(calibration),
+        "details": dict(details),
+        **facts,
+        "sha256": {name: _checksum(data) for name, data in files.items()},
+        "versions": {
+            "siamese_jax": siamese_jax.__version__,
+            "jax": jax.__version__,
+            "jaxlib": importlib.metadata.version("jaxlib"),
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    text = json.dumps(_without_nan(facts), indent=2, allow_nan=False) + "\n"
+    _put({**files, FACTS: text.encode()}, folder)
+
+
+def _put(files: Mapping[str, bytes], folder: pathlib.Path) -> None:
+    """Puts a new folder in the place of an old one, which is there until the new one is."""
+    part, previous = _beside(folder, "part"), _beside(folder, "previous")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name, data in files.items():
+        (part / name).write_bytes(data)
+    if folder.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        folder.rename(previous)
+    part.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def _beside(folder: pathlib.Path, what: str) -> pathlib.Path:
+    return folder.with_name(f".{folder.name}.{what}")
+
+
+def _named(params: PyTree) -> FlatParams:
+    """The parameters by name: their keys, joined by "/"."""
+    named: FlatParams = {}
+    for path, value in jax.tree_util.tree_leaves_with_path(params):
+        name = "/".join(map(_key_name, path)) or "parameters"
+        if name in named:
+            raise ValueError(f"params must have one name for each array; {name} is twice")
+        named[name] = jnp.asarray(value)
+    return named
+
+
+def _key_name(key: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    raise ValueError(f"params must be dictionaries, lists and tuples; got the key {key}")
+
+
+def _export(
+    named: FlatParams, params: PyTree, functions: Functions, preparation: Preparation
+) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The two functions in files, for any number of rows, and what to know of them."""
+    structure = jax.tree.structure(params)
+    names = list(named)
+
+    def tree(named: FlatParams) -> PyTree:
+        return jax.tree.unflatten(structure, [named[name] for name in names])
+
+    def embed_fn(named: FlatParams, images: Array) -> Array:
+        return functions.embed_fn(tree(named), images)
+
+    def matrix_fn(named: FlatParams, x: Array, y: Array) -> Array:
+        return functions.matrix_fn(tree(named), x, y)
+
+    n, m = jax_export.symbolic_shape("n, m")
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), named)
+
+    def images(rows: Any) -> Any:
+        return jax.ShapeDtypeStruct((rows, *preparation.image_shape), jnp.float32)
+
+    embedding = jax.eval_shape(embed_fn, shapes, images(1))
+    if embedding.ndim != 2 or len(embedding) != 1:
+        raise ValueError(
+            f"embed_fn must return [n, dim]; got shape {embedding.shape} for one image"
+        )
+
+    def vectors(rows: Any) -> Any:
+        return jax.ShapeDtypeStruct((rows, embedding.shape[1]), embedding.dtype)
+
+    def serialized(fn: Callable[..., Array], *arguments: Any) -> bytes:
+        exported = jax_export.export(jax.jit(fn), platforms=PLATFORMS)(*arguments)
+        return bytes(exported.serialize())
+
+    artifacts = {
+        ENCODER: serialized(embed_fn, shapes, images(n)),
+        DISTANCES: serialized(matrix_fn, shapes, vectors(n), vectors(m)),
+    }
+    facts = {
+        "image_shape": preparation.image_shape,
+        "embedding_dim": embedding.shape[1],
+        "distance_parameters": _used(matrix_fn, shapes, vectors(1), vectors(1)),
+        "platforms": PLATFORMS,
+    }
+    return artifacts, facts
+
+
+def _used(
+    matrix_fn: Callable[..., Array], shapes: Mapping[str, Any], *vectors: Any
+) -> list[str]:
+    """Names of the parameters that the distances depend on."""
+    program = jax.make_jaxpr(matrix_fn)(shapes, *vectors).jaxpr
+    read = {id(variable) for step in program.eqns for variable in step.invars}
+    read |= {id(variable) for variable in program.outvars}
+    parameters = zip(sorted(shapes), program.invars, strict=False)  # the vectors follow
+    return [name for name, variable in parameters if id(variable) in read]
+
+
+def _checksum(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _without_nan(value: Any) -> Any:
+    """The same for JSON, which has no NaN and no infinity: they become null."""
+    match value:
+        case Mapping():
+            return {str(key): _without_nan(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [_without_nan(entry) for entry in value]
+        case np.ndarray() | np.generic() | jax.Array():
+            return _without_nan(value.tolist())
+        case float() if not math.isfinite(value):
+            return None
+        case pathlib.PurePath():
+            return str(value)
+        case None | bool() | int() | float() | str():
+            return value
+    raise ValueError(f"details must hold what JSON can; got {type(value).__name__}")
+
+
+# Reading --------------------------------------------------------------------------------
+
+
+def read_folder(folder: ImageFile) -> Content:
+    """Reads a folder that `write_folder` has written."""
+    folder = pathlib.Path(folder)
+    previous = _beside(folder.resolve(), "previous")
+    if not folder.exists() and previous.exists():  # a save was stopped at its last step
+        folder = previous
+    facts = _read_facts(folder)
+    safetensors = import_extra("safetensors.numpy")
+    import_extra("flatbuffers")
+    with _blaming(folder / FACTS):
+        preparation = _preparation(facts["preparation"])
+        calibration = _calibration(facts["calibration"])
+        details, used = dict(facts["details"]), set(facts["distance_parameters"])
+        checksums = {name: facts["sha256"][name] for name in DATA}
+    data = {name: _read(folder / name, sha) for name, sha in checksums.items()}
+    exported = {}
+    for name in (ENCODER, DISTANCES):
+        with _blaming(folder / name):
+            exported[name] = jax_export.deserialize(bytearray(data[name]))
+    with _blaming(folder / PARAMETERS):
+        params = jax.tree.map(jnp.asarray, safetensors.load_file(folder / PARAMETERS))
+    functions = _functions(exported[ENCODER], exported[DISTANCES], used)
+    return Content(params, functions, preparation, calibration, details)
+
+
+def _read_facts(folder: pathlib.Path) -> dict[str, Any]:
+    path = folder / FACTS
+    if not path.is_file():
+        inside = folder / "model"
+        hint = f"; {inside} is one" if (inside / FACTS).is_file() else ""
+        raise UserError(
+            f"{folder} is no model folder, which holds {FACTS} and the files "
+            f"{', '.join(DATA)}{hint}"
+        )
+    with _blaming(path):
+        facts = json.loads(path.read_text())
+        name, version = facts["format"], facts["format_version"]
+    if (name, version) != (FORMAT, FORMAT_VERSION):
+        raise UserError(
+            f"{path} has the format {name!r}, version {version!r}; this version of "
+            f"siamese_jax reads {FORMAT!r}, version {FORMAT_VERSION}"
+        )
+    return facts
+
+
+def _read(path: pathlib.Path, checksum: str) -> bytes:
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
+    data = path.read_bytes()
+    if _checksum(data) != checksum:
+        raise UserError(
+            f"{path} is damaged: it is not the file that was written with the model"
+        )
+    return data
+
+
+def _preparation(fields: dict[str, Any]) -> Preparation:
+    return Preparation(**{**fields, "size": tuple(fields["size"])})
+
+
+def _calibration(fields: dict[str, Any] | None) -> Calibration | None:
+    if fields is None:
+        return None
+    numbers: dict[str, Any] = {k: math.nan if v is None else v for k, v in fields.items()}
+    return Calibration(**numbers)
+
+
+@contextlib.contextmanager
+def _blaming(path: pathlib.Path) -> Iterator[None]:
+    """Turns any error, of whatever package reads the file, into one that names the file."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(
+            f"{path} is damaged or not of this format: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _functions(
+    encoder: jax_export.Exported, distances: jax_export.Exported, used: set[str]
+) -> Functions:
+    # Exported functions have no batching rule: under vmap they are called in sequence.
+    embed_fn = sequential_vmap(encoder.call)
+    all_distances = sequential_vmap(distances.call)
+
+    def matrix_fn(params: FlatParams, x: Array, y: Array) -> Array:
+        # A program that calls this holds the parameters that it passes on as constants.
+        # Zeros in the place of those that are not read keep it small.
+        read = {
+            name: value if name in used else jnp.zeros(value.shape, value.dtype)
+            for name, value in params.items()
+        }
+        return all_distances(read, x, y)
+
+    return Functions(embed_fn, matrix_fn)

@@ -1,0 +1,366 @@
+"""The command `siamese-jax`: a saved model put to use on image files.
+
+    siamese-jax verify --model DIR A B
+        Are the images A and B of one class?
+
+    siamese-jax identify --model DIR --gallery FOLDER --queries FILE...
+        Which class of a gallery does each image belong to, if any?
+
+    siamese-jax embed --model DIR --out E.npy FILE_OR_FOLDER...
+        The embeddings of images, for other programs.
+
+DIR is a folder that `siamese_jax.model.save_model` has written.
+`siamese-jax COMMAND --help` explains a command and its flags.
+"""
+
+import inspect
+import json as json_format  # the commands have a flag of this name
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from siamese_jax._extras import import_extra
+from siamese_jax.errors import UserError
+
+if TYPE_CHECKING:  # imported in the functions, so that --help is quick
+    from siamese_jax.identification import Identification
+    from siamese_jax.model import Model
+
+PROGRAM = "siamese-jax"
+
+
+def main(*, arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; the arguments are those of this process by default.
+
+    An error that the user can put right is shown as one line, `error: ...`, on the standard
+    error stream.
+
+    Raises:
+      SystemExit: With status 1 after such an error, with 2 if the flags are wrong, with 0
+        after `--help`.
+
+    >>> main(arguments=["verify", "--unknown"])
+    Traceback (most recent call last):
+    SystemExit: 2
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        run = _parse(arguments)
+        run()
+    except (UserError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+# The commands: their parameters are the flags, their docstrings the help ----------------
+
+
+def verify(
+    a: pathlib.Path,
+    b: pathlib.Path,
+    /,
+    *,
+    model: pathlib.Path,
+    json: pathlib.Path | None = None,
+) -> None:
+    """Tell whether two images are of one class.
+
+    Prints the distance of the two images, the threshold up to which two images
+    are called the same, and the probability that they are. The threshold and
+    the probability come from the pairs of images that the model was calibrated
+    on. The probability assumes that same and different are equally likely.
+
+    Args:
+      a: An image file.
+      b: Another image file.
+      model: The folder of the model.
+      json: A file for the answer.
+
+    Raises:
+      UserError: If the model or an image cannot be read, the model has no calibration, or
+        the answer cannot be written.
+    """
+    _check_output("--json", json)
+    found = _load(model).verify(a, b)
+    print(
+        f"{'same' if found.same else 'different'}: distance {found.distance:.4f}, "
+        f"threshold {found.threshold:.4f}, "
+        f"probability of the same {found.probability_same:.3f}"
+    )
+    if json is not None:
+        _write_json(json, found._asdict())
+
+
+def identify(
+    *,
+    model: pathlib.Path,
+    gallery: pathlib.Path,
+    queries: tuple[pathlib.Path, ...],
+    labelled: bool = False,
+    false_accept_rate: float = 0.1,
+    picture: pathlib.Path | None = None,
+    json: pathlib.Path | None = None,
+) -> None:
+    """Name the nearest class of a gallery for each query, or none of these.
+
+    The gallery is a folder with one sub-folder for each class, which holds one
+    or more images. The classes need not be ones that the model was trained on.
+    The answer to a query is the class of the nearest gallery image, or "none
+    of these" if even that is farther away than the threshold.
+
+    The threshold comes from the pairs of images that the model was calibrated
+    on. With N classes a stranger, whose class is not in the gallery, has N
+    chances of a false match. Each comparison may therefore match falsely with
+    probability 1 - (1 - rate)^(1/N), where rate is --false-accept-rate.
+    strangers_let_in shows what becomes of this: it is the share of the gallery
+    images that match another class when their own class is left out. With
+    --labelled, queries of classes that are not in the gallery are strangers.
+
+    Args:
+      model: The folder of the model.
+      gallery: A folder with one sub-folder for each class.
+      queries: Image files.
+      labelled: Take the folder of each query for its class, and count the right answers.
+      false_accept_rate: Share of strangers that may be taken for a class of the gallery.
+      picture: A PNG or JPEG file for the first 12 queries above their nearest images.
+      json: A file for the answers.
+
+    Raises:
+      FileNotFoundError: If the gallery does not exist.
+      UserError: If a flag makes no sense, the model, the gallery or an image cannot be
+        read, the model has no calibration, or an answer cannot be written.
+    """
+    from siamese_jax.images import list_folder
+
+    _check_output("--json", json)
+    _check_output("--picture", picture, endings=(".png", ".jpg", ".jpeg"))
+    if not 0 < false_accept_rate < 1:
+        raise UserError(f"--false-accept-rate must be in (0, 1); got {false_accept_rate}")
+    if not queries:
+        raise UserError("--queries: at least one image file is needed; got none")
+    _check_files("--queries", queries)
+    files = list_folder(gallery)
+    labels = [file.parent.name for file in files]
+    if len(set(labels)) < 2:
+        raise UserError(f"{gallery} has one class, {labels[0]}; two are needed")
+    truth = _classes_of(queries, labels) if labelled else None
+
+    loaded = _load(model)
+    found = loaded.identify(files, labels, queries, false_accept_rate=false_accept_rate)
+    answers = _answers(found, queries, labels, truth)
+    answers["picture"] = None if picture is None else str(picture)
+    _print_answers(answers)
+    if json is not None:
+        _write_json(json, answers)
+    if picture is not None:
+        from siamese_jax._match_picture import draw_matches
+
+        nearest = [files[position] for position in found.nearest.positions]
+        draw_matches(queries, nearest, found).save(picture)
+        print(f"picture: {picture}")
+
+
+def embed(
+    images: tuple[pathlib.Path, ...], /, *, model: pathlib.Path, out: pathlib.Path
+) -> None:
+    """Write the embeddings of images as a NumPy file.
+
+    The file E.npy of --out holds a float32 array with one row for each image.
+    E.json, which is written beside it, has the list of the image files in the
+    order of the rows. A folder stands for all images in it and in its
+    sub-folders.
+
+    Args:
+      images: Image files and folders.
+      model: The folder of the model.
+      out: The NumPy file to write; its name ends in .npy.
+
+    Raises:
+      UserError: If no image is given, the model or an image cannot be read, or the files
+        cannot be written.
+    """
+    import numpy as np
+
+    from siamese_jax.images import list_images
+
+    list_file = out.with_suffix(".json")
+    _check_output("--out", out, endings=(".npy",))
+    _check_output("--out", list_file)
+    files = list_images(images)
+    if not files:
+        raise UserError("at least one image file or folder is needed; got none")
+    _check_files("images", files)
+    vectors = np.asarray(_load(model).embed(files), np.float32)
+    part = out.with_name(f"{out.name}.part")
+    with part.open("wb") as file:
+        np.save(file, vectors)
+    part.replace(out)
+    _write_json(list_file, {"files": [str(file) for file in files]})
+    print(f"{out}: {vectors.shape[0]} embeddings of {vectors.shape[1]} numbers")
+    print(f"{list_file}: their image files")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "verify": verify,
+    "identify": identify,
+    "embed": embed,
+}
+
+
+# Flags ----------------------------------------------------------------------------------
+
+
+def _parse(arguments: Sequence[str]) -> Callable[[], None]:
+    tyro = import_extra("tyro")
+    asked = COMMANDS.get(arguments[0]) if arguments else None
+    if {"-h", "--help"} & set(arguments):
+        # tyro would join the lines of a description to paragraphs
+        print(_description(asked))
+    alternatives = tuple(
+        Annotated[
+            Any,
+            tyro.conf.subcommand(
+                name,
+                constructor=_deferred(command),
+                description="" if command is asked else _summary(command),
+            ),
+        ]
+        for name, command in COMMANDS.items()
+    )
+    return tyro.cli(
+        Union[alternatives],  # noqa: UP007, made of a tuple
+        prog=PROGRAM,
+        description="",
+        args=arguments,
+        config=(
+            tyro.conf.DisallowNone,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.PositionalMetavarFromFieldName,
+        ),
+    )
+
+
+def _deferred(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """The command bound to its flags, so that no error of it happens inside tyro."""
+
+    @wraps(command)
+    def bind(*args: Any, **flags: Any) -> Callable[[], None]:
+        return partial(command, *args, **flags)
+
+    return bind
+
+
+def _description(command: Callable[..., None] | None) -> str:
+    text = inspect.getdoc(command or sys.modules[__name__]) or ""
+    return text.split("\nArgs:\n")[0].rstrip() + "\n"
+
+
+def _summary(command: Callable[..., None]) -> str:
+    return _description(command).splitlines()[0]
+
+
+# Checks, files and words ----------------------------------------------------------------
+
+
+def _check_output(
+    flag: str, path: pathlib.Path | None, *, endings: tuple[str, ...] = ()
+) -> None:
+    """Raises UserError, before any work, if no file can be written to this path."""
+    if path is None:
+        return
+    if endings and path.suffix.lower() not in endings:
+        raise UserError(f"{flag}: {path} must end in {' or '.join(endings)}")
+    if path.is_dir():
+        raise UserError(f"{flag}: {path} is a folder; a file is wanted")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"{flag}: the folder {path.parent} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{flag}: the folder {path.parent} cannot be written to")
+
+
+def _check_files(name: str, files: Sequence[pathlib.Path]) -> None:
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{name}: {file} is not a file")
+
+
+def _classes_of(
+    queries: Sequence[pathlib.Path], gallery_labels: Sequence[str]
+) -> list[str]:
+    truth = [file.resolve().parent.name for file in queries]
+    if not set(truth) & set(gallery_labels):
+        raise UserError(
+            "--labelled: no query is of a class of the gallery; the queries' folders are "
+            f"{', '.join(sorted(set(truth))[:5])}"
+        )
+    return truth
+
+
+def _load(folder: pathlib.Path) -> "Model":
+    from siamese_jax.model import load_model
+
+    return load_model(folder)
+
+
+def _answers(
+    found: "Identification",
+    queries: Sequence[pathlib.Path],
+    labels: Sequence[str],
+    truth: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The answers as JSON has them."""
+    from siamese_jax.identification import identification_rates
+
+    metrics = {"strangers_let_in": found.strangers_let_in}
+    nearest = found.nearest
+    if truth is not None:
+        metrics |= identification_rates(nearest, truth, labels, found.threshold)
+    return {
+        "metrics": metrics,
+        "threshold": found.threshold,
+        "num_classes": len(set(labels)),
+        "queries": [
+            {
+                "file": str(file),
+                "answer": str(label) if accepted else None,
+                "nearest": str(label),
+                "distance": float(distance),
+                "runner_up": str(second),
+                "runner_up_distance": float(second_distance),
+            }
+            for file, label, distance, second, second_distance, accepted in zip(
+                queries,
+                nearest.labels,
+                nearest.distances,
+                nearest.runner_up_labels,
+                nearest.runner_up_distances,
+                found.accepted,
+                strict=True,
+            )
+        ],
+    }
+
+
+def _print_answers(answers: dict[str, Any]) -> None:
+    for query in answers["queries"]:
+        print(
+            f"{query['file']}: {query['answer'] or 'none of these'} "
+            f"(nearest {query['nearest']} at {query['distance']:.4f}, "
+            f"then {query['runner_up']} at {query['runner_up_distance']:.4f})"
+        )
+    print(f"threshold {answers['threshold']:.4f}, for {answers['num_classes']} classes")
+    width = max(map(len, answers["metrics"]))
+    for name, value in answers["metrics"].items():
+        print(f"  {name:<{width}}  {value:.4f}")
+
+
+def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+    """Writes all of a file or nothing; a number without a value becomes null."""
+    plain = {key: None if value != value else value for key, value in content.items()}
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json_format.dumps(plain, indent=2, allow_nan=False) + "\n")
+    part.replace(path)

@@ -1,0 +1,218 @@
+"""Networks with batch normalisation: a small plain one and a residual one.
+
+>>> import jax
+>>> encoder = ResNet(stem=2, widths=(2, 4), dim=3)
+>>> variables = encoder.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+>>> print(variables["params"]["Conv_0"]["kernel"].shape)
+(5, 5, 1, 2)
+>>> print(encoder.apply(variables, jnp.zeros((6, 16, 16, 1))).shape)
+(6, 3)
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from siamese_jax._cpu import images_last
+from siamese_jax.convolution import convolution, max_pool
+from siamese_jax.siamese import TWIN_AXIS
+
+Images = Float[Array, "n height width channels"]
+Embeddings = Float[Array, "n dim"]
+
+
+def _flatten(x: Float[Array, "n ..."]) -> Float[Array, "n features"]:
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # also for symbolic n and n = 0
+
+
+class Standardized(nn.Module):
+    """A network that sees each image with mean 0 and deviation 1.
+
+    Brightness and contrast of an image then change next to nothing.
+
+    Attributes:
+      net: The network.
+    """
+
+    net: nn.Module
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
+        """Embeds images."""
+        axes = (1, 2, 3)
+        mean = jnp.mean(images, axes, keepdims=True)
+        deviation = jnp.std(images, axes, keepdims=True)
+        return self.net((images - mean) / (deviation + 1e-3), train=train)
+
+
+class ConvNet(nn.Module):
+    """Blocks of 3x3 convolution, batch norm, ReLU and pooling, then one dense layer.
+
+    Attributes:
+      widths: Number of features of each block, which halves the image.
+      dim: Dimension of the embedding, which is not normalised.
+      joint: Under `siamese.twin`, take batch statistics over all inputs together.
+    """
+
+    widths: Sequence[int] = (32, 64, 64)
+    dim: int = 64
+    joint: bool = False
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
+        """Embeds images."""
+        x = images
+        for width in self.widths:
+            x = nn.Conv(
+                width,
+                (3, 3),
+                padding="SAME",
+                use_bias=False,
+                conv_general_dilated=convolution,
+            )(x)
+            x = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.9,
+                axis_name=TWIN_AXIS if self.joint and train else None,
+            )(x)
+            x = max_pool(nn.relu(x), 2)
+        return nn.Dense(self.dim)(_flatten(x))
+
+
+class ResNet(nn.Module):
+    """A residual network for glyphs of some 48 to 64 pixels, with batch normalisation.
+
+    A strided 5x5 convolution halves the image, and pooling halves it again before each
+    stage of residual blocks. A block has two 3x3 convolutions, each after normalisation and
+    ReLU. The last result is pooled, normalised and rectified, and goes into one dense
+    layer, so that the place of a stroke counts.
+
+    On CPUs the layers work on images [channels, height, width, n], which is faster there.
+    Parameters and results are the same.
+
+    Attributes:
+      stem: Number of features of the first convolution.
+      widths: Number of features of each stage.
+      num_blocks: Number of residual blocks of a stage.
+      dim: Dimension of the embedding, which is not normalised.
+      dtype: Type of activations and products; bfloat16 for mixed precision. Parameters,
+        statistics, sums and embeddings are float32.
+
+    Reference:
+      He, Zhang, Ren, Sun. Identity Mappings in Deep Residual Networks. ECCV 2016, figure
+      4 (e).
+    """
+
+    stem: int = 64
+    widths: Sequence[int] = (128, 256)
+    num_blocks: int = 1
+    dim: int = 256
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
+        """Embeds images."""
+        sizes = self.stem, self.widths, self.num_blocks, self.dim, self.dtype
+        if self.is_initializing():
+            layers = _ResNetLayers(*sizes)
+            nn.share_scope(self, layers)  # parameters then have their plain names
+            return layers(images, train=train)
+        variables = {name: self.variables[name] for name in ("params", "batch_stats")}
+        detached = (_ResNetLayers(*sizes, last, parent=None) for last in (True, False))
+        on_cpu, elsewhere = (partial(_apply, layers, train) for layers in detached)
+        embeddings, statistics = lax.platform_dependent(
+            variables, images, cpu=on_cpu, default=elsewhere
+        )
+        for name, value in statistics.items():
+            self.put_variable("batch_stats", name, value)
+        return embeddings
+
+
+def _apply(
+    layers: nn.Module, train: bool, variables: Any, images: Images
+) -> tuple[Embeddings, Any]:
+    """Returns embeddings, and the new batch statistics if `train`, else {}."""
+    if not train:
+        return layers.apply(variables, images), {}
+    embeddings, changed = layers.apply(
+        variables, images, train=True, mutable=["batch_stats"]
+    )
+    return embeddings, dict(changed["batch_stats"])
+
+
+class _ResNetLayers(nn.Module):
+    """The layers of `ResNet`, on images [n, height, width, c] or [c, height, width, n]."""
+
+    stem: int
+    widths: Sequence[int]
+    num_blocks: int
+    dim: int
+    dtype: Any
+    images_last: bool = False
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
+        """Embeds images."""
+        swap = (3, 1, 2, 0) if self.images_last else (0, 1, 2, 3)  # its own inverse
+        channel_axis = 0 if self.images_last else 3
+        conv = self._make_conv()
+
+        def normalized(x: Array) -> Array:
+            norm = nn.BatchNorm(
+                not train, momentum=0.9, axis=channel_axis, dtype=self.dtype
+            )
+            return nn.relu(norm(x))
+
+        x = conv(self.stem, 5, stride=2)(jnp.transpose(images, swap).astype(self.dtype))
+        for width in self.widths:
+            x = max_pool(x, 2)
+            for _ in range(self.num_blocks):
+                y = conv(width, 3)(normalized(x))
+                y = conv(width, 3)(normalized(y))
+                x = y + (x if x.shape[channel_axis] == width else conv(width, 1)(x))
+        x = normalized(max_pool(x, 2)).astype(jnp.float32)
+        return nn.Dense(self.dim)(_flatten(jnp.transpose(x, swap)))
+
+    def _make_conv(self) -> Callable[..., nn.Module]:
+        """Returns a function that makes the next convolution."""
+        he_normal, numbers = nn.initializers.he_normal(), itertools.count()
+
+        def of_flax(features: int, size: int, stride: int = 1) -> nn.Module:
+            return nn.Conv(
+                features,
+                (size, size),
+                stride,
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=he_normal,
+                conv_general_dilated=convolution,
+            )
+
+        def images_last(features: int, size: int, stride: int = 1) -> nn.Module:
+            return _ImagesLastConv(
+                features, size, stride, he_normal, name=f"Conv_{next(numbers)}"
+            )
+
+        return images_last if self.images_last else of_flax
+
+
+class _ImagesLastConv(nn.Module):
+    """Convolution of images [c, height, width, n] with the parameters of `nn.Conv`."""
+
+    features: int
+    size: int
+    stride: int
+    kernel_init: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "c h w n"]) -> Float[Array, "d out_h out_w n"]:
+        shape = (self.size, self.size, x.shape[0], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        return images_last.convolve(x, kernel, stride=self.stride)

@@ -1,0 +1,240 @@
+"""The networks of public Keras tutorials and of Koch et al. 2015, with their initialisers.
+
+>>> import jax
+>>> encoder = MnistTower(dim=3)
+>>> embeddings, _ = encoder.init_with_output(jax.random.key(0), jnp.zeros((2, 4, 4, 1)))
+>>> print(embeddings)
+[[0. 0. 0.]
+ [0. 0. 0.]]
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from siamese_jax.convolution import convolution
+from siamese_jax.distances import euclidean_distance
+from siamese_jax.encoders._pooled import pooled_convolution
+from siamese_jax.siamese import weighted_l1_logits
+
+Images = Float[Array, "n height width channels"]
+Embeddings = Float[Array, "n dim"]
+
+_KERAS_INIT = nn.initializers.glorot_uniform()
+
+
+def _normal(mean: float, deviation: float) -> nn.initializers.Initializer:
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        return mean + deviation * jax.random.normal(key, shape, dtype)
+
+    return init
+
+
+def _dense(features: int) -> nn.Dense:
+    return nn.Dense(features, kernel_init=_KERAS_INIT)
+
+
+def _conv(
+    features: int,
+    size: int,
+    *,
+    stride: int = 1,
+    window: int = 1,
+    kernel_init: nn.initializers.Initializer = _KERAS_INIT,
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros,
+) -> nn.Conv:
+    """Valid convolution, then the largest of window x window blocks, then the bias."""
+    return nn.Conv(
+        features,
+        (size, size),
+        stride,
+        padding="VALID",
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        conv_general_dilated=pooled_convolution(window) if window > 1 else convolution,
+    )
+
+
+class Dropout(nn.Module):
+    """Zeroes entries with probability `rate`, and divides the others by 1 - rate.
+
+    Like `nn.Dropout`, but a hash of the entry's number and of the key decides: two rounds
+    of MurmurHash3's finaliser. JAX's generators take longer on a CPU than the layers of a
+    small network. Which entries are zeroed depends on key and shape alone.
+
+    Attributes:
+      rate: Probability that an entry is zeroed, rounded to a multiple of 2^-32.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape"], *, train: bool) -> Float[Array, "*shape"]:
+        """Applies dropout if `train`, else returns x."""
+        if not train or self.rate == 0:
+            return x
+        if self.rate == 1:
+            return jnp.zeros_like(x)
+        words = jax.random.key_data(self.make_rng("dropout")).ravel().astype(jnp.uint32)
+        number = jnp.zeros((), jnp.uint32)  # row-major, whose parts XLA fuses
+        for axis, size in enumerate(x.shape):
+            number = number * size + lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        bits = _mixed(_mixed(number * jnp.uint32(0x9E3779B9) + words[0]) ^ words[-1])
+        kept = bits >= jnp.uint32(min(round(self.rate * 2**32), 2**32 - 1))
+        return jnp.where(kept, x / (1 - self.rate), jnp.zeros((), x.dtype))
+
+
+def _mixed(bits: Array) -> Array:
+    """MurmurHash3 finaliser."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = (bits ^ (bits >> jnp.uint32(shift))) * jnp.uint32(factor)
+    return bits ^ (bits >> jnp.uint32(16))
+
+
+def _flatten(x: Float[Array, "n ..."]) -> Float[Array, "n features"]:
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # also for symbolic n and n = 0
+
+
+# Encoders -----------------------------------------------------------------------------
+
+
+class MnistConv(nn.Module):
+    """Conv 32 of 3x3, ReLU, flatten, dense 128 ReLU: 2,769,344 parameters on 28x28."""
+
+    dim: int = 128
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
+        """Embeds images."""
+        x = nn.relu(_conv(32, 3)(images))
+        return nn.relu(_dense(self.dim)(_flatten(x)))
+
+
+class MnistMlp(nn.Module):
+    """Three dense layers of 128 ReLU, dropout between: 133,504 parameters on 28x28."""
+
+    dropout: float = 0.5
+    dim: int = 128
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
+        """Embeds images."""
+        x = nn.relu(_dense(self.dim)(_flatten(images)))
+        for _ in range(2):
+            x = Dropout(self.dropout)(x, train=train)
+            x = nn.relu(_dense(self.dim)(x))
+        return x
+
+
+class OrlConv(nn.Module):
+    """Two convolutions with pooling and dropout, dense 128 and 50, for faces of 56x46.
+
+    Attributes:
+      stride: Stride of the convolutions. The tutorial means 1, which has 191,618
+        parameters on 56x46x1; its code has 3, with 8,834 parameters.
+      dropout: Rates after each pooling and after the first dense layer.
+      dim: Dimension of the embedding.
+    """
+
+    stride: int = 1
+    dropout: Sequence[float] = (0.25, 0.25, 0.1)
+    dim: int = 50
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
+        """Embeds images."""
+        x = images
+        for features, rate in zip((6, 12), self.dropout[:2], strict=True):
+            x = nn.relu(_conv(features, 3, stride=self.stride, window=2)(x))
+            x = Dropout(rate)(x, train=train)
+        x = nn.relu(_dense(128)(_flatten(x)))
+        x = Dropout(self.dropout[2])(x, train=train)
+        return nn.relu(_dense(self.dim)(x))
+
+
+class KochConv(nn.Module):
+    """Koch, Zemel, Salakhutdinov 2015, figure 4: 38,947,648 parameters on 105x105.
+
+    With `WeightedL1Head` 38,951,745 parameters. Initialised as the public Keras tutorial
+    does: weights N(0, .01), biases N(.5, .01), but a zero bias in the first convolution.
+    The paper draws that bias from N(.5, .01) too, and dense weights from N(0, .2).
+
+    Attributes:
+      dim: Dimension of the embedding.
+      kernel_sizes: Sizes of the four kernels. (5, 4, 3, 3) suits images of half the size,
+        53x53: 4,774,016 parameters. Weights of a smaller layer are drawn larger, so that
+        its signal is as strong: .01 times the root of how much fewer inputs it has.
+    """
+
+    dim: int = 4096
+    kernel_sizes: Sequence[int] = (10, 7, 4, 4)
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
+        """Embeds images."""
+        x = images
+        layers = zip((64, 128, 128, 256), self.kernel_sizes, (10, 7, 4, 4), strict=True)
+        for depth, (features, size, size_in_paper) in enumerate(layers):
+            conv = _conv(
+                features,
+                size,
+                window=2 if depth < 3 else 1,
+                kernel_init=_normal(0.0, 0.01 * size_in_paper / size),
+                bias_init=nn.initializers.zeros if depth == 0 else _normal(0.5, 0.01),
+            )
+            x = nn.relu(conv(x))
+        x = _flatten(x)
+        deviation = 0.01 * (9_216 / x.shape[1]) ** 0.5
+        dense = nn.Dense(
+            self.dim, kernel_init=_normal(0.0, deviation), bias_init=_normal(0.5, 0.01)
+        )
+        return nn.sigmoid(dense(x))
+
+
+class MnistTower(nn.Module):
+    """Flatten, dense 128 ReLU: 100,480 parameters on 28x28."""
+
+    dim: int = 128
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
+        """Embeds images."""
+        return nn.relu(_dense(self.dim)(_flatten(images)))
+
+
+# Heads --------------------------------------------------------------------------------
+
+
+class WeightedL1Head(nn.Module):
+    """Koch et al. 2015, section 3.1: sum_j w_j |a_j - b_j| + b, with learnt w and b."""
+
+    @nn.compact
+    def __call__(self, a: Embeddings, b: Embeddings) -> Float[Array, " n"]:
+        """Log-odds of "same"."""
+        weights = self.param("weights", _normal(0.0, 0.01), (a.shape[-1],))
+        bias = self.param("bias", _normal(0.5, 0.01), ())
+        return weighted_l1_logits(a, b, weights, bias)
+
+
+class DistanceHead(nn.Module):
+    """A dense layer on the Euclidean distance: two parameters."""
+
+    @nn.compact
+    def __call__(self, a: Embeddings, b: Embeddings) -> Float[Array, " n"]:
+        """Log-odds of "same"."""
+        return _dense(1)(euclidean_distance(a, b)[:, None])[:, 0]
+
+
+class ConcatenationHead(nn.Module):
+    """A dense layer on both embeddings side by side, which cannot compare them."""
+
+    @nn.compact
+    def __call__(self, a: Embeddings, b: Embeddings) -> Float[Array, " n"]:
+        """Log-odds of "same"."""
+        return _dense(1)(jnp.concatenate([a, b], axis=-1))[:, 0]

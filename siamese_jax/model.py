@@ -1,0 +1,361 @@
+"""A trained model: from images to embeddings, distances and decisions.
+
+A `Model` is an encoder with its parameters, the preparation of its images, its distance and
+what the distance means. Here is the simplest, which compares pixels:
+
+>>> import pathlib, tempfile
+>>> model = pixel_model(Preparation(size=(1, 2)))
+>>> images = np.array([[[[0], [0]]], [[[153], [204]]]], np.uint8)
+>>> embeddings = model.embed(images)
+>>> print(embeddings.shape, model.distances(embeddings, embeddings).tolist())
+(2, 2) [[0.0, 1.0], [1.0, 0.0]]
+>>> with tempfile.TemporaryDirectory() as name:
+...     save_model(pathlib.Path(name, "model"), model)
+...     loaded = load_model(pathlib.Path(name, "model"))
+>>> print(loaded.pair_distances(*embeddings[:, None]).tolist())
+[1.0]
+
+With a calibration, which `verification.calibrate` fits, `model.verify(a, b)` decides
+whether two images are of one class, and `model.identify(gallery, labels, queries)` names
+the nearest class of a gallery or none of them.
+
+`save_model` writes a folder with four files:
+
+    encoder.jax             parameters, images [n, height, width, channels] -> [n, dim]
+    distances.jax           parameters, embeddings [n, dim], [m, dim] -> [n, m]
+    parameters.safetensors  the parameters of both, by name
+    model.json              preparation, calibration, versions, how the model was made
+
+The two functions are exported by `jax.export` for CPU, CUDA and TPU, for any n and m. The
+folder holds no other code and needs none: the lines below use it where jax, numpy,
+safetensors and flatbuffers are installed. They take images that are prepared already, as
+float32 in [0, 1]. JAX promises to read exported functions for at least six months after
+the version that wrote them.
+
+    import json, pathlib
+    import jax, numpy as np
+    from jax import export
+    from safetensors.numpy import load_file
+    folder = pathlib.Path("model")
+    facts = json.loads((folder / "model.json").read_text())
+    params = jax.device_put(load_file(folder / "parameters.safetensors"))
+    encoder = export.deserialize((folder / "encoder.jax").read_bytes())
+    distances = export.deserialize((folder / "distances.jax").read_bytes())
+    images = np.zeros((3, *facts["image_shape"]), np.float32)
+    embeddings = encoder.call(params, images)
+    matrix = distances.call(params, embeddings, embeddings)
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, PyTree, UInt8
+
+from siamese_jax import identification
+from siamese_jax._model_folder import Functions, read_folder, write_folder
+from siamese_jax.batching import map_batches
+from siamese_jax.distances import euclidean_distance_matrix
+from siamese_jax.errors import UserError
+from siamese_jax.identification import Identification, Labels
+from siamese_jax.images import (
+    ImageFile,
+    Preparation,
+    check_images,
+    prepare,
+    read_image,
+)
+from siamese_jax.verification import Calibration
+
+# Images of any one size as in their files, or the files.
+Images = UInt8[np.ndarray, "_n _height _width _channels"] | Sequence[ImageFile]
+Image = UInt8[np.ndarray, "_height _width _channels"] | ImageFile
+Vectors = Float[Array, "n dim"] | Float[np.ndarray, "n dim"]
+OtherVectors = Float[Array, "m dim"] | Float[np.ndarray, "m dim"]
+
+_PAIRS_AT_ONCE = 16  # a block computes the square of this number of distances
+
+
+def _euclidean(params: PyTree, x: Array, y: Array) -> Array:
+    return euclidean_distance_matrix(x, y)
+
+
+class Verification(NamedTuple):
+    """The decision about two images.
+
+    Attributes:
+      same: Whether the distance is at most the threshold.
+      distance: Distance of the two embeddings.
+      threshold: The most accurate threshold on the pairs of the calibration.
+      probability_same: See `verification.Calibration.probability_same`.
+    """
+
+    same: bool
+    distance: float
+    threshold: float
+    probability_same: float
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """An encoder with its parameters, the preparation of its images and its distance.
+
+    Two models are equal only if they are one object, so that `model.distances` can be given
+    as `matrix_fn` to the functions of `siamese_jax.episodes`.
+
+    Attributes:
+      params: Whatever the two functions take.
+      embed_fn: `embed_fn(params, images)`, from prepared images `[n, *image_shape]`,
+        float32 in [0, 1], to embeddings `[n, dim]`. A pure function in which each row of
+        the result depends on its own image alone.
+      preparation: What is done to an image before it is embedded.
+      matrix_fn: `matrix_fn(params, x, y)`, from embeddings `[n, dim]` and `[m, dim]` to
+        distances `[n, m]`; smaller is closer. The Euclidean distance by default.
+      calibration: What distances mean, or None if nobody has measured it.
+      details: How the model was made, as JSON can hold it.
+    """
+
+    params: PyTree
+    embed_fn: Callable[[PyTree, Array], Array]
+    preparation: Preparation
+    matrix_fn: Callable[[PyTree, Array, Array], Array] = _euclidean
+    calibration: Calibration | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def embed(self, images: Images, *, batch_size: int = 256) -> Float[Array, "n dim"]:
+        """Prepares images and embeds them, a batch at a time.
+
+        Compiles once for each number of images.
+
+        Args:
+          images: uint8 images of any one size as in their files, or the names of image
+            files, whose sizes may differ.
+          batch_size: Number of images at a time.
+
+        Raises:
+          ValueError: If the shape of the images is wrong, or there is none.
+          TypeError: If the images are not uint8.
+          UserError: If a file cannot be read as an image.
+        """
+        return self.embed_prepared(self._prepared(images), batch_size=batch_size)
+
+    def embed_prepared(
+        self, images: UInt8[np.ndarray, "..."], *, batch_size: int = 256
+    ) -> Float[Array, "n dim"]:
+        """Embeds images that `images.prepare` has already prepared.
+
+        Raises:
+          ValueError: If the images have another shape than the prepared ones.
+          TypeError: If the images are not uint8.
+        """
+        check_images("images", images)
+        if images.shape[1:] != self.preparation.image_shape:
+            raise ValueError(
+                f"images must have shape [n, {', '.join(map(str, self._shape))}] after the "
+                f"preparation; got {images.shape}"
+            )
+        batch_size = min(batch_size, len(images))
+        return _embed(self.embed_fn, batch_size, self.params, jnp.asarray(images))
+
+    def distances(self, x: Vectors, y: OtherVectors) -> Float[Array, "n m"]:
+        """Computes the distance of each row of `x` to each row of `y`."""
+        return _matrix(self.matrix_fn, self.params, jnp.asarray(x), jnp.asarray(y))
+
+    def pair_distances(self, x: Vectors, y: Vectors) -> Float[Array, " n"]:
+        """Computes the distance of each row of `x` to the same row of `y`.
+
+        Raises:
+          ValueError: If the shapes differ.
+        """
+        if x.shape != y.shape:
+            raise ValueError(f"x and y must have one shape; got {x.shape} and {y.shape}")
+        return _diagonal(self.matrix_fn, self.params, jnp.asarray(x), jnp.asarray(y))
+
+    def verify(self, a: Image, b: Image) -> Verification:
+        """Decides whether two images, given as arrays or as files, are of one class.
+
+        Raises:
+          ValueError: If the shape of an image is wrong.
+          TypeError: If an image is not uint8.
+          UserError: If a file cannot be read, the model has no calibration, or the distance
+            is not finite.
+        """
+        calibration = self._calibration()
+        rows = (x[None] if isinstance(x, np.ndarray) else [x] for x in (a, b))
+        images = np.concatenate([self._prepared(row) for row in rows])
+        x, y = self.embed_prepared(images)[:, None]
+        distance = float(_finite(self.pair_distances(x, y))[0])
+        return Verification(
+            same=distance <= calibration.threshold,
+            distance=distance,
+            threshold=calibration.threshold,
+            probability_same=float(calibration.probability_same(distance)),
+        )
+
+    def identify(
+        self,
+        gallery: Images,
+        labels: Labels,
+        queries: Images,
+        *,
+        false_accept_rate: float = 0.1,
+    ) -> Identification:
+        """Finds the nearest class of a gallery for each query, or none of them.
+
+        The threshold is the one of the calibration at which strangers, queries of classes
+        that the gallery does not have, should be accepted at the given rate. With N classes
+        a stranger has N chances of a false match; see `identification.comparison_rate`.
+
+        Args:
+          gallery: Images with known classes: an array or files, as for `embed`.
+          labels: Class of each image of the gallery.
+          queries: Images to identify.
+          false_accept_rate: Share of strangers that may be accepted.
+
+        Raises:
+          ValueError: If there is not one label for each image of the gallery, there are
+            fewer than two classes, or the rate is not between 0 and 1.
+          TypeError: If images are not uint8.
+          UserError: If a file cannot be read, the model has no calibration, or a distance
+            is not finite.
+        """
+        calibration = self._calibration()
+        num_classes = len(np.unique(np.asarray(labels)))
+        rate = identification.comparison_rate(false_accept_rate, num_classes)
+        threshold = calibration.threshold_at(rate)
+        known = self.embed(gallery)
+        distances = _finite(self.distances(self.embed(queries), known))
+        nearest = identification.nearest_classes(distances, labels)
+        between = _finite(self.distances(known, known))
+        return Identification(
+            nearest=nearest,
+            accepted=nearest.distances <= threshold,
+            threshold=threshold,
+            strangers_let_in=identification.strangers_let_in(between, labels, threshold),
+        )
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return self.preparation.image_shape
+
+    def _prepared(self, images: Images) -> np.ndarray:
+        if isinstance(images, np.ndarray):
+            return prepare(images, self.preparation)
+        if not len(images):
+            raise ValueError("images must have at least one file; got none")
+        color = self.preparation.color
+        read = (read_image(file, color=color)[None] for file in images)
+        return np.concatenate([prepare(image, self.preparation) for image in read])
+
+    def _calibration(self) -> Calibration:
+        if self.calibration is None:
+            raise UserError("the model has no calibration: it cannot decide what is same")
+        return self.calibration
+
+
+def pixel_model(preparation: Preparation) -> Model:
+    """Makes the baseline: the pixels are the embedding, the distance is Euclidean.
+
+    >>> model = pixel_model(Preparation(size=(2, 3)))
+    >>> model.embed(np.zeros((4, 2, 3, 1), np.uint8)).shape
+    (4, 6)
+    """
+    return Model((), _pixels, preparation, details={"encoder": "pixels"})
+
+
+def save_model(folder: ImageFile, model: Model) -> None:
+    """Writes a model as a folder, all of it or nothing.
+
+    If the program is stopped at any moment, `load_model` finds the model that was there
+    before, or the new one. Parameters are dictionaries, lists and tuples of arrays, nested
+    in any way, and are named by their keys joined by "/".
+
+    Raises:
+      UserError: If something else than a model is at this place, or a package of the extra
+        `cli` is not installed.
+      ValueError: If two parameters have one name, or the details hold what JSON cannot.
+    """
+    write_folder(
+        folder,
+        model.params,
+        Functions(model.embed_fn, model.matrix_fn),
+        preparation=model.preparation,
+        calibration=model.calibration,
+        details=model.details,
+    )
+
+
+def load_model(folder: ImageFile) -> Model:
+    """Reads a folder that `save_model` has written; no code of the folder runs.
+
+    The functions of a loaded model cannot be differentiated.
+
+    Raises:
+      UserError: If the folder is no model, has an unknown format, or a file of it is
+        missing or damaged, which is named.
+    """
+    content = read_folder(folder)
+    return Model(
+        content.params,
+        content.functions.embed_fn,
+        content.preparation,
+        matrix_fn=content.functions.matrix_fn,
+        calibration=content.calibration,
+        details=content.details,
+    )
+
+
+# Compiled once for each function and shape; parameters are arguments, never constants.
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _embed(
+    embed_fn: Callable[[PyTree, Array], Array],
+    batch_size: int,
+    params: PyTree,
+    images: Array,
+) -> Array:
+    def embed_batch(images: Array) -> Array:
+        return embed_fn(params, images.astype(jnp.float32) / 255)
+
+    return map_batches(embed_batch, images, batch_size=batch_size)
+
+
+@partial(jax.jit, static_argnums=0)
+def _matrix(
+    matrix_fn: Callable[[PyTree, Array, Array], Array], params: PyTree, x: Array, y: Array
+) -> Array:
+    return matrix_fn(params, x, y)
+
+
+@partial(jax.jit, static_argnums=0)
+def _diagonal(
+    matrix_fn: Callable[[PyTree, Array, Array], Array], params: PyTree, x: Array, y: Array
+) -> Array:
+    """Distances of rows, as the diagonals of small blocks of the matrix."""
+    size = min(_PAIRS_AT_ONCE, len(x))
+    num_blocks = -(-len(x) // size)
+    rows = jnp.minimum(jnp.arange(num_blocks * size), len(x) - 1).reshape(-1, size)
+
+    def block(rows: Array) -> Array:
+        return jnp.diagonal(matrix_fn(params, x[rows], y[rows]))
+
+    return lax.map(block, rows).reshape(-1)[: len(x)]
+
+
+def _pixels(params: PyTree, images: Array) -> Array:
+    return images.reshape(images.shape[0], math.prod(images.shape[1:]))
+
+
+def _finite(distances: Array) -> np.ndarray:
+    found = np.asarray(distances)
+    if not np.isfinite(found).all():
+        bad = found[~np.isfinite(found)][0]
+        raise UserError(f"a distance is {bad}: the model gives distances without a value")
+    return found

@@ -1,0 +1,165 @@
+"""Samplers of P x K batches and of N-way K-shot episodes."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from siamese_jax._checks import check_at_least
+from siamese_jax.samplers.index import ClassIndex, require_classes, require_examples
+
+
+class Batch(NamedTuple):
+    """P classes with K examples each, class after class.
+
+    Attributes:
+      examples: Example numbers.
+      classes: Class number of each example: its place among the ascending labels.
+    """
+
+    examples: Int[Array, " p_times_k"]
+    classes: Int[Array, " p_times_k"]
+
+
+class Episode(NamedTuple):
+    """An N-way K-shot task.
+
+    Row i of `support` and row i of `query` are distinct examples of class i of the task.
+    """
+
+    support: Int[Array, "ways shots"]
+    query: Int[Array, "ways queries"]
+
+
+def sample_batch(
+    key: PRNGKeyArray,
+    index: ClassIndex,
+    num_classes: int,
+    num_per_class: int,
+    *,
+    max_groups: int | None = None,
+) -> Batch:
+    """Samples a P x K batch: P distinct classes with K distinct examples each.
+
+    Args:
+      key: A JAX key.
+      index: From `class_index`.
+      num_classes: P, the number of classes.
+      num_per_class: K, the number of examples of each class.
+      max_groups: Draw the classes from as few groups as possible, and never from more
+        than this: all from a random group, or, if it is too small, the rest from a second
+        one, and so on. None draws from all classes with equal probability.
+
+    Raises:
+      ValueError: If a class has fewer than K examples, or there are fewer than P classes
+        (in the smallest `max_groups` groups). The class or groups are named.
+
+    Reference:
+      Hermans, Beyer, Leibe. In Defense of the Triplet Loss. 2017, section 2.
+
+    >>> from siamese_jax.samplers import class_index
+    >>> index = class_index([0, 0, 1, 1, 2, 2])
+    >>> print(sample_batch(jax.random.key(0), index, 2, 2).classes.shape)
+    (4,)
+    """
+    check_at_least("num_per_class", num_per_class, 1)
+    class_key, example_key = jax.random.split(key)
+    classes = _sample_classes(class_key, index, num_classes, max_groups)
+    examples = _sample_distinct(example_key, index, classes, num_per_class, same_rank=False)
+    return Batch(examples.reshape(-1), jnp.repeat(classes, num_per_class))
+
+
+def sample_episode(
+    key: PRNGKeyArray,
+    index: ClassIndex,
+    num_ways: int,
+    num_shots: int,
+    num_queries: int,
+    *,
+    max_groups: int | None = None,
+    same_rank: bool = False,
+) -> Episode:
+    """Samples an N-way K-shot task: support and query examples, all distinct.
+
+    Args:
+      key: A JAX key.
+      index: From `class_index`.
+      num_ways: N, the number of classes.
+      num_shots: K, the number of support examples of each class.
+      num_queries: Number of query examples of each class.
+      max_groups: As in `sample_batch`. 1 draws all classes of a task from one group.
+      same_rank: Draw the positions within a class once, for all classes of the task. If
+        example i of every class is by the same person, then all examples of a shot are by
+        one person and all examples of a query by another, as in Lake's one-shot trials.
+
+    Raises:
+      ValueError: If a class has fewer than `num_shots + num_queries` examples, or there
+        are fewer than `num_ways` classes (in the smallest `max_groups` groups). The class
+        or groups are named.
+
+    >>> from siamese_jax.samplers import class_index
+    >>> index = class_index([0, 0, 0, 1, 1, 1])
+    >>> episode = sample_episode(jax.random.key(0), index, 2, 1, 2)
+    >>> print(episode.support.shape, episode.query.shape)
+    (2, 1) (2, 2)
+    """
+    check_at_least("num_shots", num_shots, 1)
+    check_at_least("num_queries", num_queries, 1)
+    class_key, example_key = jax.random.split(key)
+    classes = _sample_classes(class_key, index, num_ways, max_groups)
+    num_examples = num_shots + num_queries
+    examples = _sample_distinct(example_key, index, classes, num_examples, same_rank)
+    return Episode(examples[:, :num_shots], examples[:, num_shots:])
+
+
+def _sample_classes(
+    key: PRNGKeyArray, index: ClassIndex, num_classes: int, max_groups: int | None
+) -> Int[Array, " num_classes"]:
+    """Draws distinct classes: the first ones of a random order, by groups if limited."""
+    check_at_least("num_classes", num_classes, 1)
+    require_classes(index, num_classes, max_groups)
+    class_key, group_key = jax.random.split(key)
+    order = jax.random.permutation(class_key, index.num_classes)
+    if max_groups is not None:
+        group_ranks = jax.random.permutation(group_key, len(index.group_sizes))
+        ranks = group_ranks[index.group_of[order]]
+        order = order[jnp.argsort(ranks, stable=True)]
+    return order[:num_classes]
+
+
+def _sample_distinct(
+    key: PRNGKeyArray,
+    index: ClassIndex,
+    classes: Int[Array, " p"],
+    num: int,
+    same_rank: bool,
+) -> Int[Array, "p num"]:
+    """Draws `num` distinct examples of each class, in random order."""
+    require_examples(index, num)
+    if same_rank:
+        smallest = jnp.full((1,), index.smallest_class[1])
+        ranks = jnp.broadcast_to(_distinct_ranks(key, smallest, num), (len(classes), num))
+    else:
+        ranks = _distinct_ranks(key, index.counts[classes], num)
+    return index.examples[index.starts[classes][:, None] + ranks]
+
+
+def _distinct_ranks(
+    key: PRNGKeyArray, counts: Int[Array, " p"], num: int
+) -> Int[Array, "p num"]:
+    """Draws `num` distinct numbers below each count, in random order.
+
+    Floyd's algorithm: for j = count - num, ..., count - 1 take a random number from 0 to
+    j, or j itself if that number was taken before. All subsets are equally likely, and it
+    needs only `num` random numbers, whatever the count.
+    """
+    draw_key, order_key = jax.random.split(key)
+    last = counts[:, None] - num + jnp.arange(num)[None, :]
+    drawn = jax.random.randint(draw_key, last.shape, 0, last + 1)
+    ranks = drawn[:, :1]
+    for j in range(1, num):
+        taken = jnp.any(ranks == drawn[:, j : j + 1], axis=1)
+        chosen = jnp.where(taken, last[:, j], drawn[:, j])
+        ranks = jnp.concatenate([ranks, chosen[:, None]], axis=1)
+    return jax.random.permutation(order_key, ranks, axis=1, independent=True)

@@ -1,0 +1,332 @@
+"""The command siamese-jax: answers, files and misuse."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from siamese_jax import cli
+from siamese_jax.encoders import MnistMlp
+from siamese_jax.images import Preparation, load_folder
+from siamese_jax.model import Model, load_model, save_model
+from siamese_jax.verification import calibrate
+
+NAMES = [f"class{number}" for number in range(6)]
+
+
+def write_stripes(root, *, names, num, size=(20, 16), seed=0):
+    """Each class has stripes of its own direction and width; images differ by noise."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    for number, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        angle, width = number * 2.4, 0.5 + 0.13 * number
+        wave = np.sin(width * (rows * np.cos(angle) + columns * np.sin(angle)))
+        for i in range(num):
+            image = 128 + 90 * wave + 12 * rng.normal(size=size)
+            picture = Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
+            picture.save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory):
+    return write_stripes(tmp_path_factory.mktemp("images") / "all", names=NAMES, num=5)
+
+
+@pytest.fixture(scope="module")
+def folder(stripes, tmp_path_factory):
+    """An untrained net, calibrated on four of the classes: stripes are told apart."""
+    encoder = MnistMlp()
+    params = encoder.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+    model = Model(params, encoder.apply, Preparation((16, 16)))
+    data = load_folder(stripes)
+    data = data.only(data.labels < "class4")
+    x = model.embed(data.images)
+    rows, columns = np.triu_indices(len(x), 1)
+    calibration = calibrate(
+        np.asarray(model.distances(x, x))[rows, columns],
+        data.labels[rows] == data.labels[columns],
+        pairs="all pairs of four classes",
+    )
+    path = tmp_path_factory.mktemp("models") / "model"
+    model = Model(
+        params, encoder.apply, model.preparation, calibration=calibration, details={}
+    )
+    save_model(path, model)
+    return path
+
+
+@pytest.fixture(scope="module")
+def new_classes(stripes, tmp_path_factory):
+    """A gallery of two classes, and the other images of them as queries."""
+    root = tmp_path_factory.mktemp("new")
+    for name in NAMES[4:]:
+        for part in ("gallery", "queries"):
+            (root / part / name).mkdir(parents=True)
+        for i in range(5):
+            part = "gallery" if i < 2 else "queries"
+            os.link(stripes / name / f"{i}.png", root / part / name / f"{i}.png")
+    return root
+
+
+def run(*arguments):
+    cli.main(arguments=[str(argument) for argument in arguments])
+
+
+def fails(capsys, words, *arguments, status=1):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == status
+    error = capsys.readouterr().err
+    assert words in error
+    if status == 1:
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+
+
+# Answers --------------------------------------------------------------------------------
+
+
+def test_verify_tells_the_distance_and_what_it_means(folder, stripes, tmp_path, capsys):
+    a, b = stripes / "class0" / "0.png", stripes / "class0" / "1.png"
+    run("verify", "--model", folder, a, b, "--json", tmp_path / "answer.json")
+    answer = json.loads((tmp_path / "answer.json").read_text())
+    assert list(answer) == ["same", "distance", "threshold", "probability_same"]
+    calibration = load_model(folder).calibration
+    assert answer["threshold"] == calibration.threshold
+    assert answer["same"] == (answer["distance"] <= calibration.threshold)
+    assert answer["same"]
+    assert answer["probability_same"] == calibration.probability_same(answer["distance"])
+    assert capsys.readouterr().out == (
+        f"same: distance {answer['distance']:.4f}, threshold {answer['threshold']:.4f}, "
+        f"probability of the same {answer['probability_same']:.3f}\n"
+    )
+    run("verify", "--model", folder, a, a, "--json", tmp_path / "twice.json")
+    twice = json.loads((tmp_path / "twice.json").read_text())
+    assert twice["distance"] == 0
+    assert twice["same"]
+    assert twice["probability_same"] >= answer["probability_same"]
+    run("verify", a, stripes / "class5" / "1.png", "--model", folder)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("different: distance")
+
+
+def test_identify_answers_with_the_nearest_class(folder, new_classes, tmp_path, capsys):
+    queries = sorted((new_classes / "queries").rglob("*.png"))
+    flags = ("identify", "--model", folder, "--gallery", new_classes / "gallery")
+    outputs = ("--picture", tmp_path / "match.png", "--json", tmp_path / "answers.json")
+    run(*flags, "--queries", *queries, "--labelled", *outputs)
+    found = json.loads((tmp_path / "answers.json").read_text())
+    assert set(found) == {"metrics", "threshold", "num_classes", "picture", "queries"}
+    assert found["picture"] == str(tmp_path / "match.png")
+    assert found["num_classes"] == 2
+    assert [query["file"] for query in found["queries"]] == [str(q) for q in queries]
+    right = 0
+    for query in found["queries"]:
+        assert {query["nearest"], query["runner_up"]} == set(NAMES[4:])
+        assert query["distance"] <= query["runner_up_distance"]
+        accepted = query["distance"] <= found["threshold"]
+        assert query["answer"] == (query["nearest"] if accepted else None)
+        right += query["nearest"] == pathlib.Path(query["file"]).parent.name
+    assert found["metrics"]["one_shot_accuracy"] == right / len(queries)
+    assert found["metrics"]["one_shot_accuracy"] > 0.75  # plainly different
+    assert 0 <= found["metrics"]["strangers_let_in"] <= 1
+    shown = capsys.readouterr().out
+    assert shown.count("nearest class") == len(queries)
+    assert f"threshold {found['threshold']:.4f}, for 2 classes" in shown
+    assert "one_shot_accuracy" in shown
+
+
+def test_the_threshold_follows_the_rate_and_the_number_of_classes(
+    folder, new_classes, tmp_path
+):
+    query = next((new_classes / "queries").rglob("*.png"))
+    flags = ("identify", "--model", folder, "--gallery", new_classes / "gallery")
+    flags = (*flags, "--queries", query, "--json", tmp_path / "answers.json")
+    run(*flags, "--false-accept-rate", 0.36)
+    found = json.loads((tmp_path / "answers.json").read_text())
+    # of two classes: 1 - (1 - 0.36)^(1/2) = 0.2
+    wanted = load_model(folder).calibration.threshold_at(0.2)
+    assert found["threshold"] == pytest.approx(wanted)
+    assert found["picture"] is None
+    assert list(found["metrics"]) == ["strangers_let_in"]
+
+
+def test_the_picture_frames_accepted_answers_green_and_others_red(
+    folder, stripes, new_classes, tmp_path
+):
+    picture, answers = tmp_path / "match.png", tmp_path / "answers.json"
+    queries = [stripes / "class4" / "0.png", stripes / "class0" / "0.png"]
+    flags = ("identify", "--model", folder, "--gallery", new_classes / "gallery")
+    run(*flags, "--queries", *queries, "--picture", picture, "--json", answers)
+    found = json.loads(answers.read_text())["queries"]
+    assert [query["answer"] for query in found] == ["class4", None]
+    with Image.open(picture) as drawn:
+        pixels = np.asarray(drawn)
+    left, right = np.array_split(pixels, 2, axis=1)
+    green, red = np.array([30, 130, 60]), np.array([190, 40, 40])
+    for half, color, other in ((left, green, red), (right, red, green)):
+        assert (half == color[None, None, :]).all(axis=2).sum() > 1000
+        assert not (half == other[None, None, :]).all(axis=2).any()
+
+
+def test_a_picture_of_many_queries_with_long_names_is_drawn(folder, stripes, tmp_path):
+    long = "\u0531\u10d0" * 40  # letters that the font may not have
+    for name in ("short", long):
+        (tmp_path / "gallery" / name).mkdir(parents=True)
+    for number, name in enumerate(("short", long)):
+        Image.open(stripes / f"class{number}" / "0.png").convert("RGB").resize(
+            (300, 40)
+        ).save(tmp_path / "gallery" / name / "0.jpg")
+    queries = sorted(stripes.rglob("*.png"))[:14]
+    picture = tmp_path / "match.jpg"
+    flags = ("identify", "--model", folder, "--gallery", tmp_path / "gallery")
+    run(*flags, "--queries", *queries, "--picture", picture)
+    assert picture.read_bytes().startswith(b"\xff\xd8")
+
+
+def test_embeddings_come_with_the_list_of_their_files(folder, stripes, tmp_path, capsys):
+    single = stripes / "class5" / "3.png"
+    out = tmp_path / "E.npy"
+    run("embed", "--model", folder, "--out", out, single, stripes / "class0")
+    vectors = np.load(out)
+    files = json.loads((tmp_path / "E.json").read_text())["files"]
+    class0 = [stripes / "class0" / f"{i}.png" for i in range(5)]
+    assert files == [str(file) for file in (single, *class0)]
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, load_model(folder).embed(files), rtol=1e-6)
+    assert "6 embeddings of 128 numbers" in capsys.readouterr().out
+
+
+# Misuse ---------------------------------------------------------------------------------
+
+
+def test_verify_names_what_is_wrong(folder, stripes, tmp_path, capsys):
+    a = stripes / "class0" / "0.png"
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    fails(capsys, "text.png cannot be read", "verify", "--model", folder, a, text)
+    fails(capsys, "is no model folder", "verify", "--model", tmp_path, a, a)
+    out = tmp_path / "nowhere" / "answer.json"
+    flags = ("verify", "--model", tmp_path, a, a, "--json")
+    fails(capsys, "--json: the folder", *flags, out)  # before the model is looked at
+    fails(capsys, "is a folder; a file is wanted", *flags, tmp_path)
+    fails(capsys, "--unknown", *flags[:-1], "--unknown", status=2)
+    fails(capsys, "model", "verify", a, a, status=2)
+    fails(capsys, "verify", status=2)
+
+
+def test_identify_names_what_is_wrong(folder, new_classes, tmp_path, capsys):
+    query = next((new_classes / "queries").rglob("*.png"))
+
+    def wrong(
+        words, *more, gallery=new_classes / "gallery", model=folder, queries=(query,)
+    ):
+        flags = ("--model", model, "--gallery", gallery, "--queries", *queries)
+        fails(capsys, words, "identify", *flags, *more)
+
+    (tmp_path / "empty").mkdir()
+    wrong("empty has no sub-folders", gallery=tmp_path / "empty")
+    wrong("nowhere is not a folder", gallery=tmp_path / "nowhere")
+    (tmp_path / "text.png").write_text("no image")
+    wrong("text.png cannot be read", queries=(tmp_path / "text.png",))
+    wrong("nowhere.png is not a file", queries=(query, tmp_path / "nowhere.png"))
+    wrong("at least one image file", queries=())
+    wrong("must be in (0, 1); got 1.0", "--false-accept-rate", 1)
+    wrong("is no model folder", model=tmp_path)
+    one = tmp_path / "one" / "class"
+    one.mkdir(parents=True)
+    os.link(query, one / "0.png")
+    wrong("has one class, class; two are needed", gallery=tmp_path / "one")
+    queries = (one / "0.png",)
+    wrong("no query is of a class of the gallery", "--labelled", queries=queries)
+    wrong("must end in .png or .jpg or .jpeg", "--picture", tmp_path / "match.pdf")
+    wrong("--json: the folder", "--json", tmp_path / "nowhere" / "answers.json")
+
+
+def test_embed_names_what_is_wrong(folder, stripes, tmp_path, capsys):
+    flags = ("embed", "--model", folder, "--out")
+    fails(capsys, "must end in .npy", *flags, tmp_path / "E.txt", stripes)
+    fails(capsys, "at least one image file or folder", *flags, tmp_path / "E.npy")
+    wrong = (tmp_path / "E.npy", stripes / "nowhere.png")
+    fails(capsys, "nowhere.png is not a file", *flags, *wrong)
+    (tmp_path / "E.json").mkdir()
+    fails(capsys, "E.json is a folder", *flags, tmp_path / "E.npy", stripes)
+    assert not (tmp_path / "E.npy").exists()
+
+
+def test_an_answer_is_not_lost_when_the_picture_fails(
+    folder, new_classes, tmp_path, monkeypatch, capsys
+):
+    def broken(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("siamese_jax._match_picture.draw_matches", broken)
+    query = next((new_classes / "queries").rglob("*.png"))
+    flags = ("--model", folder, "--gallery", new_classes / "gallery", "--queries", query)
+    outputs = ("--picture", tmp_path / "match.png", "--json", tmp_path / "answers.json")
+    fails(capsys, "disk full", "identify", *flags, *outputs)
+    assert json.loads((tmp_path / "answers.json").read_text())["queries"]
+
+
+# Help, packages and processes -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [None, "verify", "identify", "embed"])
+def test_help_keeps_the_lines_of_a_description_apart(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(*([command] if command else []), "--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 92
+    assert "usage: siamese-jax" in shown
+    assert "Args:" not in shown
+    if command is None:
+        lines = [line.strip() for line in shown.splitlines()]
+        assert "siamese-jax verify --model DIR A B" in lines
+        for name in cli.COMMANDS:
+            assert f"\u2022 {name}" in shown
+    else:
+        summary = cli.COMMANDS[command].__doc__.splitlines()[0]
+        assert shown.startswith(f"{summary}\n\n")
+        assert shown.count(summary) == 1
+
+
+@pytest.mark.parametrize("package", ["tyro", "PIL"])
+def test_a_missing_package_is_named_with_the_extra(
+    folder, stripes, package, monkeypatch, capsys
+):
+    for module in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, package, None)
+    a = stripes / "class0" / "0.png"
+    words = f"{package} is not installed: pip install 'siamese_jax[cli]'"
+    fails(capsys, words, "verify", "--model", folder, a, a)
+
+
+def run_python(*arguments, **options):
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_the_command_says_what_is_wrong_without_a_traceback(tmp_path):
+    flags = ("verify", "a", "b", "--model", str(tmp_path))
+    result = run_python("-m", "siamese_jax", *flags, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: ")
+    assert "is no model folder" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_importing_the_command_line_is_quick():
+    result = run_python("-c", "import sys, siamese_jax.cli; print(*sys.modules)")
+    imported = {name.split(".")[0] for name in result.stdout.split()}
+    assert "siamese_jax" in imported
+    assert not {"jax", "numpy", "tyro", "PIL", "flax", "safetensors"} & imported

@@ -1,0 +1,279 @@
+"""Data sets: digits, letters, Omniglot and TFDS sets; errors name the wrong file."""
+
+import json
+import pathlib
+
+import jax
+import matplotlib
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import datasets
+from experiments.datasets import digits, letters, omniglot, tfds
+from experiments.datasets.omniglot import Characters
+from siamese_jax.errors import UserError
+
+
+def test_draws_for_a_test_depend_on_their_purpose_alone():
+    key = jax.random.key_data(datasets.evaluation_key("pairs"))
+    again = jax.random.key_data(datasets.evaluation_key("pairs"))
+    other = jax.random.key_data(datasets.evaluation_key("tasks"))
+    np.testing.assert_array_equal(key, again)
+    assert (key != other).any()
+    draws = [datasets.evaluation_rng(word).random() for word in ("a", "a", "b")]
+    assert draws[0] == draws[1] != draws[2]
+
+
+# Digits ---------------------------------------------------------------------------------
+
+
+def test_digits_are_split_without_overlap():
+    train, test = digits.load_digits("train"), digits.load_digits("test")
+    assert len(train.images) + len(test.images) == 1797
+    assert train.images.shape[1:] == (8, 8, 1)
+    assert train.images.max() == 255
+    assert set(test.labels) == set(range(10))
+
+
+def test_validation_digits_are_those_beyond_the_size_of_the_rarest_digit():
+    splits = digits.load_splits("digits")
+    labels = digits.load_digits("train").labels
+    counts = np.bincount(labels)
+    assert np.bincount(splits.train.labels).tolist() == [counts.min()] * 10
+    assert len(splits.train.labels) + len(splits.validation.labels) == len(labels)
+    np.testing.assert_array_equal(
+        np.bincount(splits.validation.labels, minlength=10), counts - counts.min()
+    )
+    assert splits.test.images.shape[1:] == digits.image_shape("digits")
+    with pytest.raises(ValueError, match='must be "train" or "test"; got \'validation\''):
+        digits.load_digits("validation")
+
+
+# TFDS: a set written as TFDS prepares it, in array_record form ---------------------------
+
+
+def _varint(number):
+    out = b""
+    while number > 127:
+        out, number = out + bytes([number % 128 + 128]), number // 128
+    return out + bytes([number])
+
+
+def _field(number, payload):
+    return _varint(number * 8 + 2) + _varint(len(payload)) + payload
+
+
+def _example(image, label):
+    """A tf.train.Example by its wire format: no TensorFlow needed."""
+    entries = {
+        "image": _field(1, _field(1, image)),  # bytes_list
+        "label": _field(3, _field(1, _varint(label))),  # int64_list, packed
+    }
+    features = b"".join(
+        _field(1, _field(1, name.encode()) + _field(2, feature))
+        for name, feature in entries.items()
+    )
+    return _field(1, features)
+
+
+def write_tfds(folder, images, labels):
+    import io
+
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    folder.mkdir(parents=True)
+    writer = ArrayRecordWriter(
+        str(folder / "tiny-train.array_record-00000-of-00001"), "group_size:1"
+    )
+    for image, label in zip(images, labels, strict=True):
+        buffer = io.BytesIO()
+        Image.fromarray(image[:, :, 0]).save(buffer, format="PNG")
+        writer.write(_example(buffer.getvalue(), label))
+    writer.close()
+    names = "tensorflow_datasets.core.features"
+    shape = {"dimensions": [str(size) for size in images.shape[1:]]}
+    features = {
+        "image": {
+            "image": {"dtype": "uint8", "shape": shape},
+            "pythonClassName": f"{names}.image_feature.Image",
+        },
+        "label": {
+            "classLabel": {"numClasses": "3"},
+            "pythonClassName": f"{names}.class_label_feature.ClassLabel",
+        },
+    }
+    (folder / "features.json").write_text(
+        json.dumps(
+            {
+                "featuresDict": {"features": features},
+                "pythonClassName": f"{names}.features_dict.FeaturesDict",
+            }
+        )
+    )
+    split = {
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        "name": "train",
+        "numBytes": "1",
+        "shardLengths": [str(len(images))],
+    }
+    info = {"name": "tiny", "version": "1.0.0", "fileFormat": "array_record"}
+    (folder / "dataset_info.json").write_text(json.dumps(info | {"splits": [split]}))
+
+
+@pytest.mark.filterwarnings("ignore")  # of tensorflow_datasets and what it imports
+def test_a_tfds_set_is_read_without_tensorflow_and_decoded_once(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, size=(5, 6, 4, 1), dtype=np.uint8)
+    labels = [0, 1, 2, 1, 0]
+    write_tfds(tmp_path / "tfds" / "tiny" / "1.0.0", images, labels)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("SIAMESE_JAX_CACHE", str(tmp_path / "cache"))
+    for _ in range(2):
+        found = tfds.load_tfds("tiny", "train")
+        np.testing.assert_array_equal(found.images, images)
+        assert found.labels.tolist() == labels
+        monkeypatch.setattr(tfds, "_decode", None)  # the second time it is not called
+
+
+def test_a_missing_tfds_set_says_where_it_looked_and_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(FileNotFoundError) as caught:
+        tfds.load_tfds("mnist", "train")
+    assert str(tmp_path) in str(caught.value)
+    assert "python -m experiments tfds mnist" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_broken_tfds_set_is_named(tmp_path, monkeypatch):
+    folder = tmp_path / "tfds" / "tiny" / "1.0.0"
+    write_tfds(folder, np.zeros((2, 4, 4, 1), np.uint8), [0, 1])
+    (folder / "tiny-train.array_record-00000-of-00001").write_bytes(b"cut")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("SIAMESE_JAX_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"tiny/1.0.0, split 'train', cannot be read"):
+        tfds.load_tfds("tiny", "train")
+    assert not (tmp_path / "cache").exists()
+
+
+# Omniglot -------------------------------------------------------------------------------
+
+
+def test_the_split_of_vinyals_parts_characters_not_alphabets(monkeypatch):
+    def load_split(split):
+        labels = np.arange(964) if split == "train" else 964 + np.arange(659)
+        images = np.zeros((len(labels), 2, 2, 1), np.uint8)
+        return Characters(images, labels, np.array(list("abcd"))[labels % 4])
+
+    monkeypatch.setattr(omniglot, "load_split", load_split)
+    parts = omniglot.vinyals_split(0)
+    train, test = (set(parts[name].labels) for name in ("train", "vinyals"))
+    assert (len(train), len(test), len(train & test)) == (1200, 423, 0)
+    assert set(parts["train"].alphabets) == set("abcd")
+    assert parts["vinyals"].class_index().group_sizes == (("all", 423),)
+    assert set(omniglot.vinyals_split(1)["train"].labels) != train
+
+
+def test_parts_are_chosen_by_alphabet(monkeypatch):
+    def load_split(split):
+        names = {"train": ["Latin"], "test": ["Angelic", "Kannada", "Tibetan"]}[split]
+        labels = np.repeat(np.arange(len(names)), 2)
+        images = np.zeros((len(labels), 2, 2, 1), np.uint8)
+        return Characters(images, labels, np.array(names)[labels])
+
+    monkeypatch.setattr(omniglot, "load_split", load_split)
+    wanted = {
+        "background": ["Latin"],
+        "validation": ["Angelic"],
+        "test": ["Kannada", "Tibetan"],
+        "all": ["Angelic", "Kannada", "Tibetan"],
+    }
+    for part, names in wanted.items():
+        assert np.unique(omniglot.load(part).alphabets).tolist() == names
+    with pytest.raises(ValueError, match=r"part must be one of .*; got 'train'"):
+        omniglot.load("train")
+
+
+def test_the_first_drawings_of_each_character_are_taken():
+    labels = np.array([3, 5, 3, 5, 3, 9])
+    images = np.arange(6, dtype=np.uint8)[:, None, None, None]
+    characters = Characters(images, labels, np.full(6, "Latin"))
+    first = omniglot.first_drawings(characters, 2)
+    assert first.images.ravel().tolist() == [0, 1, 2, 3, 5]
+    assert first.labels.tolist() == [3, 5, 3, 5, 9]
+
+
+@pytest.mark.filterwarnings("ignore")  # of tensorflow_datasets and what it imports
+def test_drawings_are_dark_ink_on_light_paper_whatever_the_decoder(monkeypatch):
+    def load_columns(name, split, columns):
+        assert (name, split) == ("omniglot", "small1")
+        drawing = np.array([[0, 1], [1, 0]], np.uint8)[:, :, None]
+        examples = [
+            {"image": drawing, "label": 7, "alphabet": 1},
+            {"image": np.repeat(255 * drawing, 3, axis=2), "label": 8, "alphabet": 0},
+        ]
+        rows = [[read(example) for read in columns.values()] for example in examples]
+        return dict(zip(columns, map(np.array, zip(*rows, strict=True)), strict=True))
+
+    monkeypatch.setattr(omniglot, "load_columns", load_columns)
+    monkeypatch.setattr(omniglot, "class_names", lambda *_: ["Greek", "Latin"])
+    images, labels, alphabets = omniglot.load_split("small1")
+    assert images.dtype == np.uint8
+    assert images[..., 0].tolist() == [[[0, 255], [255, 0]]] * 2
+    assert labels.tolist() == [7, 8]
+    assert alphabets.tolist() == ["Latin", "Greek"]
+
+
+# Letters --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return letters.draw_letters()
+
+
+def test_letters_come_in_twelve_faces_and_five_alphabets(drawn):
+    assert drawn.images.shape[1:] == (32, 32, 1)
+    names, counts = np.unique(drawn.letters, return_counts=True)
+    assert (counts == 12).all()
+    assert len(names) > 1100
+    assert drawn.only(letters.TEST).num_letters > 100
+    assert set(drawn.alphabets) == {*letters.TRAINING, *letters.TEST}
+    assert (drawn.images.reshape(len(drawn.images), -1).max(axis=1) > 100).all()
+
+
+def test_letters_of_one_shape_are_one_class_and_training_shapes_are_not_tested(drawn):
+    names = set(drawn.letters.tolist())
+    for latin, others in (("A", "\u0391\u0410"), ("o", "\u03bf\u043e")):
+        assert latin in names
+        assert not names & set(others)
+    assert not names & {"\u0555", "\u0585"}  # the Armenian letters drawn as O and o
+    assert {"\u0531", "\u10d0"} <= names  # the first letters of both test alphabets
+
+
+def test_fonts_of_the_user_are_added_and_bad_ones_named(tmp_path, drawn):
+    source = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "copy.ttf").write_bytes(source.read_bytes())
+    more = letters.draw_letters(tmp_path / "mine")
+    assert set(np.unique(more.letters, return_counts=True)[1]) == {13}
+    (tmp_path / "mine" / "broken.ttf").write_bytes(b"not a font")
+    with pytest.raises(UserError, match=r"broken.ttf cannot be read as a font"):
+        letters.draw_letters(tmp_path / "mine")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no .ttf or .otf file under"):
+        letters.draw_letters(tmp_path / "empty")
+    with pytest.raises(UserError, match="is not a folder"):
+        letters.draw_letters(tmp_path / "nowhere")
+
+
+# The command ----------------------------------------------------------------------------
+
+
+def test_names_of_sets_are_prepared_one_after_the_other(monkeypatch):
+    prepared = []
+    monkeypatch.setattr(tfds, "prepare_tfds", prepared.append)
+    tfds.main(tfds.Config(("mnist", "omniglot")))
+    assert prepared == ["mnist", "omniglot"]
+    with pytest.raises(UserError, match="names of data sets are wanted"):
+        tfds.main(tfds.Config(()))

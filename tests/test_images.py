@@ -1,0 +1,172 @@
+"""Image files and folders as arrays; what is wrong with a file is said by its name."""
+
+import jax
+import numpy as np
+import pytest
+from jaxtyping import config as jaxtyping_config
+from PIL import Image
+
+from siamese_jax import images, samplers
+from siamese_jax.errors import UserError
+from siamese_jax.images import Preparation, prepare
+
+
+def write_folder(root, sizes=(("a", 2), ("b", 3)), suffix="png", shape=(5, 4)):
+    rng = np.random.default_rng(0)
+    for name, num in sizes:
+        (root / name).mkdir(parents=True)
+        for i in range(num):
+            image = Image.fromarray(rng.integers(0, 256, size=shape, dtype=np.uint8))
+            image.save(root / name / f"{i}.{suffix}")
+    return root
+
+
+def random_images(*shape):
+    return np.random.default_rng(0).integers(0, 256, size=shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "pgm", "jpg"])
+def test_a_folder_has_one_class_a_sub_folder(tmp_path, suffix):
+    found, labels = images.load_folder(write_folder(tmp_path, suffix=suffix))
+    assert found.shape == (5, 5, 4, 1)
+    assert found.dtype == np.uint8
+    assert labels.tolist() == ["a", "a", "b", "b", "b"]
+    if suffix != "jpg":
+        wanted = np.random.default_rng(0).integers(0, 256, size=(5, 4), dtype=np.uint8)
+        np.testing.assert_array_equal(found[0, :, :, 0], wanted)
+
+
+def test_images_can_be_resized_and_kept_in_color(tmp_path):
+    folder = write_folder(tmp_path)
+    assert images.load_folder(folder, size=(7, 6)).images.shape == (5, 7, 6, 1)
+    assert images.load_folder(folder, color=True).images.shape == (5, 5, 4, 3)
+    picture = Image.open(folder / "a" / "0.png").resize((6, 7), Image.Resampling.LANCZOS)
+    resized = images.load_folder(folder, size=(7, 6)).images[0, :, :, 0]
+    np.testing.assert_array_equal(resized, np.asarray(picture))
+
+
+def test_images_of_many_sizes_can_be_resized_to_one(tmp_path):
+    folder = write_folder(tmp_path)
+    Image.fromarray(np.zeros((9, 3), np.uint8)).save(folder / "a" / "2.png")
+    assert images.load_folder(folder, size=(7, 6)).images.shape == (6, 7, 6, 1)
+
+
+def test_some_images_are_taken_with_their_labels():
+    data = images.LabelledImages(random_images(3, 2, 2, 1), np.array(["a", "b", "c"]))
+    assert data.only(data.labels != "b").labels.tolist() == ["a", "c"]
+    np.testing.assert_array_equal(data.only(slice(1, 2)).images, data.images[1:2])
+    np.testing.assert_array_equal(data.only(np.array([2])).images, data.images[2:])
+
+
+def test_what_is_wrong_with_a_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        images.load_folder(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="has no sub-folders"):
+        images.load_folder(tmp_path)
+    folder = write_folder(tmp_path / "faces")
+    (folder / "empty").mkdir()
+    with pytest.raises(UserError, match="class 'empty' has no image"):
+        images.load_folder(folder)
+    (folder / "empty").rmdir()
+    (folder / "a" / "1.png").write_bytes((folder / "a" / "0.png").read_bytes()[:40])
+    with pytest.raises(UserError, match=r"a/1.png cannot be read as an image"):
+        images.load_folder(folder)
+    Image.fromarray(np.zeros((3, 3), np.uint8)).save(folder / "a" / "1.png")
+    with pytest.raises(UserError, match=r"a/1.png has 3 x 3 pixels.*5 x 4; give a size"):
+        images.load_folder(folder)
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere.png cannot be read as an image"):
+        images.read_image(tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match="cannot be read as an image"):
+        images.read_image(tmp_path)
+
+
+def test_a_class_with_one_image_is_named_by_the_sampler(tmp_path):
+    folder = write_folder(tmp_path, sizes=(("anna", 2), ("bert", 1)))
+    index = samplers.class_index(images.load_folder(folder).labels)
+    with pytest.raises(ValueError, match="class 'bert' has 1"):
+        samplers.sample_pairs(jax.random.key(0), index, 2)
+
+
+def test_folders_in_a_list_stand_for_all_their_images(tmp_path):
+    folder = write_folder(tmp_path / "all")
+    (folder / "notes.txt").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    found = images.list_images([folder / "b" / "1.png", folder])
+    names = [file.relative_to(folder).as_posix() for file in found]
+    assert names == ["b/1.png", "a/0.png", "a/1.png", "b/0.png", "b/1.png", "b/2.png"]
+    with pytest.raises(UserError, match="empty has no image"):
+        images.list_images([tmp_path / "empty"])
+
+
+# Preparation ----------------------------------------------------------------------------
+
+
+def test_preparation_inverts_before_it_resizes():
+    source = random_images(2, 9, 7, 1)
+    found = prepare(source, Preparation((4, 5), invert=True))
+    for image, wanted in zip(found, 255 - source, strict=True):
+        picture = Image.fromarray(wanted[:, :, 0])
+        picture = picture.resize((5, 4), Image.Resampling.LANCZOS)
+        np.testing.assert_array_equal(image[:, :, 0], np.asarray(picture))
+
+
+def test_every_second_pixel_is_taken_of_an_image_of_twice_the_size():
+    preparation = Preparation((4, 5), resampling="every-second-pixel")
+    twice = random_images(2, 8, 10, 1)
+    np.testing.assert_array_equal(prepare(twice, preparation), twice[:, ::2, ::2])
+    other = random_images(1, 30, 20, 1)
+    picture = Image.fromarray(other[0, :, :, 0]).resize((10, 8), Image.Resampling.LANCZOS)
+    wanted = np.asarray(picture)[::2, ::2]
+    np.testing.assert_array_equal(prepare(other, preparation)[0, :, :, 0], wanted)
+    small = random_images(1, 4, 5, 1)  # of the right shape, and prepared all the same
+    assert (prepare(small, preparation) != small).any()
+
+
+def test_an_image_of_the_right_shape_is_still_inverted():
+    source = random_images(2, 4, 5, 1)
+    np.testing.assert_array_equal(prepare(source, Preparation((4, 5))), source)
+    inverted = prepare(source, Preparation((4, 5), invert=True))
+    np.testing.assert_array_equal(inverted, 255 - source)
+
+
+def test_images_become_grey_or_colored():
+    colored = random_images(2, 4, 5, 3)
+    grey = prepare(colored, Preparation((4, 5)))
+    for image, source in zip(grey, colored, strict=True):
+        wanted = np.asarray(Image.fromarray(source).convert("L"))
+        np.testing.assert_array_equal(image[:, :, 0], wanted)
+    again = prepare(grey, Preparation((4, 5), color=True))
+    np.testing.assert_array_equal(again, np.repeat(grey, 3, axis=3))
+    kept = prepare(colored, Preparation((8, 10), color=True))
+    picture = Image.fromarray(colored[1]).resize((10, 8), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(kept[1], np.asarray(picture))
+
+
+def test_files_and_their_arrays_are_prepared_alike(tmp_path):
+    source = random_images(9, 7, 3)
+    Image.fromarray(source).save(tmp_path / "a.png")
+    preparation = Preparation((4, 5), invert=True)
+    from_file = prepare(images.read_image(tmp_path / "a.png")[None], preparation)
+    np.testing.assert_array_equal(from_file, prepare(source[None], preparation))
+
+
+def test_a_preparation_that_makes_no_sense_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)  # as for a user
+    with pytest.raises(ValueError, match="size must be a height and a width"):
+        Preparation((0, 5))
+    with pytest.raises(ValueError, match=r"size must be .* got \(5, 5, 1\)"):
+        Preparation((5, 5, 1))
+    with pytest.raises(ValueError, match="resampling must be one of lanczos, every-"):
+        Preparation((5, 5), resampling="nearest")
+
+
+def test_what_is_no_image_is_refused():
+    preparation = Preparation((4, 5))
+    with pytest.raises(TypeError, match="images must be uint8; got float32"):
+        prepare(np.zeros((2, 4, 5, 1), np.float32), preparation)
+    for shape in ((4, 5, 1), (2, 4, 5, 2), (0, 4, 5, 1)):
+        with pytest.raises(ValueError, match=r"images must be \[n, height, width, 1 or 3"):
+            prepare(np.zeros(shape, np.uint8), preparation)

@@ -1,0 +1,225 @@
+"""The Omniglot system on small drawings: its batches, weights, presets, what it writes."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments.datasets import lake_archive, omniglot
+from experiments.engine import checkpoints, logs, loop, optimizers
+from experiments.engine.config import check_conditions
+from experiments.engine.data import ClassData
+from experiments.evaluations import few_shot
+from experiments.systems import omniglot_supcon
+from siamese_jax.errors import UserError
+from siamese_jax.images import Preparation
+from siamese_jax.model import load_model, pixel_model
+from tests.drawings import drawings
+from tests.test_lake_archive import FILES, write_zip
+
+SMALL = {
+    "size": 16,
+    "stem": 8,
+    "widths": (8,),
+    "num_blocks": 1,
+    "dim": 4,
+    "num_classes": 6,
+    "num_images": 2,
+    "num_episodes": 20,
+    "num_steps": 4,
+    "steps_per_call": 2,
+    "checkpoint_every": 2,
+}
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    monkeypatch.setattr(omniglot, "load", drawings)
+    monkeypatch.setattr(omniglot, "load_split", drawings)
+    monkeypatch.setattr(few_shot, "FEW_SHOT", ((20, 1),))
+    return omniglot_supcon.Config(workdir=tmp_path / "supcon", **SMALL)
+
+
+def metrics_of(workdir):
+    return json.loads((workdir / "results.json").read_text())["metrics"]
+
+
+def final_state(config):
+    system = omniglot_supcon.build(config)
+    like = jax.eval_shape(lambda: loop.initial_state(system, jax.random.key(0)))
+    return checkpoints.load_state(config.workdir, like)
+
+
+# End to end -----------------------------------------------------------------------------
+
+
+def test_a_run_cut_off_and_resumed_ends_as_an_unbroken_one(small, tmp_path, monkeypatch):
+    omniglot_supcon.main(small)
+    metrics = metrics_of(small.workdir)
+    assert {
+        "within_alphabet_accuracy",
+        "within_alphabet_accuracy_interval",
+        "within_alphabet_accuracy_test",
+        "random_20_way_accuracy_test",
+    } <= metrics.keys()
+    assert "lake_accuracy" not in metrics
+    model = load_model(small.workdir / "model")
+    assert "validation" in model.calibration.pairs
+    assert model.details["metrics"] == metrics
+
+    broken = dataclasses.replace(small, workdir=tmp_path / "broken")
+    write = logs.Log.write
+
+    def cut_off(log, step, *figures):
+        if step == 2:
+            raise KeyboardInterrupt
+        write(log, step, *figures)
+
+    monkeypatch.setattr(logs.Log, "write", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        omniglot_supcon.main(broken)
+    monkeypatch.setattr(logs.Log, "write", write)
+    monkeypatch.setattr(omniglot_supcon, "evaluate", lambda *_: {"evaluated": 1.0})
+    assert len(logs.read_log(broken.workdir)["loss"]) == 2
+    omniglot_supcon.main(broken)
+    assert metrics_of(broken.workdir) == {"evaluated": 1.0}
+    jax.tree.map(np.testing.assert_array_equal, final_state(broken), final_state(small))
+
+
+def test_the_model_of_a_run_has_the_averaged_weights(small):
+    system = omniglot_supcon.build(small)
+    state = loop.initial_state(system, jax.random.key(0))
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, state.params)
+    moved = omniglot_supcon.make_optimizer(small).init(doubled)
+    model = system.model(state._replace(optimizer_state=moved))
+    jax.tree.map(np.testing.assert_array_equal, model.params["params"], doubled["encoder"])
+    paper = np.full((2, 16, 16, 1), 255, np.uint8)
+    paper[0, 2:5, 2:9:2] = paper[1, 7:10, 5:12:2] = 0  # the same, elsewhere
+    embeddings = model.embed(paper)
+    np.testing.assert_allclose(jnp.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(embeddings[0], embeddings[1], atol=5e-3)  # bfloat16
+
+
+def test_test_alphabets_are_not_touched_while_settings_are_chosen(small, monkeypatch):
+    asked = []
+    monkeypatch.setattr(omniglot, "load", lambda part: asked.append(part) or drawings(part))
+    config = dataclasses.replace(small, evaluate_test=False)
+    parts = omniglot_supcon.load_parts(config)
+    assert asked == ["validation"]
+    assert parts.keys() == {"train", "validation"}
+
+
+def test_the_split_of_vinyals_has_no_test_alphabets_to_leave_out(small):
+    config = dataclasses.replace(small, train_on="vinyals")
+    check_conditions(config)
+    with pytest.raises(UserError, match="--evaluate-test is used only with --train-on"):
+        omniglot_supcon.main(dataclasses.replace(config, evaluate_test=False))
+
+
+# Presets --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", omniglot_supcon.PRESETS)
+def test_a_preset_fills_in_what_is_not_given(preset):
+    config = omniglot_supcon.Config(preset=preset)
+    filled = omniglot_supcon.with_preset(config)
+    for name, value in omniglot_supcon.PRESETS[preset].settings.items():
+        assert getattr(filled, name) == value
+    assert filled.widths
+    assert filled.num_blocks
+    assert filled.directory == config.directory
+    changed = dataclasses.replace(config, num_steps=7, widths=(8,))
+    given = omniglot_supcon.with_preset(changed)
+    assert (given.num_steps, given.widths) == (7, (8,))
+
+
+# Batches --------------------------------------------------------------------------------
+
+
+def test_a_batch_has_one_alphabet_in_one_position(small):
+    characters = drawings("background")
+    images = np.zeros((525, 16, 16, 1), np.uint8)
+    images[:, 4, 3:7] = images[:, 5, 3] = 255  # no turn and no mirror leaves it as it is
+    data = ClassData(jnp.asarray(images), characters.class_index())
+    still = dict.fromkeys(
+        ("max_rotation", "max_shear", "max_scale", "max_shift", "elastic", "thickness"), 0.0
+    )
+    config = dataclasses.replace(small, num_classes=20, **still)
+    sample = jax.jit(lambda key: omniglot_supcon.sample(config, key, jnp.asarray(0), data))
+    found, alphabets = set(), set()
+    for seed in range(40):
+        ink, labels = sample(jax.random.key(seed))
+        np.testing.assert_allclose(ink, np.broadcast_to(ink[:1], ink.shape), atol=1e-5)
+        places = np.argwhere(np.asarray(ink[0, ..., 0]) > 0.5)
+        assert len(places) == 5
+        np.testing.assert_array_equal(places.min(0) + places.max(0), [15, 15])  # centred
+        found.add(places.tobytes())
+        of_batch = set(characters.alphabets[np.asarray(labels) * 5])
+        assert len(of_batch) == 1
+        alphabets |= of_batch
+        assert len(set(np.asarray(labels))) == 20
+    assert len(found) == 8
+    assert alphabets == set("abcde")
+
+
+def test_without_turns_a_batch_stays_upright(small):
+    characters = drawings("background")
+    images = np.zeros((525, 16, 16, 1), np.uint8)
+    images[:, 2:14, 7:9] = 255
+    data = ClassData(jnp.asarray(images), characters.class_index())
+    config = dataclasses.replace(small, turn=False)
+    sample = jax.jit(lambda key: omniglot_supcon.sample(config, key, jnp.asarray(0), data))
+    for seed in range(5):
+        ink, _ = sample(jax.random.key(seed))
+        rows, columns = ((ink > 0.5).any(axis).sum((1, 2)) for axis in (2, 1))
+        assert (rows > 2 * columns).all()
+        assert len({drawing.tobytes() for drawing in np.asarray(ink)}) == len(ink)
+
+
+def test_as_many_alphabets_as_the_smallest_need(small):
+    index = drawings("background").class_index()  # 21 characters each
+    for num_classes, wanted in ((20, 1), (21, 1), (22, 2), (105, 5)):
+        config = dataclasses.replace(small, num_classes=num_classes)
+        assert omniglot_supcon.num_alphabets(config, index) == wanted
+
+
+def test_what_the_drawings_cannot_give_is_refused_before_training(small, tmp_path):
+    for wrong, words in (
+        ({"num_classes": 106}, "num-classes: there are 105 training classes; got 106"),
+        ({"num_images": 6}, "num-images: class .* has 5; got 6"),
+        ({"num_images": 1}, "must be at least 2; got 6 and 1"),
+        ({"runs": tmp_path / "none.zip"}, "none.zip: there is no such file"),
+    ):
+        with pytest.raises(UserError, match=words):
+            omniglot_supcon.main(dataclasses.replace(small, **wrong))
+        assert not (small.workdir / "metrics.jsonl").exists()
+
+
+def test_lake_s_runs_are_evaluated_where_they_are_given(small, tmp_path):
+    runs = lake_archive.read_runs(write_zip(tmp_path / "all_runs.zip", FILES))
+    model = pixel_model(Preparation((8, 8)))
+    found = omniglot_supcon.evaluate(small, model, {}, runs)
+    assert (found["lake_accuracy"], found["num_trials"]) == (pytest.approx(3 / 5), 5)
+    assert omniglot_supcon.evaluate(small, model, {}, []) == {}
+
+
+# Averaged weights -----------------------------------------------------------------------
+
+
+def test_averaged_weights_are_those_of_a_plain_loop():
+    optimizer = optax.chain(optax.sgd(0.5), optimizers.average_params(0.6))
+    params = {"w": jnp.array([1.0, -2.0])}
+    state = optimizer.init(params)
+    average = np.array([1.0, -2.0])
+    for step in range(12):
+        gradients = {"w": params["w"] + step}
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        kept = min(0.6, (1 + step) / (10 + step))
+        average = kept * average + (1 - kept) * np.asarray(params["w"])
+        found = optimizers.averaged_params(state)["w"]
+        np.testing.assert_allclose(found, average, rtol=1e-5)
