@@ -6,7 +6,7 @@ BENCH := .venv/bench
 .PHONY: demo test lint format bench clean
 
 demo: .venv/experiments  ## Train on Latin, Greek and Cyrillic letters, recognise Armenian and Georgian ones.
-	$(BIN)/python -m experiments.glyphs --workdir runs/glyphs
+	$(BIN)/python -m experiments glyphs --workdir runs/glyphs
 
 test: .venv/development  ## All tests, on two processes.
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
@@ -45,4 +45,4 @@ $(BENCH)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .cache runs

@@ -7,6 +7,7 @@ several systems share.
 import base64
 import html
 import io
+import itertools
 import json
 import math
 import pathlib
@@ -24,6 +25,7 @@ if TYPE_CHECKING:  # matplotlib is imported when a picture is made
     from matplotlib.figure import Figure
 
 _CORRECT, _WRONG, _INK, _PALE = "#2a7f4f", "#c0392b", "#26435f", "#9fb3c8"
+_LINES = (_INK, _PALE, _CORRECT, _WRONG, "#c28a1e")
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
@@ -198,9 +200,8 @@ def roc(curves_by_name: Mapping[str, RocCurve]) -> "Figure":
     """Plots one or more ROC curves."""
     figure = _figure(figsize=(4.2, 4))
     axes = figure.subplots()
-    for (name, curve), color in zip(
-        curves_by_name.items(), (_INK, _PALE, _CORRECT, _WRONG), strict=False
-    ):
+    lines = zip(curves_by_name.items(), itertools.cycle(_LINES), strict=False)
+    for (name, curve), color in lines:
         axes.plot(curve.false_match_rate, curve.true_match_rate, color=color, label=name)
     axes.plot([0, 1], [1, 0], color="#ddd", linewidth=0.8, zorder=0)  # equal errors
     axes.set(xlabel="different pairs called the same", ylabel="same pairs called the same")
@@ -248,7 +249,7 @@ def pair_grid(
     figure = _figure(figsize=(0.95 * num, 2.3))
     for column, axes in enumerate(figure.subplots(1, num)):
         correct = (distances[column] <= threshold) == same[column]
-        axes.imshow(np.concatenate(list(images[:, column, :, :, 0])), cmap=cmap)
+        axes.imshow(np.concatenate(list(images[:, column])), cmap=cmap)
         axes.set_title(f"{distances[column]:.2f}", color=_CORRECT if correct else _WRONG)
         axes.set_xlabel("same" if same[column] else "diff.")
         axes.set(xticks=[], yticks=[])

@@ -71,9 +71,7 @@ def write_folder(
 ) -> None:
     """Writes a model as a folder, all of it or nothing."""
     folder = pathlib.Path(folder).resolve()
-    is_empty = folder.is_dir() and not any(folder.iterdir())
-    if folder.exists() and not is_empty and not (folder / FACTS).is_file():
-        raise UserError(f"{folder} exists and is no model folder; it is not overwritten")
+    _check_free(folder)
     safetensors = import_extra("safetensors.numpy")
     import_extra("flatbuffers")
     named = _named(params)
@@ -97,6 +95,20 @@ def write_folder(
     }
     text = json.dumps(_without_nan(facts), indent=2, allow_nan=False) + "\n"
     _put({**files, FACTS: text.encode()}, folder)
+
+
+def _check_free(folder: pathlib.Path) -> None:
+    """Raises UserError if something is at this place that a new model must not replace."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; a folder is wanted for the model")
+    others = sorted({path.name for path in folder.iterdir()} - {FACTS, *DATA})
+    if others:
+        raise UserError(
+            f"{folder} holds other files than a model, such as {others[0]}; it is not "
+            "overwritten"
+        )
 
 
 def _put(files: Mapping[str, bytes], folder: pathlib.Path) -> None:

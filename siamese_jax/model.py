@@ -107,7 +107,8 @@ class Model:
     """An encoder with its parameters, the preparation of its images and its distance.
 
     Two models are equal only if they are one object, so that `model.distances` can be given
-    as `matrix_fn` to the functions of `siamese_jax.episodes`.
+    as `matrix_fn` to the functions of `siamese_jax.episodes`. Programs are compiled for
+    each `embed_fn` and `matrix_fn`; models of one network should share these two objects.
 
     Attributes:
       params: Whatever the two functions take.
@@ -131,7 +132,7 @@ class Model:
     def embed(self, images: Images, *, batch_size: int = 256) -> Float[Array, "n dim"]:
         """Prepares images and embeds them, a batch at a time.
 
-        Compiles once for each number of images.
+        A program is compiled for each number of images.
 
         Args:
           images: uint8 images of any one size as in their files, or the names of image
@@ -277,8 +278,8 @@ def save_model(folder: ImageFile, model: Model) -> None:
     in any way, and are named by their keys joined by "/".
 
     Raises:
-      UserError: If something else than a model is at this place, or a package of the extra
-        `cli` is not installed.
+      UserError: If a file or a folder with other files is at this place, or a package of
+        the extra `cli` is not installed.
       ValueError: If two parameters have one name, or the details hold what JSON cannot.
     """
     write_folder(

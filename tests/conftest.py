@@ -1,10 +1,65 @@
-"""Strict JAX for every test: nothing broadcasts by rank, and there are two devices."""
+"""What every test runs under: strict JAX, two devices, bounded memory, a cache of programs.
+
+Nothing broadcasts by rank. What has been compiled is kept in `.cache/jax`, so that a second
+run, the other test process, and the commands that tests start load it from there.
+"""
 
 import os
+import pathlib
+import resource
 
+# environment variables, since tests start processes of their own
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parents[1] / ".cache" / "jax")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _release_programs():
+    """Compiled programs live as long as a file of tests: all of them take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Marks as quick what is not marked as slow, before `-m` selects."""
+    for item in items:
+        if item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.quick)
+
+
+# Memory of each process, at the end of the report ---------------------------------------
+
+PEAKS = pytest.StashKey[dict[str, float]]()
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak_memory"] = peak_memory()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    peaks = node.config.stash.setdefault(PEAKS, {})
+    peaks[node.gateway.id] = getattr(node, "workeroutput", {}).get("peak_memory", 0.0)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    peaks = config.stash.get(PEAKS, {"this process": peak_memory()})
+    words = ", ".join(f"{peak:.1f} GB in {name}" for name, peak in sorted(peaks.items()))
+    terminalreporter.write_line(f"peak memory: {words}")

@@ -93,9 +93,9 @@ def test_a_run_killed_three_times_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
     assert step == last == 40
     for a, b in zip(wanted, found, strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
-    logs = [logs.read_log(workdir) for workdir in (unbroken, broken)]
-    np.testing.assert_array_equal(logs[1]["step"], np.arange(1, 41))
-    np.testing.assert_array_equal(logs[0]["loss"], logs[1]["loss"])
+    metrics = [logs.read_log(workdir) for workdir in (unbroken, broken)]
+    np.testing.assert_array_equal(metrics[1]["step"], np.arange(1, 41))
+    np.testing.assert_array_equal(metrics[0]["loss"], metrics[1]["loss"])
     results = [
         json.loads((workdir / "results.json").read_text()) for workdir in (unbroken, broken)
     ]

@@ -427,10 +427,13 @@ def test_only_a_model_or_an_empty_folder_is_overwritten(saved, tmp_path):
     save_model(tmp_path / "mine", model)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "notes.txt").write_text("of value")
-    with pytest.raises(UserError, match="runs exists and is no model folder"):
+    with pytest.raises(UserError, match=r"runs holds other files .* such as notes.txt"):
         save_model(tmp_path / "runs", model)
-    with pytest.raises(UserError, match=r"notes.txt exists and is no model folder"):
+    with pytest.raises(UserError, match=r"notes.txt is a file; a folder is wanted"):
         save_model(tmp_path / "runs" / "notes.txt", model)
+    (tmp_path / "mine" / "notes.txt").write_text("of value")
+    with pytest.raises(UserError, match=r"mine holds other files"):
+        save_model(tmp_path / "mine", model)
     save_model(tmp_path / "new" / "folder" / "model", model)
     assert load_model(tmp_path / "new" / "folder" / "model").params == {}
 

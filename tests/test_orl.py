@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import report
 from experiments.engine.loop import initial_state
 from experiments.evaluations import unseen_faces
 from experiments.systems import orl_hog, orl_tutorial
+from siamese_jax import verification
 from siamese_jax.errors import UserError
 from siamese_jax.images import prepare
 from siamese_jax.model import load_model
@@ -114,6 +116,14 @@ def test_the_other_encoders_on_unseen_persons(tmp_path, faces):
     settings = {"protocol": "unseen-persons", "stride": 3, "folds": (3,)}
     orl_tutorial.main(tutorial(tmp_path / "tutorial", faces, **settings))
     check_fold(tmp_path / "tutorial" / "fold3")
+
+
+def test_the_picture_has_a_curve_for_each_of_five_folds():
+    curve = verification.roc_curve(jnp.array([0.1, 0.9]), jnp.array([True, False]))
+    figure = report.roc({f"fold {fold}": curve for fold in range(5)})
+    legend = figure.axes[0].get_legend()
+    assert len({text.get_text() for text in legend.get_texts()}) == 5
+    assert len({line.get_color() for line in legend.get_lines()}) == 5
 
 
 # Data -----------------------------------------------------------------------------------

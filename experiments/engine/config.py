@@ -70,11 +70,7 @@ class RunConfig:
         """The folder of the run: `workdir`, or a name made from the flags."""
         if self.workdir is not None:
             return self.workdir
-        changes = [
-            f"{field.name}={_plain(getattr(self, field.name))}"
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != field.default
-        ]
+        changes = [f"{name}={_plain(value)}" for name, value in changed(self).items()]
         return pathlib.Path("runs", "-".join([self.experiment, *changes]))
 
 
@@ -124,6 +120,34 @@ def check_conditions(config: Any) -> None:
                     f"{_flag(field.name)} is used only with {_flag(name)} "
                     f"{' or '.join(map(str, wanted))}; this run has {_flag(name)} {found}"
                 )
+
+
+def changed(config: RunConfig) -> dict[str, Any]:
+    """The settings that differ from their defaults, by name."""
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != field.default
+    }
+
+
+def command(config: RunConfig) -> str:
+    """The command that makes this run, without its folder and its seed.
+
+    >>> command(RunConfig(num_steps=5, seed=2))
+    'python -m experiments experiment --num-steps 5'
+    """
+    words = [f"python -m experiments {config.experiment}"]
+    for name, value in changed(config).items():
+        if name in ("workdir", "seed"):
+            continue
+        flag = _flag(name)
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            several = value if isinstance(value, tuple) else (value,)
+            words += [flag, *map(str, several)]
+    return " ".join(words)
 
 
 def as_json(config: RunConfig) -> dict[str, Any]:

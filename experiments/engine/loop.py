@@ -35,7 +35,13 @@ import optax
 
 from experiments.cli import print_table, read_json, write_whole
 from experiments.engine import checkpoints
-from experiments.engine.config import RunConfig, as_json, check_config, stream
+from experiments.engine.config import (
+    RunConfig,
+    as_json,
+    check_config,
+    command,
+    stream,
+)
 from experiments.engine.logs import Evaluation, EvaluationLog, Log, locked
 from siamese_jax import training
 from siamese_jax.errors import UserError
@@ -205,6 +211,8 @@ def finish(
         }
         save_model(config.directory / "model", dataclasses.replace(model, details=details))
     results = {
+        "command": command(config),
+        "seed": config.seed,
         "metrics": figures,
         "seconds": round(trained.seconds, 2),
         "num_steps": int(trained.state.step),

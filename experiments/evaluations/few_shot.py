@@ -102,7 +102,7 @@ def few_shot_metrics(
         for num_ways, num_shots in FEW_SHOT:
             name = f"{place}_{num_ways}_way_{num_shots}_shot"
             accuracy = task_accuracy(
-                evaluation_key("few-shot tasks"),
+                evaluation_key(f"{name} tasks"),
                 model,
                 embeddings,
                 index,

@@ -230,7 +230,7 @@ def main(config: Config) -> None:
         num_pairs=config.num_pairs,
     )
     loop.finish(config, evaluated.metrics, trained, evaluated.model)
-    letters_one_shot.write_report(config.directory, evaluated)
     commands = write_examples(config.directory, letters.only(TEST[:1]))
+    letters_one_shot.write_report(config.directory, evaluated)
     print("Commands that apply the model to letters it was not trained on:\n")
     print("\n".join(commands))

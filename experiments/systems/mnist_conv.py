@@ -89,6 +89,7 @@ def build(config: Config) -> System:
     """The system of the form that is asked for, as pure functions."""
     encoder_init, encode = from_flax(MnistConv())
     image_shape = digits.image_shape(config.dataset)
+    sample: Any
     if config.form == "supervised":
         init = supcon.make_init(encoder_init, image_shape, 0.1)
         sample = digit_pairs.class_sampler(config)
@@ -177,8 +178,10 @@ def make_model(config: Config, encode: Any) -> Any:
         return -distances.euclidean_distance_matrix(x, y)
 
     def model(state: TrainState) -> Model:
-        options = {"matrix_fn": minus_distance_matrix} if config.form == "literal" else {}
-        return Model(state.params["encoder"], embed_fn, preparation, **options)
+        fitted = Model(state.params["encoder"], embed_fn, preparation)
+        if config.form != "literal":
+            return fitted
+        return dataclasses.replace(fitted, matrix_fn=minus_distance_matrix)
 
     return model
 
@@ -187,6 +190,7 @@ def main(config: Config) -> None:
     """Trains, evaluates and reports."""
     if config.margin <= 0:
         raise UserError(f"--margin must be positive; got {config.margin}")
+    system = build(config)
     if not loop.start(config):
         return
     splits = digits.load_splits(config.dataset)
@@ -196,7 +200,6 @@ def main(config: Config) -> None:
     data: Any = class_data(splits.train)
     if literal:
         data = PairData(data.images, train_pairs)
-    system = build(config)
     trained = loop.train(config, system, data)
     evaluated = digit_pairs.evaluate(
         system.model(trained.state),

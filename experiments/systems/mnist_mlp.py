@@ -140,6 +140,7 @@ def main(config: Config) -> None:
         raise UserError(f"--dropout must be in [0, 1); got {config.dropout}")
     if config.margin <= 0:
         raise UserError(f"--margin must be positive; got {config.margin}")
+    system = build(config)
     if not loop.start(config):
         return
     splits = digits.load_splits(config.dataset)
@@ -149,7 +150,6 @@ def main(config: Config) -> None:
     data: Any = class_data(splits.train)
     if fixed:
         data = PairData(data.images, train_pairs)
-    system = build(config)
     trained = loop.train(config, system, data)
     threshold = TUTORIAL_THRESHOLD if config.recipe == "tutorial" else None
     evaluated = digit_pairs.evaluate(

@@ -28,7 +28,6 @@ from siamese_jax._cpu.patches import materialized
 from siamese_jax._cpu.pooling import LARGEST_WINDOW, largest_along
 
 _LARGEST_PATCH = 160  # numbers of an image that a block of outputs may see
-_FEW_FEATURES = 32  # fewer make rows that are too short to lie last in memory
 
 
 class _Sizes(NamedTuple):
@@ -38,14 +37,15 @@ class _Sizes(NamedTuple):
       window: Rows and columns of a block.
       image: Height, width and channels.
       kernel: Height and width.
-      features_last: The sums are [rows, columns, n, places, features], which is faster for
-        many features, else [places, features, rows, columns, n].
+      images_last: Images are [channels, height, width, n] and sums are [places, features,
+        rows, columns, n], else [n, height, width, channels] and [rows, columns, n, places,
+        features].
     """
 
     window: int
     image: tuple[int, int, int]
     kernel: tuple[int, int]
-    features_last: bool
+    images_last: bool
 
     @property
     def num_places(self) -> int:
@@ -70,19 +70,29 @@ def is_faster(kernel: Sequence[int], window: int) -> bool:
 
 
 def convolve_and_pool(
-    x: Float[Array, "n height width channels"],
+    x: Float[Array, "a height width b"],
     kernel: Float[Array, "kernel_height kernel_width channels features"],
     window: int,
-) -> Float[Array, "n rows columns features"]:
-    """Computes the valid convolution and pools its blocks of window x window."""
-    features_last = kernel.shape[3] >= _FEW_FEATURES
-    sizes = _Sizes(window, x.shape[1:], kernel.shape[:2], features_last)
+    *,
+    images_last: bool = False,
+) -> Float[Array, "c rows columns d"]:
+    """Computes the valid convolution and pools its blocks of window x window.
+
+    Args:
+      x: Images [n, height, width, channels], or with `images_last`, which is faster for
+        few features, [channels, height, width, n]; so is the result.
+      kernel: Kernel, HWIO.
+      window: Rows and columns of a block.
+      images_last: Layout of images and result.
+    """
+    image = (*x.shape[1:3], x.shape[0 if images_last else 3])
+    sizes = _Sizes(window, image, kernel.shape[:2], images_last)
     forms = (partial(fn, sizes) for fn in (_sums, _to_images, _to_kernel))
-    maps = Bilinear(*forms, image_axes=(0, 2 if features_last else 4))
-    sums = bilinear(maps, x, kernel)
-    if features_last:
-        return jnp.transpose(largest_along(sums, 3), (2, 0, 1, 3))
-    return jnp.transpose(largest_along(sums, 0), (3, 1, 2, 0))
+    axes = (3, 4) if images_last else (0, 2)
+    sums = bilinear(Bilinear(*forms, image_axes=axes), x, kernel)
+    if images_last:
+        return largest_along(sums, 0)
+    return jnp.transpose(largest_along(sums, 3), (2, 0, 1, 3))
 
 
 # The bilinear map -----------------------------------------------------------------------
@@ -92,27 +102,29 @@ def _sums(sizes: _Sizes, x: Array, kernel: Array) -> Array:
     """Returns the convolution, by the places of the blocks."""
     patches = _patches(sizes, x)
     matrix = _kernel_at_places(sizes, kernel)
-    shape = (*sizes.num_blocks, x.shape[0])
-    if sizes.features_last:
-        y = jnp.einsum("kp,fk->pf", patches, matrix)
-        return y.reshape(*shape, sizes.num_places, kernel.shape[3])
-    return (matrix @ patches).reshape(sizes.num_places, kernel.shape[3], *shape)
+    if sizes.images_last:
+        shape = (sizes.num_places, kernel.shape[3], *sizes.num_blocks, x.shape[3])
+        return (matrix @ patches).reshape(shape)
+    shape = (*sizes.num_blocks, x.shape[0], sizes.num_places, kernel.shape[3])
+    return jnp.einsum("kp,fk->pf", patches, matrix).reshape(shape)
 
 
 def _to_images(sizes: _Sizes, y: Array, kernel: Array) -> Array:
-    n = y.shape[2 if sizes.features_last else 4]
     matrix = _kernel_at_places(sizes, kernel)
-    if sizes.features_last:
-        patches = jnp.einsum("fk,pf->kp", matrix, _flat(sizes, y))
-    else:
+    height, width, channels = sizes.image
+    if sizes.images_last:
         patches = matrix.T @ _flat(sizes, y)
-    zeros = jnp.zeros_like(y, shape=(n, *sizes.image))
+        shape = (channels, height, width, y.shape[4])
+    else:
+        patches = jnp.einsum("fk,pf->kp", matrix, _flat(sizes, y))
+        shape = (y.shape[2], height, width, channels)
+    zeros = jnp.zeros_like(y, shape=shape)
     return materialized(jax.vjp(partial(_patches, sizes), zeros)[1](patches)[0])
 
 
 def _to_kernel(sizes: _Sizes, x: Array, y: Array) -> Array:
     patches, flat = _patches(sizes, x), _flat(sizes, y)
-    matrix = (patches @ flat).T if sizes.features_last else flat @ patches.T
+    matrix = flat @ patches.T if sizes.images_last else (patches @ flat).T
     shape = (*sizes.kernel, sizes.image[2], matrix.shape[0] // sizes.num_places)
     zeros = jnp.zeros_like(matrix, shape=shape)
     return jax.vjp(partial(_kernel_at_places, sizes), zeros)[1](matrix)[0]
@@ -120,14 +132,14 @@ def _to_kernel(sizes: _Sizes, x: Array, y: Array) -> Array:
 
 def _flat(sizes: _Sizes, y: Array) -> Array:
     """Returns sums as a matrix, of which one axis is places and features."""
-    if sizes.features_last:
-        return y.reshape(math.prod(y.shape[:3]), y.shape[3] * y.shape[4])
-    return y.reshape(y.shape[0] * y.shape[1], math.prod(y.shape[2:]))
+    if sizes.images_last:
+        return y.reshape(y.shape[0] * y.shape[1], math.prod(y.shape[2:]))
+    return y.reshape(math.prod(y.shape[:3]), y.shape[3] * y.shape[4])
 
 
 def _patches(sizes: _Sizes, x: Array) -> Array:
     """Returns what each block sees: [numbers of a patch, rows * columns * n]."""
-    x = materialized(jnp.transpose(x, (3, 1, 2, 0)))
+    x = materialized(x if sizes.images_last else jnp.transpose(x, (3, 1, 2, 0)))
     rows, columns = sizes.num_blocks
     step = sizes.window
     ends = (rows - 1) * step + 1, (columns - 1) * step + 1

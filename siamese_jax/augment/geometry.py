@@ -133,13 +133,13 @@ def warp(
         )
 
     _, _, channels = image.shape
-    # Bilinear interpolation reads windows of 2 x 2 pixels. With a border of `fill`, every
-    # window lies inside. One gather of windows is faster than four gathers of pixels.
+    # Each output pixel is a weighted sum over a window of 2 x 2 pixels. With a border of
+    # `fill`, every window lies inside. One gather of windows and one sum are faster on a CPU
+    # than four gathers, and XLA does not compute a sum anew for each of its uses.
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=fill)
     beyond = jnp.array(image.shape[:2], coordinates.dtype)
     coordinates = jnp.clip(coordinates, -1, beyond)
     first = jnp.minimum(jnp.floor(coordinates), beyond - 1)
-    down, right = jnp.split(coordinates - first, 2, axis=-1)
     windows = lax.gather(
         padded,
         first.astype(jnp.int32) + 1,
@@ -149,9 +149,10 @@ def warp(
         slice_sizes=(2, 2, channels),
         mode="clip",
     )
-    top = (1 - right) * windows[:, :, 0, 0] + right * windows[:, :, 0, 1]
-    bottom = (1 - right) * windows[:, :, 1, 0] + right * windows[:, :, 1, 1]
-    return ((1 - down) * top + down * bottom).astype(image.dtype)
+    second = coordinates - first
+    rows, columns = jnp.moveaxis(jnp.stack([1 - second, second], axis=-1), 2, 0)
+    weights = rows[:, :, :, None, None] * columns[:, :, None, :, None]
+    return jnp.sum(windows * weights, axis=(2, 3)).astype(image.dtype)
 
 
 # Affine maps ----------------------------------------------------------------------------

@@ -17,11 +17,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float
 
-from siamese_jax._cpu import images_last
 from siamese_jax.convolution import convolution, max_pool
+from siamese_jax.encoders._images_last import SWAP, SameConv, by_platform
 from siamese_jax.siamese import TWIN_AXIS
 
 Images = Float[Array, "n height width channels"]
@@ -119,32 +118,10 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
-        sizes = self.stem, self.widths, self.num_blocks, self.dim, self.dtype
-        if self.is_initializing():
-            layers = _ResNetLayers(*sizes)
-            nn.share_scope(self, layers)  # parameters then have their plain names
-            return layers(images, train=train)
-        variables = {name: self.variables[name] for name in ("params", "batch_stats")}
-        detached = (_ResNetLayers(*sizes, last, parent=None) for last in (True, False))
-        on_cpu, elsewhere = (partial(_apply, layers, train) for layers in detached)
-        embeddings, statistics = lax.platform_dependent(
-            variables, images, cpu=on_cpu, default=elsewhere
+        layers = partial(
+            _ResNetLayers, self.stem, self.widths, self.num_blocks, self.dim, self.dtype
         )
-        for name, value in statistics.items():
-            self.put_variable("batch_stats", name, value)
-        return embeddings
-
-
-def _apply(
-    layers: nn.Module, train: bool, variables: Any, images: Images
-) -> tuple[Embeddings, Any]:
-    """Returns embeddings, and the new batch statistics if `train`, else {}."""
-    if not train:
-        return layers.apply(variables, images), {}
-    embeddings, changed = layers.apply(
-        variables, images, train=True, mutable=["batch_stats"]
-    )
-    return embeddings, dict(changed["batch_stats"])
+        return by_platform(self, layers, images, train=train)
 
 
 class _ResNetLayers(nn.Module):
@@ -160,7 +137,7 @@ class _ResNetLayers(nn.Module):
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
-        swap = (3, 1, 2, 0) if self.images_last else (0, 1, 2, 3)  # its own inverse
+        swap = SWAP if self.images_last else (0, 1, 2, 3)
         channel_axis = 0 if self.images_last else 3
         conv = self._make_conv()
 
@@ -196,23 +173,6 @@ class _ResNetLayers(nn.Module):
             )
 
         def images_last(features: int, size: int, stride: int = 1) -> nn.Module:
-            return _ImagesLastConv(
-                features, size, stride, he_normal, name=f"Conv_{next(numbers)}"
-            )
+            return SameConv(features, size, stride, he_normal, name=f"Conv_{next(numbers)}")
 
         return images_last if self.images_last else of_flax
-
-
-class _ImagesLastConv(nn.Module):
-    """Convolution of images [c, height, width, n] with the parameters of `nn.Conv`."""
-
-    features: int
-    size: int
-    stride: int
-    kernel_init: nn.initializers.Initializer
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "c h w n"]) -> Float[Array, "d out_h out_w n"]:
-        shape = (self.size, self.size, x.shape[0], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
-        return images_last.convolve(x, kernel, stride=self.stride)

@@ -10,6 +10,7 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float
 
 from siamese_jax.convolution import convolution
 from siamese_jax.distances import euclidean_distance
+from siamese_jax.encoders._images_last import SWAP, PooledConv, by_platform
 from siamese_jax.encoders._pooled import pooled_convolution
 from siamese_jax.siamese import weighted_l1_logits
 
@@ -70,9 +72,12 @@ class Dropout(nn.Module):
 
     Attributes:
       rate: Probability that an entry is zeroed, rounded to a multiple of 2^-32.
+      axes: Order of the axes in which entries are numbered, all by default. With the same
+        order of rows, columns and so on, two layouts lose the same entries.
     """
 
     rate: float
+    axes: Sequence[int] | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*shape"], *, train: bool) -> Float[Array, "*shape"]:
@@ -83,8 +88,9 @@ class Dropout(nn.Module):
             return jnp.zeros_like(x)
         words = jax.random.key_data(self.make_rng("dropout")).ravel().astype(jnp.uint32)
         number = jnp.zeros((), jnp.uint32)  # row-major, whose parts XLA fuses
-        for axis, size in enumerate(x.shape):
-            number = number * size + lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        for axis in self.axes or range(x.ndim):
+            places = lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+            number = number * x.shape[axis] + places
         bits = _mixed(_mixed(number * jnp.uint32(0x9E3779B9) + words[0]) ^ words[-1])
         kept = bits >= jnp.uint32(min(round(self.rate * 2**32), 2**32 - 1))
         return jnp.where(kept, x / (1 - self.rate), jnp.zeros((), x.dtype))
@@ -149,10 +155,35 @@ class OrlConv(nn.Module):
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
-        x = images
-        for features, rate in zip((6, 12), self.dropout[:2], strict=True):
-            x = nn.relu(_conv(features, 3, stride=self.stride, window=2)(x))
-            x = Dropout(rate)(x, train=train)
+        layers = partial(_OrlLayers, self.stride, self.dropout, self.dim)
+        return by_platform(self, layers, images, train=train)
+
+
+class _OrlLayers(nn.Module):
+    """The layers of `OrlConv`, on images [n, height, width, c] or [c, height, width, n]."""
+
+    stride: int
+    dropout: Sequence[float]
+    dim: int
+    images_last: bool = False
+
+    @nn.compact
+    def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
+        """Embeds images."""
+        images_last = self.images_last and self.stride == 1
+        axes = SWAP if images_last else (0, 1, 2, 3)
+        x = jnp.transpose(images, axes)
+        for number, features in enumerate((6, 12)):
+            if images_last:
+                conv: nn.Module = PooledConv(
+                    features, 3, 2, _KERAS_INIT, name=f"Conv_{number}"
+                )
+            else:
+                conv = _conv(features, 3, stride=self.stride, window=2)
+            x = Dropout(self.dropout[number], axes)(nn.relu(conv(x)), train=train)
+        if images_last:  # [features, n], which the product takes as its transpose
+            x = jnp.transpose(x, (1, 2, 0, 3))
+            x = x.reshape(math.prod(x.shape[:3]), x.shape[3]).T
         x = nn.relu(_dense(128)(_flatten(x)))
         x = Dropout(self.dropout[2])(x, train=train)
         return nn.relu(_dense(self.dim)(x))

@@ -9,6 +9,7 @@ from tests.cases.augment import AUGMENT
 from tests.cases.case import Case, Contract, Kind
 from tests.cases.convolution import CONVOLUTION
 from tests.cases.distances import DISTANCES
+from tests.cases.encoders import ENCODERS
 from tests.cases.episodes import EPISODES
 from tests.cases.losses import LOSSES, MINERS
 from tests.cases.relations import REDUCTIONS, RELATIONS
@@ -26,6 +27,7 @@ CASES = [
     *SIAMESE,
     *AUGMENT,
     *CONVOLUTION,
+    *ENCODERS,
     *SAMPLERS,
     *TRAINING,
     *EPISODES,

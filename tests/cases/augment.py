@@ -84,8 +84,6 @@ def _settings(cls, name, *refusals):
     )
 
 
-_JUMPS = {Contract.GRADIENT: "moves where ink begins, in jumps"}
-
 AUGMENT = [
     _settings(
         augment.Affine,
@@ -191,7 +189,11 @@ AUGMENT = [
         options=({"threshold": 0.5}, {"threshold": 2.0}),
         oracle=of_one(oracles.ink_offsets),
         refusals=_image_refusals(),
-        exempt=_JUMPS,
+        exempt={
+            Contract.GRADIENT: "ink is or is not: the offsets change in jumps",
+            Contract.HALF: "the offsets are in pixels, float32 whatever the image",
+            Contract.NAN: "a NaN is not above the threshold, so it is no ink",
+        },
     ),
     Case(
         "augment.center",

@@ -111,7 +111,6 @@ VERIFICATION = [
         oracle=oracles.evaluate_threshold,
         exempt={
             Contract.MASK: "takes no mask",
-            Contract.ORDER: "takes two sets, each of which best_threshold may reorder",
             Contract.REFUSALS: "refuses what best_threshold and decision_rates refuse",
         },
     ),

@@ -1,0 +1,304 @@
+"""Every system: trained for two steps, its model used where `experiments` does not exist.
+
+The settings of the runs here record which of their fields are read, so that a flag that a
+run ignores is found.
+"""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.__main__ import list_experiments
+from experiments.datasets import letters, omniglot
+from experiments.engine import loop
+from experiments.engine.config import RunConfig, check_conditions
+from experiments.evaluations import few_shot
+from experiments.systems import glyphs
+from siamese_jax.errors import UserError
+from siamese_jax.model import Model
+from tests.drawings import drawings
+from tests.stripes import write_stripes
+
+pytestmark = pytest.mark.slow
+
+SYSTEMS = sorted(list_experiments())
+SHORT = {"num_steps": 2, "steps_per_call": 2, "checkpoint_every": 2}
+PAIRS = {"batch_size": 10}
+CLASSES = {"num_classes": 4, "num_images": 2}
+
+# Settings that make each system small. The first variant of a system is the one whose model
+# is used; together the variants use every flag.
+VARIANTS = {
+    "glyphs": [
+        {"num_letters": 4, "num_faces": 2, "widths": (4, 4, 4), "dim": 4}
+        | {"num_episodes": 50, "num_ways": 5, "num_pairs": 200}
+    ],
+    "image_folder": [
+        CLASSES | {"image_size": (16, 16), "widths": (4, 4), "dim": 4},
+        CLASSES | {"image_size": (16, 16), "encoder": "hog"},
+    ],
+    "mnist_conv": [
+        PAIRS | {"dataset": "digits", "form": "contrastive"},
+        PAIRS | {"dataset": "digits", "form": "literal"},
+        PAIRS | {"dataset": "digits", "form": "logistic"},
+        PAIRS | {"dataset": "digits", "form": "supervised"},
+    ],
+    "mnist_mlp": [
+        PAIRS | {"dataset": "digits"},
+        PAIRS | {"dataset": "digits", "pairs": "fresh"},
+        PAIRS | {"dataset": "digits", "recipe": "tuned"},
+    ],
+    "mnist_towers": [PAIRS | {"dataset": "digits", "variants": ("c",)}],
+    "omniglot_koch": [
+        PAIRS | {"size": "half", "num_drawings": 2, "num_episodes": 50},
+        PAIRS
+        | {"size": "half", "num_drawings": 2, "num_episodes": 50}
+        | {"schedule": "paper", "affine": True},
+    ],
+    "omniglot_supcon": [
+        CLASSES
+        | {"size": 16, "stem": 4, "widths": (4,), "num_blocks": 1, "dim": 4}
+        | {"num_episodes": 50}
+    ],
+    "orl_hog": [
+        CLASSES | {"folds": (0,)},
+        CLASSES | {"folds": (0,), "encoder": "conv", "widths": (4, 4), "dim": 4},
+    ],
+    "orl_tutorial": [
+        PAIRS,
+        PAIRS | {"protocol": "unseen-persons", "folds": (0,)},
+    ],
+}
+
+
+class Run(NamedTuple):
+    """A finished run.
+
+    Attributes:
+      workdir: Its folder.
+      model: The model that the run held when it finished.
+      unread: Fields of its settings that it has not read.
+    """
+
+    workdir: pathlib.Path
+    model: Model
+    unread: set[str]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Folders of images: five persons or more for ORL, eight classes for image_folder."""
+    root = tmp_path_factory.mktemp("images")
+    persons = [f"s{number}" for number in range(14)]
+    names = [f"class{number}" for number in range(10)]
+    return {
+        "orl_hog": write_stripes(root / "orl", names=persons, num=4, size=(112, 92)),
+        "orl_tutorial": root / "orl",
+        "image_folder": write_stripes(root / "images", names=names, num=4),
+    }
+
+
+@pytest.fixture(scope="module")
+def small_data():
+    """The data of the systems that read Omniglot or draw letters."""
+    everything = letters.draw_letters()
+    names = np.unique(everything.letters)[::3]
+    chosen = np.isin(everything.letters, names)
+    some = letters.Letters(*(array[chosen] for array in everything))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(omniglot, "load", drawings)
+        patch.setattr(omniglot, "load_split", drawings)
+        patch.setattr(few_shot, "FEW_SHOT", ((20, 1),))
+        patch.setattr(glyphs, "draw_letters", lambda font_dir: some)
+        yield
+
+
+def recording(config):
+    """The same settings, and the set of their fields that were read outside the engine."""
+    names = {field.name for field in dataclasses.fields(config)}
+    read = set()
+
+    class Recording(type(config)):
+        def __getattribute__(self, name):
+            caller = sys._getframe(1).f_globals["__name__"]
+            generic = caller in ("dataclasses", "experiments.engine.config", __name__)
+            if name in names and not generic:
+                read.add(name)
+            return super().__getattribute__(name)
+
+    given = {name: getattr(config, name) for name in names}
+    return Recording(**given), read
+
+
+def applicable(config):
+    """The fields that this run may use: those whose conditions it meets."""
+    found = set()
+    for field in dataclasses.fields(config):
+        conditions = field.metadata.get("only_when", {})
+        if all(getattr(config, name) in wanted for name, wanted in conditions.items()):
+            found.add(field.name)
+    return found
+
+
+def run_system(name, settings, workdir, folders):
+    """Trains a system with recorded settings, and catches the model that it saves."""
+    module = importlib.import_module(f"experiments.systems.{name}")
+    if name in folders:
+        settings = {**settings, "data_dir": folders[name]}
+    config, read = recording(module.Config(workdir=workdir, **SHORT, **settings))
+    saved = {}
+    with pytest.MonkeyPatch.context() as patch:
+
+        def save_model(folder, model):
+            saved[folder] = model
+            return original(folder, model)
+
+        original = loop.save_model
+        patch.setattr(loop, "save_model", save_model)
+        module.main(config)
+    folder, model = next(iter(saved.items()))
+    engine = {field.name for field in dataclasses.fields(RunConfig)}
+    return Run(folder.parent, model, applicable(config) - read - engine)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, folders, small_data):
+    """The first variant of each system, trained when it is first asked for."""
+    root, finished = tmp_path_factory.mktemp("runs"), {}
+
+    def get(name):
+        if name not in finished:
+            settings = VARIANTS[name][0]
+            finished[name] = run_system(name, settings, root / name, folders)
+        return finished[name]
+
+    return get
+
+
+# Settings -------------------------------------------------------------------------------
+
+
+def test_every_system_has_its_variants_here():
+    assert SYSTEMS == sorted(VARIANTS)
+    for name in SYSTEMS:
+        text = pathlib.Path(glyphs.__file__).with_name(f"{name}.py").read_text()
+        assert f"python -m experiments {name}" in text
+        assert "Expect:" in text
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_no_flag_of_a_run_is_ignored(name, runs):
+    assert not runs(name).unread
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        pytest.param(name, number, id=f"{name}-{number}")
+        for name in SYSTEMS
+        for number in range(1, len(VARIANTS[name]))
+    ],
+)
+def test_no_flag_of_another_variant_is_ignored(name, number, tmp_path, folders, small_data):
+    run = run_system(name, VARIANTS[name][number], tmp_path / "run", folders)
+    assert not run.unread
+    assert (run.workdir / "model" / "model.json").exists()
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_flags_that_a_variant_would_ignore_are_refused(name):
+    config_type = importlib.import_module(f"experiments.systems.{name}").Config
+    for settings in VARIANTS[name]:
+        config = config_type(**settings)
+        for field in dataclasses.fields(config):
+            if field.name not in applicable(config):
+                changed = dataclasses.replace(config, **{field.name: object()})
+                with pytest.raises(UserError, match=f"--{field.name.replace('_', '-')} is"):
+                    check_conditions(changed)
+
+
+# Models ---------------------------------------------------------------------------------
+
+USE_MODELS = """
+import json, pathlib, sys
+for name in ("experiments", "flax", "optax", "orbax", "matplotlib"):
+    sys.modules[name] = None
+import numpy as np
+from siamese_jax import cli
+from siamese_jax.model import load_model
+
+root = pathlib.Path(sys.argv[1])
+for folder in sorted(root.iterdir()):
+    model = str(folder / "model")
+    files = sorted(str(path) for path in folder.glob("*.png"))
+    embeddings = load_model(folder / "model").embed(files)
+    np.save(folder / "distances.npy", load_model(folder / "model").distances(
+        embeddings, embeddings))
+    cli.main(["verify", "--model", model, files[0], files[1],
+              "--json", str(folder / "verify.json")])
+    cli.main(["identify", "--model", model, "--gallery", str(folder / "gallery"),
+              "--queries", *files, "--json", str(folder / "identify.json")])
+    cli.main(["embed", "--model", model, "--out", str(folder / "embed.npy"), *files])
+"""
+
+
+def write_images(folder, model):
+    """Writes four pictures of noise, two of them into a gallery too, and returns them."""
+    height, width, channels = model.preparation.image_shape
+    shape = (4, 2 * height, 2 * width, channels)
+    pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    for number, picture in enumerate(pictures):
+        image = Image.fromarray(picture[:, :, 0] if channels == 1 else picture)
+        image.save(folder / f"{number}.png")
+        if number < 2:
+            place = folder / "gallery" / f"class{number}"
+            place.mkdir(parents=True)
+            image.save(place / "0.png")
+    return pictures
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory, runs):
+    """Distances by the models in hand, and a folder of what another process has made."""
+    root, wanted = tmp_path_factory.mktemp("use"), {}
+    for name in SYSTEMS:
+        (root / name).mkdir()
+        (root / name / "model").symlink_to(runs(name).workdir / "model")
+        model = runs(name).model
+        embeddings = model.embed(write_images(root / name, model))
+        wanted[name] = np.asarray(model.distances(embeddings, embeddings))
+    program = root.parent / "use_models.py"
+    program.write_text(USE_MODELS)
+    done = subprocess.run(
+        [sys.executable, str(program), str(root)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return root, wanted
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_model_gives_the_distances_of_its_run_without_the_experiments(name, used):
+    root, wanted = used
+    distances = np.load(root / name / "distances.npy")
+    np.testing.assert_allclose(distances, wanted[name], rtol=1e-5, atol=1e-5)
+    assert np.ptp(distances) > 1e-4
+    verified = json.loads((root / name / "verify.json").read_text())
+    assert verified["distance"] == pytest.approx(wanted[name][0, 1], rel=1e-5, abs=1e-5)
+    assert verified["same"] == (verified["distance"] <= verified["threshold"])
+    assert 0 <= verified["probability_same"] <= 1
+    identified = json.loads((root / name / "identify.json").read_text())
+    assert identified["num_classes"] == 2
+    nearest = [f"class{column}" for column in wanted[name][:, :2].argmin(axis=1)]
+    assert [query["nearest"] for query in identified["queries"]] == nearest
+    assert np.load(root / name / "embed.npy").shape[0] == 4
