@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCH := .venv/bench
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test quick lint format bench clean
 
 demo: .venv/experiments  ## Train on Latin, Greek and Cyrillic letters, recognise Armenian and Georgian ones.
 	$(BIN)/python -m experiments glyphs --workdir runs/glyphs
 
 test: .venv/development  ## All tests, on two processes.
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
+
+quick: .venv/development  ## The quick tests, in less than a minute.
+	$(BIN)/python -m pytest -m quick --quiet
 
 lint: .venv/development  ## Format check, lint and types.
 	$(BIN)/ruff format --check .
@@ -20,7 +23,7 @@ format: .venv/development
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(BENCH)/installed  ## Speed beside Keras and PyTorch: all tables of benchmarks/README.md.
+bench: $(BENCH)/installed  ## Measure the speed beside Keras and PyTorch, and write all tables of benchmarks/README.md.
 	for name in train_step inference record_step sweep start_up time_to_accuracy; do \
 		$(BENCH)/bin/python -m benchmarks.$$name --json benchmarks/results/$$name.json \
 			|| exit 1; \
@@ -38,7 +41,7 @@ bench: $(BENCH)/installed  ## Speed beside Keras and PyTorch: all tables of benc
 	$(BIN)/python -m pip install --quiet --editable '.[experiments,test,lint]'
 	touch $@ .venv/experiments
 
-# an environment of its own: the rivals' frameworks stay out of the tests
+# in a separate environment, which keeps the other frameworks out of the tests
 $(BENCH)/installed: pyproject.toml
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --editable '.[experiments,bench]'

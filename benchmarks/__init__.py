@@ -1,1 +1,1 @@
-"""Our experiments beside their peers: the same sums, timed in one run."""
+"""Benchmarks: the systems of `experiments` and the same networks in Keras and PyTorch."""

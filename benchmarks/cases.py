@@ -1,6 +1,7 @@
 """The five systems with the tutorials' settings, on synthetic images.
 
-Every contestant reads the same cases in its own process, so this file imports NumPy alone.
+Every contestant reads the same cases in its own process, with its own framework. This file
+therefore imports NumPy and no framework.
 """
 
 from collections.abc import Mapping
@@ -12,21 +13,22 @@ NUM_IMAGES = 5_000
 
 
 class Case(NamedTuple):
-    """One system as it is timed.
+    """The settings with which one system is timed.
 
     Attributes:
-      image_shape: Height, width and channels of an image.
+      image_shape: Height, width and number of channels of an image.
       batch_size: Number of pairs in a step.
       num_steps: Number of steps in one timed run.
-      num_compared_steps: Number of first steps whose losses must agree.
-      config: Settings of our system, besides the batch size.
-      options: Settings of the Keras model.
-      without_dropout: Changes to both settings for the comparison of losses.
-      steps_per_execution: Keras's steps per execution, where its backend supports it: the
-        fastest value for this system.
-      flops_per_pair: Floating-point operations of a training step for each pair, with
-        convolutions as direct sums: the forward pass and both gradients of each layer,
-        without the gradient of the images.
+      num_compared_steps: Number of steps, from the first on, whose losses must agree.
+      config: Settings of our system, without the batch size.
+      options: Options of the models in Keras and PyTorch.
+      without_dropout: Changes to `config` and `options` that turn dropout off, for the
+        comparison of losses.
+      steps_per_execution: The argument of `compile` in Keras with the best speed for this
+        system. Backends that do not support it use 1.
+      flops_per_pair: Number of floating-point operations of a training step for each pair,
+        when convolutions are computed as direct sums. It counts the forward pass and both
+        gradients of each layer, but not the gradient of the images.
       draws_pairs: Whether our system draws new pairs of classes at each step. The other
         systems go through a fixed list of pairs.
     """
@@ -44,7 +46,13 @@ class Case(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Images as bytes, the numbers of both images of each pair [2, n], and targets [n]."""
+    """Images and the pairs to train on.
+
+    Attributes:
+      images: Images as bytes, [num_images, height, width, channels].
+      examples: Indices of the two images of each pair, [2, n].
+      same: Whether the two images of a pair count as one class, [n].
+    """
 
     images: np.ndarray
     examples: np.ndarray
@@ -136,7 +144,11 @@ def get_case(
 ) -> Case:
     """Returns one of `CASES` with a precision and a batch size.
 
-    With `smoke` the case is tiny: it only shows that everything runs.
+    Args:
+      system: A name in `CASES`.
+      smoke: Whether the case is tiny, which is enough to show that everything runs.
+      dtype: Type of number that the network computes in, "float32" or "bfloat16".
+      batch_size: Number of pairs in a step. None means the batch size of the tutorial.
     """
     case = CASES[system]
     case = case._replace(
@@ -160,8 +172,8 @@ def get_case(
 def make_pairs(case: Case) -> Pairs:
     """Returns random pairs of two different images, the same in every process.
 
-    The content of images does not change the speed. These are dark, so that no loss
-    saturates.
+    The content of the images does not change the speed. The images are mostly black, so
+    that distances are small and no loss saturates.
     """
     rng = np.random.default_rng(0)
     num_pairs = case.num_steps * case.batch_size

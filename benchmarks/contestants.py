@@ -1,13 +1,14 @@
-"""One contestant of a benchmark, in its own process because frameworks disturb each other.
+"""One contestant of a benchmark, in its own process so that frameworks do not interfere.
 
-`benchmarks.train_step` starts `python -m benchmarks.contestants NAME`, which reads one
-request in JSON from each line and answers with one line of JSON. NAME is "ours",
-"flattened", or one of `BACKENDS` or `PLAIN_TORCH`.
+`benchmarks.train_step` starts `python -m benchmarks.contestants NAME`. NAME is "ours",
+"flattened", or a key of `BACKENDS` or `PLAIN_TORCH`. The process reads requests and writes
+replies, each as one line of JSON:
 
-    {"do": "prepare", "system": "mnist_mlp"}     compiles; takes the options of `get_case`
+    {"do": "prepare", "system": "mnist_mlp"}     compiles; further keys are the options of
+                                                 `get_case`
     {"do": "losses", "weights": "weights.npz"}   returns the first losses without dropout;
-                                                 ours writes the file of initial weights,
-                                                 the others read it
+                                                 "ours" writes the file of initial
+                                                 weights, and the others read it
     {"do": "time"}                               returns the seconds of one run
 """
 
@@ -27,18 +28,18 @@ from benchmarks.cases import Case, Pairs, get_case, make_pairs
 OURS = "ours"
 FLATTENED = "flattened"  # ours, with both inputs as one batch instead of `siamese.twin`
 CHECKOUT = "checkout"  # ours, from another checkout of the project
-PLAIN_TORCH = {"torch": False, "torch-compile": True}  # whether it is compiled
+PLAIN_TORCH = {"torch": False, "torch-compile": True}  # whether `torch.compile` is used
 BACKENDS = {"keras-jax": "jax", "keras-tensorflow": "tensorflow", "keras-torch": "torch"}
 
 
 class Contestant(NamedTuple):
-    """A contestant that is set up for a case.
+    """A contestant that is ready to train on a case.
 
     Attributes:
-      run_fn: Trains for the steps of one timed run, and waits for the end.
+      run_fn: Trains for the steps of one timed run, and returns when they are done.
       losses_fn: Returns the losses of the first steps without dropout, given the file of
         initial weights.
-      device: The platform it runs on.
+      device: Name of the platform that it runs on, for example "cpu".
     """
 
     run_fn: Callable[[], Any]
@@ -50,7 +51,7 @@ class Contestant(NamedTuple):
 
 
 def make_data(case: Case, pairs: Pairs) -> Any:
-    """What our systems keep on the device: images as bytes, and their pairs or classes."""
+    """Returns the data of our system: images as bytes, and their pairs or classes."""
     import jax.numpy as jnp
 
     from experiments.engine.data import ClassData
@@ -66,7 +67,7 @@ def make_data(case: Case, pairs: Pairs) -> Any:
 
 
 def build_system(system: str, case: Case, **changes: Any) -> Any:
-    """Our system with the settings of a case."""
+    """Returns our system with the settings of a case."""
     module = importlib.import_module(f"experiments.systems.{system}")
     config = module.Config(batch_size=case.batch_size, **{**case.config, **changes})
     return module.build(config)
@@ -75,21 +76,21 @@ def build_system(system: str, case: Case, **changes: Any) -> Any:
 def make_ours(
     system: str, case: Case, pairs: Pairs, *, flattened: bool = False
 ) -> Contestant:
-    """Our system as its experiment trains it: many steps in one compiled program.
+    """Sets up our system as its experiment trains it: many steps in one compiled program.
 
     Args:
-      system: The name of the system.
-      case: What is timed.
+      system: Name of the system.
+      case: Settings of the system.
       pairs: Synthetic images and pairs.
-      flattened: Whether both inputs go through the network as one batch, laid end to end
-        by hand, instead of through `siamese.twin`.
+      flattened: Whether both inputs go through the network as one concatenated batch,
+        instead of through `siamese.twin`.
     """
     import jax
     import jax.numpy as jnp
 
     from siamese_jax import siamese
 
-    if flattened:  # before the systems import it
+    if flattened:  # replaced before the systems import it
         siamese.twin = _flattened_twin  # type: ignore[assignment]
 
     from experiments.engine import loop
@@ -124,7 +125,7 @@ def make_ours(
 
 
 def _flattened_twin(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Both inputs as one batch; a dropout key is that of the first input."""
+    """Replaces `siamese.twin`: both inputs are one batch, with the first input's key."""
     import jax
 
     def apply(params: Any, inputs: Any, *extras: Any) -> Any:
@@ -149,7 +150,7 @@ def _flat(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def make_keras(system: str, case: Case, pairs: Pairs) -> Contestant:
-    """`fit` on the backend's own tensors of left and right images, in memory."""
+    """Sets up training by `fit`, on tensors of left and right images in memory."""
     import keras
 
     from benchmarks import keras_reference
@@ -209,7 +210,7 @@ def _keras_device() -> str:
 
 
 def make_torch(system: str, case: Case, pairs: Pairs, *, compiled: bool) -> Contestant:
-    """A plain training loop: images as floats on the device, a fused optimiser."""
+    """Sets up a plain training loop, with the images as floats on the device."""
     import torch
 
     from benchmarks import torch_reference
@@ -246,7 +247,7 @@ def make_torch(system: str, case: Case, pairs: Pairs, *, compiled: bool) -> Cont
     def run() -> None:
         for number in range(case.num_steps):
             loss = step(number)
-        loss.item()  # waits
+        loss.item()  # waits for the device
 
     def losses(path: str) -> list[float]:
         reference, step = make(**{**case.options, **case.without_dropout})
@@ -261,7 +262,10 @@ def make_torch(system: str, case: Case, pairs: Pairs, *, compiled: bool) -> Cont
 
 
 def prepare(name: str, request: dict[str, Any]) -> tuple[Contestant, dict[str, Any]]:
-    """Sets up a case and trains twice: the first time compiles, the second warms up."""
+    """Sets up a contestant and trains twice.
+
+    The first run compiles. Its extra time over the second is reported as the compile time.
+    """
     options = {key: value for key, value in request.items() if key not in ("do", "system")}
     case = get_case(request["system"], **options)
     make: Callable[..., Contestant] = make_keras
@@ -282,12 +286,12 @@ def _seconds(run_fn: Callable[[], Any]) -> float:
 
 
 def serve(name: str, requests: Any, replies: Any) -> None:
-    """Answers one request a line until there are no more."""
+    """Answers the requests, one on each line, until there are no more."""
     contestant: Contestant | None = None
     for line in requests:
         request = json.loads(line)
         if request["do"] == "prepare":
-            contestant = None  # its memory first
+            contestant = None  # frees its memory before the next one is made
             contestant, reply = prepare(name, request)
         else:
             assert contestant is not None
@@ -299,7 +303,10 @@ def serve(name: str, requests: Any, replies: Any) -> None:
 
 
 def main() -> None:
-    """Answers on what was standard output; whatever else is printed goes to the errors."""
+    """Serves requests from standard input and writes replies to standard output.
+
+    Everything else that is printed, by the frameworks for example, goes to standard error.
+    """
     (name,) = sys.argv[1:]
     if name in BACKENDS:
         os.environ["KERAS_BACKEND"] = BACKENDS[name]

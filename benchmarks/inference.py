@@ -1,15 +1,16 @@
-"""Using a net: embedding images, verifying pairs, identifying among a gallery.
+"""Speed of embedding images, verifying pairs and identifying images in a gallery.
 
     python -m benchmarks.inference [--systems ...] [--rivals ...] [--json OUT] [--smoke]
 
-embed     images to embeddings, in NumPy
-verify    pairs of images to distances
-identify  images to the nearest of a gallery of embeddings
+embed     computes the embeddings of images
+verify    computes the distances of pairs of images
+identify  finds the nearest embedding of a gallery for each image
 
-Images come as bytes from NumPy memory, in batches of 256 (16 for Koch's net); the answer is
-there in NumPy when the clock stops. Ours are compiled functions over all of them. Keras
-embeds by `predict`, PyTorch in inference mode; their distances are NumPy's. Networks are
-freshly initialised. Contestants take turns, each in a process of its own.
+The images are NumPy arrays of bytes, and the time ends when the answer is a NumPy array.
+The batch size is 256, or 16 for Koch's network. Ours is one compiled function over all
+batches. Keras embeds by `predict` and PyTorch in inference mode. Both compute distances in
+NumPy. The networks are freshly initialised. Each contestant has its own process, and they
+take turns.
 """
 
 import argparse
@@ -39,14 +40,14 @@ EmbedFn = Callable[[np.ndarray], Any]
 
 
 def sizes(system: str, *, smoke: bool) -> tuple[int, int]:
-    """Images that are embedded, and in a batch."""
+    """Returns the number of images to embed and the batch size."""
     if smoke:
         return 8, 4
     return (64, 16) if system == "omniglot_koch" else (5_120, 256)
 
 
 def make_images(system: str, *, smoke: bool) -> np.ndarray:
-    """Random bytes of the right shape."""
+    """Returns random images of the shape that the system takes."""
     num, _ = sizes(system, smoke=smoke)
     shape = get_case(system, smoke=smoke).image_shape
     return np.random.default_rng(0).integers(0, 256, (num, *shape), np.uint8)
@@ -56,7 +57,7 @@ def make_images(system: str, *, smoke: bool) -> np.ndarray:
 
 
 def make_ours(system: str, case: Case, batch_size: int, gallery_size: int) -> Any:
-    """Each task one compiled program from bytes to the answer."""
+    """Returns a function for each task: one compiled program from bytes to the answer."""
     import jax
     import jax.numpy as jnp
 
@@ -95,7 +96,7 @@ def make_ours(system: str, case: Case, batch_size: int, gallery_size: int) -> An
 
 
 def make_rival(name: str, system: str, case: Case, batch_size: int, gallery: int) -> Any:
-    """Embeddings by its framework, distances by NumPy."""
+    """Returns a function for each task, with embeddings by a rival and NumPy distances."""
     make = make_torch if name == "torch" else make_keras
     embed = make(system, case, batch_size)
 
@@ -112,7 +113,7 @@ def make_rival(name: str, system: str, case: Case, batch_size: int, gallery: int
 
 
 def make_keras(system: str, case: Case, batch_size: int) -> EmbedFn:
-    """`predict` of the encoder."""
+    """Returns a function that embeds images by `predict` of the Keras encoder."""
     from benchmarks import keras_reference
 
     encoder = keras_reference.build(system, **case.options).encoders[0]
@@ -125,7 +126,7 @@ def make_keras(system: str, case: Case, batch_size: int) -> EmbedFn:
 
 
 def make_torch(system: str, case: Case, batch_size: int) -> EmbedFn:
-    """Batches in inference mode."""
+    """Returns a function that embeds images in batches, in PyTorch's inference mode."""
     import torch
 
     from benchmarks import torch_reference
@@ -149,7 +150,7 @@ def make_torch(system: str, case: Case, batch_size: int) -> EmbedFn:
 
 
 def serve(name: str, requests: Any, replies: Any) -> None:
-    """Answers each request of a system and a task with the seconds it took."""
+    """Runs the requested task of the requested system and answers with its seconds."""
     made: dict[str, Any] = {}
     for text in requests:
         request = json.loads(text)
@@ -172,7 +173,10 @@ def serve(name: str, requests: Any, replies: Any) -> None:
 def measure(
     system: str, task: str, contestants: dict[str, Any], *, rounds: int, smoke: bool
 ) -> list[dict[str, Any]]:
-    """A row for each rival; the first round compiles and does not count."""
+    """Measures one task of one system and returns a row for each rival.
+
+    The first round compiles and is not counted.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, ask in contestants.items():
@@ -200,7 +204,7 @@ def measure(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, prints a table, writes JSON."""
+    """Measures the speeds, prints a table, and writes the rows as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inference")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)
     parser.add_argument("--rivals", nargs="+", choices=RIVALS, default=RIVALS)
@@ -217,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         serve(options.serve, sys.stdin, replies)
         return
     if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
+        parser.error(f"--rounds must be at least 1; got {options.rounds}")
     skipped = {rival: why for rival in options.rivals if (why := why_not(rival))}
     rivals = [rival for rival in options.rivals if rival not in skipped]
     rows: list[dict[str, Any]] = []

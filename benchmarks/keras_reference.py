@@ -1,12 +1,13 @@
-"""The five systems in Keras 3, for any of its backends: what ours is held against.
+"""The five systems in Keras 3, for parity tests and benchmarks.
 
-`build(system, **options)` gives a compiled Keras model that takes `[left, right]` and gives
-what the tutorial's model gives, `[n, 1]`: a distance, or the probability of "same". Targets
-are 1 for same pairs. `set_weights` and `get_weights` carry over the parameter tree of our
-experiment of the same name.
+`build(system, **options)` returns a compiled Keras model that takes `[left, right]` and
+returns the same as the tutorial's model, `[n, 1]`: a distance, or the probability that the
+two are of one class. Targets are 1 for pairs of one class. `set_weights` and `get_weights`
+translate between the weights of this model and the parameters of our system.
 
-Choose the backend by the environment variable KERAS_BACKEND before this is imported. Only
-Keras and NumPy are imported here, so that a process can have one framework to itself.
+The environment variable KERAS_BACKEND selects the backend. It must be set before this
+module is imported. The module imports Keras and NumPy alone, so that JAX, TensorFlow and
+PyTorch need not share a process.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,15 +17,16 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-EPSILON = 1e-7  # below which the tutorials' squared distances are cut off
+EPSILON = 1e-7  # the tutorials raise smaller squared distances to this value
 
 
 class Leaf(NamedTuple):
-    """Where one array of our parameter tree is in Keras.
+    """The Keras variables that correspond to one array of our parameters.
 
     Attributes:
-      variables: Of Keras; two for towers with weights of their own, which ours stacks.
-      shape: Of our array.
+      variables: The Keras variable. For two towers with separate weights, the variables of
+        both, which are stacked in our array.
+      shape: Shape of our array.
     """
 
     variables: tuple[Any, ...]
@@ -35,9 +37,9 @@ class Reference(NamedTuple):
     """A system in Keras.
 
     Attributes:
-      model: Compiled; `[left, right]` to a distance or a probability, `[n, 1]`.
-      encoders: Images to embeddings: one for both inputs, or one for each.
-      leaves: Our parameter tree with a `Leaf` for each array.
+      model: Compiled model from `[left, right]` to a distance or a probability, `[n, 1]`.
+      encoders: Models from images to embeddings: one for both inputs, or one for each.
+      leaves: Our parameters, with a `Leaf` in the place of each array.
     """
 
     model: keras.Model
@@ -49,16 +51,16 @@ class Reference(NamedTuple):
 
 
 def set_weights(reference: Reference, params: Mapping[str, Any]) -> None:
-    """Copies the parameters of our experiment into the Keras model.
+    """Copies the parameters of our system into the Keras model.
 
     Raises:
-      ValueError: If a name or a shape is not what the model has.
+      ValueError: If a name or a shape differs from those of the model.
     """
     _assign(reference.leaves, params, "params")
 
 
 def get_weights(reference: Reference) -> dict[str, Any]:
-    """The weights of the Keras model as the parameters of our experiment, in NumPy."""
+    """Returns the weights of the Keras model as parameters of our system, in NumPy."""
     return _values(reference.leaves)
 
 
@@ -92,7 +94,10 @@ def _leaf(*variables: Any, shape: Sequence[int] | None = None) -> Leaf:
 
 
 def _leaves(*encoders: keras.Model) -> dict[str, Any]:
-    """Of one encoder, or of several side by side; layers are named as Flax names them."""
+    """Makes the leaves of one encoder, or of several whose weights ours stacks.
+
+    The layers have the names that Flax gives them.
+    """
     return {
         same[0].name: {
             "kernel": _leaf(*[layer.kernel for layer in same]),
@@ -128,7 +133,7 @@ def _conv(number: int, features: int, size: int, **options: Any) -> layers.Layer
 
 
 def _normal(rng: np.random.Generator, mean: float) -> Callable[..., np.ndarray]:
-    """An initialiser: N(mean, .01)."""
+    """Returns an initialiser that draws from N(mean, .01^2)."""
 
     def draw(shape: Sequence[int], dtype: Any = None) -> np.ndarray:
         return mean + 0.01 * rng.standard_normal(shape, np.float32)
@@ -153,7 +158,10 @@ def _guarded_distance(a: Any, b: Any) -> Any:
 
 
 def contrastive_loss(target: Any, distance: Any) -> Any:
-    """Margin 1, no factor 1/2: y d^2 + (1 - y) max(1 - d, 0)^2, with y = 1 for same."""
+    """Returns the mean of y d^2 + (1 - y) max(1 - d, 0)^2, where y is 1 for one class.
+
+    The margin is 1. Unlike in the paper there is no factor 1/2.
+    """
     pull, push = ops.square(distance), ops.square(ops.maximum(1.0 - distance, 0.0))
     return ops.mean(target * pull + (1.0 - target) * push, axis=-1)
 
@@ -171,13 +179,14 @@ def mnist_conv(
     num_steps: int = 8_470,
     image_shape: Sequence[int] = (28, 28, 1),
 ) -> Reference:
-    """One convolution, one dense layer, Euclidean distance, Adam.
+    """Builds `mnist_conv`: one convolution, one dense layer, Euclidean distance, Adam.
 
     Args:
-      form: "literal" is the tutorial: cross-entropy of the raw distance, at a constant
-        rate. "contrastive" is our correction, whose rate falls to zero.
-      num_steps: Over which it falls.
-      image_shape: Of one image.
+      form: "literal" is the tutorial: cross-entropy of the raw distance, with a constant
+        learning rate. "contrastive" is our correction: contrastive loss, with a learning
+        rate that falls to zero.
+      num_steps: Number of steps in which the learning rate falls to zero.
+      image_shape: Height, width and number of channels of an image.
     """
     encoder = _encoder(image_shape, _conv(0, 32, 3), layers.Flatten(), _dense(0, 128))
     left, right = _inputs(image_shape)
@@ -193,7 +202,14 @@ def mnist_conv(
 def mnist_mlp(
     *, dropout: float = 0.5, image_shape: Sequence[int] = (28, 28, 1)
 ) -> Reference:
-    """Three dense layers with dropout between, an unguarded distance, contrastive loss."""
+    """Builds `mnist_mlp`: three dense layers, Euclidean distance, contrastive loss.
+
+    Unlike in the other systems, a small squared distance is not raised to `EPSILON`.
+
+    Args:
+      dropout: Rate of dropout between the dense layers.
+      image_shape: Height, width and number of channels of an image.
+    """
     encoder = _encoder(
         image_shape,
         layers.Flatten(),
@@ -216,12 +232,12 @@ def orl_tutorial(
     dropout: Sequence[float] = (0.25, 0.25, 0.1),
     image_shape: Sequence[int] = (56, 46, 1),
 ) -> Reference:
-    """Two convolutions with pooling and dropout, two dense layers, contrastive loss.
+    """Builds `orl_tutorial`: two convolutions, two dense layers, contrastive loss.
 
     Args:
-      stride: Of the convolutions: 1 was meant, 3 is what the tutorial's code does.
-      dropout: Rates after each pooling and after the first dense layer.
-      image_shape: Of one image.
+      stride: Stride of the convolutions. The tutorial intends 1, but its code has 3.
+      dropout: Rates of dropout after each pooling and after the first dense layer.
+      image_shape: Height, width and number of channels of an image.
     """
     encoder = _encoder(
         image_shape,
@@ -248,12 +264,12 @@ def omniglot_koch(
     kernel_sizes: Sequence[int] = (10, 7, 4, 4),
     dim: int = 4096,
 ) -> Reference:
-    """Four convolutions, a dense sigmoid layer, a weighted city-block distance.
+    """Builds `omniglot_koch`: four convolutions, a sigmoid layer, weighted L1 distance.
 
     Args:
-      image_size: Height and width; 105 is the paper's.
-      kernel_sizes: Of the four convolutions.
-      dim: Of the embedding.
+      image_size: Height and width of an image, 105 in the paper.
+      kernel_sizes: Height and width of the kernels of the four convolutions.
+      dim: Number of dimensions of the embedding.
     """
     rng = np.random.default_rng()
     kernel = {"kernel_initializer": _normal(rng, 0.0)}
@@ -288,12 +304,12 @@ def omniglot_koch(
 def mnist_towers(
     *, variant: Literal["a", "b", "c"] = "c", image_shape: Sequence[int] = (28, 28, 1)
 ) -> Reference:
-    """One dense layer for each input, and a dense layer to the probability of "same".
+    """Builds `mnist_towers`: dense layers, and a dense layer to the probability.
 
     Args:
-      variant: "a" two towers, concatenated; "b" one tower, concatenated; "c" one tower,
-        Euclidean distance.
-      image_shape: Of one image.
+      variant: "a" concatenates the outputs of two towers. "b" concatenates the two outputs
+        of one tower. "c" takes the Euclidean distance of the two outputs of one tower.
+      image_shape: Height, width and number of channels of an image.
     """
     encoders = tuple(
         _encoder(image_shape, layers.Flatten(), _dense(0, 128), name=f"tower_{number}")
@@ -319,14 +335,14 @@ SYSTEMS: dict[str, Callable[..., Reference]] = {
 
 
 def build(system: str, **options: Any) -> Reference:
-    """The Keras model of one of `SYSTEMS`, freshly initialised and compiled.
+    """Builds the Keras model of one of `SYSTEMS`, freshly initialised and compiled.
 
     Args:
-      system: The name of our experiment.
-      options: Those of the function of that name.
+      system: Name of the system.
+      options: Keyword arguments of the function with that name.
 
     Raises:
-      ValueError: If there is no such system.
+      ValueError: If there is no system with this name.
     """
     if system not in SYSTEMS:
         raise ValueError(f"system must be one of {', '.join(SYSTEMS)}; got {system!r}")

@@ -1,11 +1,11 @@
-"""Training throughput of the system `omniglot_supcon`, beside the same in PyTorch.
+"""Training speed of the system `omniglot_supcon`, compared with the same in PyTorch.
 
     python -m benchmarks.record_step [--presets ...] [--rounds R] [--json OUT] [--smoke]
 
-A step is sampling, distortion, network, loss, update and averaged weights, on random images
-of Omniglot's number and shape. The two programs take turns. Before anything is timed, both
-networks embed one batch with one set of weights in float32, and their losses must agree to
-four digits.
+A step samples and distorts a batch, computes the loss and its gradient, and updates the
+weights and their average. The images are random, with the number and shape of Omniglot's.
+The two programs take turns. Before anything is timed, the losses of both networks on one
+batch, with the same weights in float32, must agree to four digits.
 """
 
 import argparse
@@ -47,8 +47,11 @@ def make_images(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def compare_losses(config: Any, state: Any, trainer: Any) -> tuple[float, float]:
     """Compares the losses of one batch in float32, with our weights in both networks.
 
+    Returns:
+      Our loss and that of PyTorch.
+
     Raises:
-      ValueError: If the losses differ.
+      ValueError: If the relative difference of the losses is above 1e-4.
     """
     import torch
 
@@ -70,12 +73,14 @@ def compare_losses(config: Any, state: Any, trainer: Any) -> tuple[float, float]
         )
     found = float(ours), float(theirs)
     if not np.isclose(*found, rtol=1e-4):
-        raise ValueError(f"the losses of one batch differ: ours {found[0]}, {found[1]}")
+        raise ValueError(
+            f"the losses of one batch differ: ours is {found[0]}, PyTorch's is {found[1]}"
+        )
     return found
 
 
 def measure(preset: str, dtype: str, *, rounds: int, smoke: bool) -> dict[str, Any]:
-    """Measures the images per second of ours and of PyTorch, which take turns."""
+    """Measures how many training images per second ours and PyTorch take, in turns."""
     import torch
 
     from benchmarks import record_torch
@@ -118,7 +123,7 @@ def measure(preset: str, dtype: str, *, rounds: int, smoke: bool) -> dict[str, A
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, prints a table, writes JSON."""
+    """Measures the speeds, prints a table, and writes the rows as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.record_step")
     presets = list(omniglot_supcon.PRESETS)
     parser.add_argument("--presets", nargs="+", choices=presets, default=presets)
@@ -129,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
+        parser.error(f"--rounds must be at least 1; got {options.rounds}")
     rows = [
         measure(preset, dtype, rounds=options.rounds, smoke=options.smoke)
         for preset in options.presets

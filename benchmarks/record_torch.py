@@ -1,7 +1,7 @@
 """The system `omniglot_supcon` in plain PyTorch: the same network, loss and update.
 
-It differs in two details that do not change the speed: the learning rate is constant, and
-the average of the weights has the same decay from the first step on.
+Two details differ, without an effect on the speed: the learning rate is constant, and the
+average of the weights has the same decay from the first step on.
 """
 
 import math
@@ -20,7 +20,8 @@ class ResNet(nn.Module):
         super().__init__()
         self.convolutions = nn.ModuleList([nn.Conv2d(1, stem, 5, 2, bias=False)])
         self.norms = nn.ModuleList()
-        self.plan: list[list[bool]] = []  # of each stage and block: is there a shortcut?
+        # whether each block of each stage has a convolution in its shortcut
+        self.plan: list[list[bool]] = []
         before, left = stem, size // 4
         for width in widths:
             self.plan.append([])
@@ -55,7 +56,7 @@ class ResNet(nn.Module):
 
 
 def load(net: ResNet, params: Any) -> None:
-    """Copies the parameters of the JAX network."""
+    """Copies the parameters of the JAX network into the PyTorch network."""
 
     def put(parameter: nn.Parameter, array: Any) -> None:
         with torch.no_grad():
@@ -71,7 +72,7 @@ def load(net: ResNet, params: Any) -> None:
 
 
 def loss_of(embeddings: torch.Tensor, labels: torch.Tensor, log_temperature: Any) -> Any:
-    """Supervised contrastive loss of cosine similarities."""
+    """Returns the supervised contrastive loss of the cosine similarities of a batch."""
     embeddings = F.normalize(embeddings)
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     logits = (embeddings @ embeddings.T / log_temperature.exp()).masked_fill(
@@ -83,7 +84,10 @@ def loss_of(embeddings: torch.Tensor, labels: torch.Tensor, log_temperature: Any
 
 
 def ink_offsets(ink: torch.Tensor, threshold: float) -> torch.Tensor:
-    """The offset of the ink's centre from the image's centre, [n, 2]: column and row."""
+    """Returns how far the centre of the ink is from the centre of the image, in pixels.
+
+    The result is [n, 2], column and row.
+    """
     bright, last = ink[:, 0] > threshold, ink.shape[2] - 1
     offsets = []
     for axis in (1, 2):
@@ -94,7 +98,7 @@ def ink_offsets(ink: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 class Trainer:
-    """Sampling, distortion, network, loss, update and averaged weights."""
+    """Trains the network: draws and distorts batches, updates and averages the weights."""
 
     def __init__(self, config: Any, images: np.ndarray, labels: np.ndarray, alphabets: Any):
         self.config, self.device = config, "cuda" if torch.cuda.is_available() else "cpu"
@@ -126,7 +130,11 @@ class Trainer:
         return low + (high - low) * drawn
 
     def sample(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draws characters of few alphabets, some drawings of each, all rotated alike."""
+        """Draws characters of few alphabets and some drawings of each, all rotated alike.
+
+        Returns:
+          The drawings and the number of the character of each.
+        """
         config = self.config
         order = torch.randperm(len(self.alphabets), generator=torch.Generator())
         characters = torch.cat([self.alphabets[i] for i in order.tolist()])[
@@ -143,7 +151,7 @@ class Trainer:
         return ink, characters.repeat_interleave(config.num_images)
 
     def distort(self, ink: torch.Tensor) -> torch.Tensor:
-        """Applies the affine map and the bending at once, then the strokes' width."""
+        """Distorts drawings: an affine map and bending together, then the stroke width."""
         config, (num, _, size, _) = self.config, ink.shape
         angle = self.uniform(num) * math.radians(config.max_rotation)
         rotation = torch.stack(
@@ -153,7 +161,7 @@ class Trainer:
         shear[:, 0, 1], shear[:, 1, 0] = (self.uniform(2, num) * config.max_shear).unbind()
         scale = 1 + self.uniform(num, 1, 2) * config.max_scale
         maps = torch.linalg.inv(rotation @ shear * scale)
-        unit = 2 / (size - 1)  # a pixel of the grid
+        unit = 2 / (size - 1)  # one pixel in the coordinates of the grid
         shift = -unit * config.max_shift * size * (maps @ self.uniform(num, 2, 1))
         grid = F.affine_grid(
             torch.cat([maps, shift], 2), [num, 1, size, size], align_corners=True
@@ -165,7 +173,7 @@ class Trainer:
             )
             field = F.interpolate(
                 coarse, (size, size), mode="bicubic", align_corners=True
-            )  # cheaper than the Gaussian
+            )  # cheaper than the Gaussian filter of our system
             grid = grid + unit * config.elastic * size * field.permute(0, 2, 3, 1)
         ink = F.grid_sample(ink, grid, align_corners=True)
         change = self.uniform(num, 1, 1, 1) * config.thickness
@@ -174,13 +182,13 @@ class Trainer:
         return ink + change * (largest - sign * ink)
 
     def embed(self, ink: torch.Tensor) -> torch.Tensor:
-        """Embeds images in the precision of the settings."""
+        """Embeds images in the precision that the settings ask for."""
         half = self.config.compute_dtype == "bfloat16"
         with torch.autocast(self.device, torch.bfloat16, enabled=half):
             return self.net(ink.contiguous(memory_format=torch.channels_last))
 
     def step(self) -> torch.Tensor:
-        """Makes one update and returns the loss."""
+        """Makes one training step and returns the loss."""
         ink, labels = self.sample()
         loss = loss_of(self.embed(self.distort(ink)), labels, self.log_temperature)
         self.optimizer.zero_grad(set_to_none=True)

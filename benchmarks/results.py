@@ -1,6 +1,8 @@
-"""What every benchmark writes: rows, and the machine they were measured on.
+"""Writes the results of the benchmarks as JSON and as the tables of README.md.
 
-python -m benchmarks.results    puts the tables of results/*.json into README.md
+    python -m benchmarks.results    # puts the tables of results/*.json into README.md
+
+Every benchmark writes its rows and a description of the machine to one JSON file.
 """
 
 import contextlib
@@ -32,7 +34,7 @@ PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """Where it ran: processor, versions, commit."""
+    """Describes this machine: processor, versions of packages, commit of the project."""
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -48,7 +50,10 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Of the checkout, with a plus where files are changed; None outside of one."""
+    """Returns the commit of the checkout, with a plus if files have changed since.
+
+    Outside of a checkout it returns None.
+    """
     describe = ["git", "describe", "--always", "--abbrev=10", "--dirty=+"]
     with contextlib.suppress(OSError):
         found = subprocess.run(
@@ -64,7 +69,14 @@ def report(
     path: pathlib.Path | None,
     skipped: Mapping[str, str] | None = None,
 ) -> None:
-    """Prints the table of a benchmark and writes its rows."""
+    """Prints the table of a benchmark and writes its rows as JSON.
+
+    Args:
+      name: Name of the benchmark, a key of `COLUMNS`.
+      rows: Rows of the table.
+      path: File to write, or None to only print.
+      skipped: Why each rival in it was skipped.
+    """
     skipped = skipped or {}
     for what, why in skipped.items():
         print(f"skipped: {what}: {why}")
@@ -73,14 +85,14 @@ def report(
 
 
 def write(path: pathlib.Path | None, found: Mapping[str, Any]) -> None:
-    """As JSON, if there is a path; its folder is made."""
+    """Writes results to a file as JSON and creates its folder, unless the path is None."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=2) + "\n")
 
 
 def spread(ratios: np.ndarray) -> dict[str, float]:
-    """The median of the rounds' ratios, their least and their largest."""
+    """Returns the median, the smallest and the largest ratio of the rounds."""
     return {
         "ratio": float(np.median(ratios)),
         "ratio_min": float(ratios.min()),
@@ -89,7 +101,13 @@ def spread(ratios: np.ndarray) -> dict[str, float]:
 
 
 def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds of each way in each round; the first, which compiles, does not count."""
+    """Times several functions, which take turns.
+
+    The first round compiles and is not counted.
+
+    Returns:
+      The seconds of each function in each counted round.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, way in ways.items():
@@ -103,7 +121,13 @@ def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
-    """Markdown of some columns; a column is a format of a row under its heading."""
+    """Returns a Markdown table.
+
+    Args:
+      rows: Rows of the table.
+      columns: From the heading of each column to the format string that makes a cell of a
+        row.
+    """
     numeric = ["--:" if "," in form or ":." in form else "---" for form in columns.values()]
     lines = [list(columns), numeric]
     lines += [[form.format(**row) for form in columns.values()] for row in rows]
@@ -111,7 +135,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
 
 
 def section(name: str) -> str:
-    """The table of one file of results, with what it was measured on."""
+    """Returns the table of one benchmark, below a line that describes the machine."""
     path = FOLDER / f"{name}.json"
     if not path.exists():
         return f"Not measured yet: `{COMMANDS[name]}`."
@@ -127,10 +151,10 @@ def section(name: str) -> str:
 
 
 def write_tables(text: str) -> str:
-    """The text with each table put between its two comments.
+    """Returns the text with the table of each benchmark between its two comments.
 
     Raises:
-      ValueError: If the comments of a table are not there.
+      ValueError: If the text lacks one of these comments.
     """
     for name in COLUMNS:
         first, last = f"<!-- {name} -->", f"<!-- end of {name} -->"
@@ -160,21 +184,21 @@ COLUMNS = {
         "rival, pairs/s": "{rival_pairs_per_second:,.0f}",
         "ratio": _RATIO,
         "ours, GFLOP/s": "{ours_gigaflops_per_second:,.0f}",
-        "compiling, s": "{ours_compile_seconds:.1f} / {rival_compile_seconds:.1f}",
+        "compilation, s": "{ours_compile_seconds:.1f} / {rival_compile_seconds:.1f}",
     },
     "time_to_accuracy": {
         "contestant": "{contestant}",
-        "accuracy of pairs": "{accuracy:.3f}",
+        "pair accuracy": "{accuracy:.3f}",
         "epochs": "{epochs}",
         "training, s": "{seconds}",
-        "best": "{best:.4f}",
+        "best accuracy": "{best:.4f}",
     },
     "inference": {
         "system": "{system}",
         "task": "{task}",
         "rival": "{rival}",
-        "ours, a second": "{ours_per_second:,.0f}",
-        "rival, a second": "{rival_per_second:,.0f}",
+        "ours, per second": "{ours_per_second:,.0f}",
+        "rival, per second": "{rival_per_second:,.0f}",
         "ratio": _RATIO,
     },
     "record_step": {
@@ -191,7 +215,7 @@ COLUMNS = {
         "one by one, pairs/s": "{single_pairs_per_second:,.0f}",
         "ratio": _RATIO,
     },
-    "start_up": {"what": "{what}", "seconds, median": "{seconds:.2f}"},
+    "start_up": {"what": "{what}", "median seconds": "{seconds:.2f}"},
 }
 
 

@@ -1,8 +1,9 @@
-"""The time to the first step: importing, and compiling the first step of `mnist_mlp`.
+"""Time to the first training step: importing, then compiling a step of `mnist_mlp`.
 
     python -m benchmarks.start_up [--rounds N] [--json OUT]
 
-Each time is measured in a fresh process, with the files already in the system's cache.
+Each time is measured in a fresh process, with the files already in the file cache of the
+operating system.
 """
 
 import argparse
@@ -51,7 +52,7 @@ def timed(before: str, code: str) -> float:
 
 
 def measure(rounds: int) -> list[dict[str, object]]:
-    """Measures the medians over the rounds, in which all parts take turns."""
+    """Times each part once per round and returns the median of each over the rounds."""
     first_step = "jax.block_until_ready(steps(key, state, data, 1))"
     parts = {
         "import jax": ("", IMPORT_JAX),
@@ -59,7 +60,7 @@ def measure(rounds: int) -> list[dict[str, object]]:
         "import jax and siamese_jax.losses alone": ("", "import siamese_jax.losses"),
         "first step of mnist_mlp": (f"{IMPORT_JAX}\n{FIRST_STEP}", first_step),
     }
-    timed("", IMPORT_JAX + IMPORT_ALL)  # reads the files into the cache
+    timed("", IMPORT_JAX + IMPORT_ALL)  # brings the files into the cache
     seconds: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(rounds):
         for name, (before, code) in parts.items():
@@ -71,13 +72,13 @@ def measure(rounds: int) -> list[dict[str, object]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, prints a table, writes JSON."""
+    """Measures the times, prints a table, and writes the rows as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.start_up")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=pathlib.Path)
     options = parser.parse_args(arguments)
     if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
+        parser.error(f"--rounds must be at least 1; got {options.rounds}")
     results.report("start_up", measure(options.rounds), options.json)
 
 

@@ -1,9 +1,10 @@
-"""Training several seeds at once by `vmap`, against one run after the other.
+"""Speed of training several seeds at once by `vmap`, compared with one after the other.
 
     python -m benchmarks.sweep [--systems ...] [--num-seeds K] [--json OUT] [--smoke]
 
-Both forms are one compiled program. It takes the stacked states of all seeds, or one state
-after the other. The two forms take turns, and a round trains all seeds.
+Both forms are one compiled program for many steps. One is called once, with the stacked
+states of all seeds. The other is called for each seed with its state. The two forms take
+turns, and every round trains all seeds.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from experiments.engine import loop
 
 
 def measure(system: str, num_seeds: int, *, rounds: int, smoke: bool) -> dict[str, Any]:
-    """Measures the training pairs per second over all seeds, in both forms."""
+    """Measures how many training pairs per second each form takes, over all seeds."""
     case = get_case(system, smoke=smoke)
     case = case._replace(num_steps=max(case.num_steps // 4, 1))
     built = build_system(system, case)
@@ -53,7 +54,7 @@ def measure(system: str, num_seeds: int, *, rounds: int, smoke: bool) -> dict[st
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, prints a table, writes JSON."""
+    """Measures the speeds, prints a table, and writes the rows as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep")
     systems = ["mnist_mlp", "mnist_towers"]
     parser.add_argument("--systems", nargs="+", choices=CASES, default=systems)
@@ -63,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args(arguments)
     if min(options.num_seeds, options.rounds) < 1:
-        parser.error("--num-seeds and --rounds must be at least 1")
+        found = f"{options.num_seeds} and {options.rounds}"
+        parser.error(f"--num-seeds and --rounds must be at least 1; got {found}")
     run = partial(measure, rounds=options.rounds, smoke=options.smoke)
     rows = [run(system, options.num_seeds) for system in options.systems]
     results.report("sweep", rows, options.json)

@@ -1,15 +1,17 @@
-"""The training time until pairs of MNIST digits are recognised well: ours beside Keras.
+"""Training time until an accuracy on MNIST pairs is reached, ours compared with Keras.
 
     python -m benchmarks.time_to_accuracy [--accuracies .972 .981] [--json OUT]
 
 tutorial    our `mnist_mlp` with the tutorial's settings and dropout .1
-tuned       our `mnist_mlp --recipe tuned`, whose schedule spans the epochs asked for
+tuned       our `mnist_mlp --recipe tuned`, with its learning rate schedule over
+            `--tuned-epochs` epochs
 keras-...   the network, pairs and settings of "tutorial" in Keras
 
-All train for some epochs of the 108,400 pairs, and are tested on the test pairs after each
-epoch. A pair is called the same if its distance is below .5, or in the tuned recipe below
-the best threshold on validation pairs. The seconds are those of training alone, without
-compilation and testing. The benchmark needs MNIST.
+All of them train for a number of epochs and are tested on the tutorial's test pairs after
+each epoch. An epoch of MNIST has 108,400 pairs. A pair counts as the same if its distance
+is below .5, or for "tuned" below the best threshold on validation pairs. Only training is
+timed, not compilation and testing. The benchmark needs MNIST (`python -m experiments tfds
+mnist`).
 """
 
 import argparse
@@ -34,11 +36,11 @@ OURS = ("tutorial", "tuned")
 RIVALS = ("keras-jax", "keras-tensorflow")
 DROPOUT = 0.1
 
-Epoch = tuple[float, float]  # seconds so far, accuracy
+Epoch = tuple[float, float]  # seconds of training so far, accuracy of test pairs
 
 
 def load(dataset: str) -> tuple[Any, Any, Any]:
-    """The splits, and the tutorial's training and test pairs."""
+    """Returns the splits of the data set, and the tutorial's training and test pairs."""
     from experiments.datasets import digits, evaluation_rng
     from experiments.engine.pair_batches import adjacent_pairs
 
@@ -48,7 +50,7 @@ def load(dataset: str) -> tuple[Any, Any, Any]:
 
 
 def train_ours(recipe: Any, dataset: Any, num_epochs: int) -> Iterator[Epoch]:
-    """Trains ours; an epoch is one call of the compiled program."""
+    """Trains our system, one call of the compiled program for each epoch."""
     import jax
 
     from experiments.datasets import evaluation_key
@@ -94,7 +96,7 @@ def train_ours(recipe: Any, dataset: Any, num_epochs: int) -> Iterator[Epoch]:
 
 
 def train_keras(dataset: str, num_epochs: int) -> Iterator[Epoch]:
-    """Trains Keras by `fit`, an epoch at a time over tensors in memory."""
+    """Trains the Keras model by `fit` on tensors in memory, one call for each epoch."""
     import keras
 
     from benchmarks import keras_reference
@@ -126,7 +128,7 @@ def train_keras(dataset: str, num_epochs: int) -> Iterator[Epoch]:
 
 
 def curve(name: str, dataset: str, num_epochs: int) -> list[Epoch]:
-    """Trains a contestant in its own process."""
+    """Trains a contestant in its own process and returns its epochs."""
     program = [sys.executable, "-m", "benchmarks.time_to_accuracy", "--serve", name]
     program += ["--dataset", dataset, "--epochs", str(num_epochs)]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -140,7 +142,7 @@ def curve(name: str, dataset: str, num_epochs: int) -> list[Epoch]:
 def make_rows(
     name: str, epochs: Sequence[Epoch], accuracies: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """One row for each accuracy: the epoch and the seconds when it was first reached."""
+    """Returns a row for each accuracy, with the epoch that first reached it, and when."""
     rows = []
     for wanted in accuracies:
         reached = [number for number, (_, found) in enumerate(epochs) if found >= wanted]
@@ -159,7 +161,7 @@ def make_rows(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, prints a table, writes JSON."""
+    """Measures the times, prints a table, and writes the rows as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.time_to_accuracy")
     parser.add_argument("--dataset", choices=("mnist", "digits"), default="mnist")
     parser.add_argument("--accuracies", nargs="+", type=float, default=[0.972, 0.981])
@@ -181,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         load_digit_images(options.dataset, "test")
     except (UserError, FileNotFoundError) as error:
-        print(f"skipped: {options.dataset} is not there: {error}")
+        print(f"skipped: {options.dataset} cannot be read: {error}")
         return
     skipped = {rival: why for rival in options.rivals if (why := why_not(rival))}
     names = [*OURS, *(rival for rival in options.rivals if rival not in skipped)]

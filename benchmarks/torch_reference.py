@@ -1,9 +1,9 @@
 """The five systems in plain PyTorch, as its users would write them.
 
-`build(system, **options)` returns a network with its loss and its optimiser. The options
-are those of `keras_reference.build`. Both inputs go through the encoder as one batch.
+`build(system, **options)` returns a network with its loss and its optimiser, and takes the
+same options as `keras_reference.build`. Both inputs go through the encoder as one batch.
 Images are float32 `[n, channels, height, width]`. Features are flattened in the order NHWC,
-so that `set_weights` can copy the parameter tree of our system.
+so that `set_weights` can copy the parameters of our system.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,17 +14,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-EPSILON = 1e-7  # below which the tutorials' squared distances are cut off
+EPSILON = 1e-7  # the tutorials raise smaller squared distances to this value
 
 
 class Reference(NamedTuple):
     """A system in PyTorch.
 
     Attributes:
-      encoder: Images to embeddings.
-      head: What is learnt beside the encoder; None for nothing.
-      loss_fn: `loss_fn(a, b, same)` of embeddings, all that is minimised.
-      optimizer: Of all parameters.
+      encoder: Network from images to embeddings.
+      head: Layer from two embeddings to log-odds, or None if the system has no such layer.
+      loss_fn: `loss_fn(a, b, same)` of the embeddings of pairs, with all penalties.
+      optimizer: Optimiser of the parameters of encoder and head.
     """
 
     encoder: nn.Sequential
@@ -33,16 +33,21 @@ class Reference(NamedTuple):
     optimizer: torch.optim.Optimizer
 
     def loss(self, images: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
-        """Of images [2 n, ...], the left ones first, and same [n] as 0.0 or 1.0."""
+        """Returns the loss of a batch of pairs.
+
+        Args:
+          images: Images of both inputs, [2 n, ...], with the left ones first.
+          same: 1.0 for pairs of one class and 0.0 for others, [n].
+        """
         a, b = self.encoder(images).float().chunk(2)
         return self.loss_fn(a, b, same)
 
 
 class Flatten(nn.Module):
-    """To [n, height width channels]."""
+    """Flattens images [n, channels, height, width] in the order NHWC, as Flax does."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Flattens as NHWC."""
+        """Returns the features as [n, height * width * channels]."""
         return x.permute(0, 2, 3, 1).flatten(1)
 
 
@@ -51,7 +56,7 @@ def _distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def contrastive_loss(a: torch.Tensor, b: torch.Tensor, same: torch.Tensor) -> torch.Tensor:
-    """Margin 1, no factor 1/2, of the Euclidean distance."""
+    """Returns the contrastive loss with margin 1 and without the factor 1/2."""
     distance = _distance(a, b)
     pull, push = distance.square(), functional.relu(1 - distance).square()
     return (same * pull + (1 - same) * push).mean()
@@ -60,20 +65,23 @@ def contrastive_loss(a: torch.Tensor, b: torch.Tensor, same: torch.Tensor) -> to
 def distance_cross_entropy(
     a: torch.Tensor, b: torch.Tensor, same: torch.Tensor
 ) -> torch.Tensor:
-    """The distance taken for the probability of "same", as the tutorial has it."""
+    """Returns the cross-entropy of the tutorial, with the distance as the probability."""
     probability = _distance(a, b).clamp(1e-7, 1 - 1e-7)
     return functional.binary_cross_entropy(probability, same)
 
 
 class RMSprop(torch.optim.Optimizer):
-    """Keras's, g / sqrt(v + 1e-7), by as many operations as PyTorch's own."""
+    """RMSprop as in Keras, with the update g / sqrt(v + 1e-7).
+
+    It takes as many operations as the RMSprop of PyTorch.
+    """
 
     def __init__(self, parameters: Any) -> None:
         super().__init__(parameters, {"lr": 1e-3, "decay": 0.9, "eps": 1e-7})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
-        """One update of all parameters that have a gradient."""
+        """Updates all parameters that have a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if (gradient := parameter.grad) is None:
@@ -107,7 +115,7 @@ def _size(encoder: nn.Module, image_shape: Sequence[int]) -> int:
 def mnist_mlp(
     *, dropout: float = 0.5, image_shape: Sequence[int] = (28, 28, 1)
 ) -> Reference:
-    """Three dense layers with dropout between."""
+    """Builds `mnist_mlp`: three dense layers with dropout between them."""
     layers: list[nn.Module] = [Flatten(), nn.Linear(int(np.prod(image_shape)), 128)]
     for _ in range(2):
         layers += [nn.ReLU(), nn.Dropout(dropout), nn.Linear(128, 128)]
@@ -118,7 +126,7 @@ def mnist_mlp(
 def mnist_conv(
     *, form: str = "literal", image_shape: Sequence[int] = (28, 28, 1)
 ) -> Reference:
-    """One convolution, one dense layer; the tutorial's literal form alone."""
+    """Builds `mnist_conv` in its literal form: one convolution and one dense layer."""
     if form != "literal":
         raise ValueError(f"form must be 'literal'; got {form!r}")
     front = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), Flatten())
@@ -134,7 +142,7 @@ def orl_tutorial(
     dropout: Sequence[float] = (0.25, 0.25, 0.1),
     image_shape: Sequence[int] = (56, 46, 1),
 ) -> Reference:
-    """Two convolutions with pooling and dropout, two dense layers."""
+    """Builds `orl_tutorial`: two convolutions with pooling, and two dense layers."""
     front = nn.Sequential()
     for channels, features, rate in ((1, 6, dropout[0]), (6, 12, dropout[1])):
         front.extend([nn.Conv2d(channels, features, 3, stride), nn.ReLU()])
@@ -153,7 +161,7 @@ def omniglot_koch(
     kernel_sizes: Sequence[int] = (10, 7, 4, 4),
     dim: int = 4096,
 ) -> Reference:
-    """Four convolutions, a dense sigmoid layer, a weighted city-block distance, L2."""
+    """Builds `omniglot_koch`: four convolutions, a sigmoid layer, weighted L1 distance."""
     front, widths = nn.Sequential(), (1, 64, 128, 128, 256)
     for number, size in enumerate(kernel_sizes):
         front.extend([nn.Conv2d(widths[number], widths[number + 1], size), nn.ReLU()])
@@ -178,7 +186,7 @@ def omniglot_koch(
 def mnist_towers(
     *, variant: str = "c", image_shape: Sequence[int] = (28, 28, 1)
 ) -> Reference:
-    """One dense layer, the Euclidean distance, a dense layer on it; variant c alone."""
+    """Builds variant c of `mnist_towers`: a dense layer, and one for the distance."""
     if variant != "c":
         raise ValueError(f"variant must be 'c'; got {variant!r}")
     dense, head = nn.Linear(int(np.prod(image_shape)), 128), nn.Linear(1, 1)
@@ -199,15 +207,15 @@ SYSTEMS: dict[str, Callable[..., Reference]] = {
 
 
 def build(system: str, **options: Any) -> Reference:
-    """The network of one of `SYSTEMS`, freshly initialised, ready to be trained.
+    """Builds the network of one of `SYSTEMS`, freshly initialised.
 
     Raises:
-      ValueError: If there is no such system.
+      ValueError: If there is no system with this name.
     """
     if system not in SYSTEMS:
         raise ValueError(f"system must be one of {', '.join(SYSTEMS)}; got {system!r}")
     reference = SYSTEMS[system](**options)
-    # the faster form of its convolutions on a CPU
+    # convolutions are faster on a CPU with this memory format
     reference.encoder.to(memory_format=torch.channels_last)
     return reference
 
@@ -216,10 +224,10 @@ def build(system: str, **options: Any) -> Reference:
 
 
 def set_weights(reference: Reference, params: Mapping[str, Any]) -> None:
-    """Copies the parameters of our experiment.
+    """Copies the parameters of our system into the PyTorch network.
 
     Raises:
-      RuntimeError: If a shape is not what the network has.
+      RuntimeError: If a shape differs from that of the network.
     """
     encoder = params["encoder"]
     with torch.no_grad():
@@ -235,14 +243,14 @@ def set_weights(reference: Reference, params: Mapping[str, Any]) -> None:
 
 
 def _named(encoder: nn.Sequential) -> Iterator[tuple[Any, str]]:
-    """Layers with weights, named as Flax names them."""
+    """Yields the layers that have weights, with the names that Flax gives them."""
     for kind, name in ((nn.Conv2d, "Conv"), (nn.Linear, "Dense")):
         layers = [layer for layer in encoder if isinstance(layer, kind)]
         yield from ((layer, f"{name}_{number}") for number, layer in enumerate(layers))
 
 
 def _leaves(head: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The weights and the bias of either form of our heads."""
+    """Returns the weights and the bias of a head, under either of the names in use."""
     head = head.get("Dense_0", head)
     weights = head["kernel"] if "kernel" in head else head["weights"]
     return np.asarray(weights), np.asarray(head["bias"])

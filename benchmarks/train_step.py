@@ -1,4 +1,4 @@
-"""Training throughput: our systems beside the same networks in Keras and PyTorch.
+"""Training speed of our systems, compared with the same networks in Keras and PyTorch.
 
     python -m benchmarks.train_step --json benchmarks/results/train_step.json
     python -m benchmarks.train_step --systems mnist_mlp --rivals keras-jax torch --smoke
@@ -6,20 +6,21 @@
     python -m benchmarks.train_step --rivals flattened
     python -m benchmarks.train_step --rivals checkout --checkout ../another-checkout
 
-All contestants have the network, batch size, optimiser, loss and dropout of the tutorial,
-in float32. Ours runs the steps of the experiment: many steps in one compiled program, with
-the images in memory as bytes. Keras runs `fit` over tensors in memory with
-`jit_compile="auto"`. PyTorch runs a plain loop, eager or compiled. The images are
-synthetic, which does not change the speed.
+All contestants use the network, batch size, optimiser, loss and dropout of the tutorial, in
+float32. "ours" runs the training loop of the experiment, many steps in one compiled
+program, with the images in memory as bytes. Keras runs `fit` over tensors in memory with
+`jit_compile="auto"`. PyTorch runs a plain loop, eager or compiled. The images are random,
+which does not change the speed.
 
-Two rivals are forms of ours. "flattened" puts both inputs through the network as one batch,
-laid end to end by hand, instead of through `siamese.twin`. "checkout" is another checkout
-of this project, such as an earlier version.
+Two rivals are variants of ours. "flattened" puts both inputs through the network as one
+concatenated batch instead of through `siamese.twin`. "checkout" is another checkout of this
+project, such as an earlier version.
 
-Each contestant has its own process, and they take turns. A round is one run of each, in
-the opposite order every other round, and a ratio compares two runs of the same round.
-Compilation and the first runs are not counted. Before anything is timed, the losses of the
-first steps, from the same weights on the same pairs without dropout, must agree.
+Each contestant has its own process, and they take turns. A round is one run of each
+contestant, and every second round has the opposite order. A ratio compares two runs of the
+same round. Compilation and the first runs are not counted. Before anything is timed, the
+losses of the first steps must agree, with the same initial weights, the same pairs and no
+dropout.
 """
 
 import argparse
@@ -42,12 +43,13 @@ from benchmarks.cases import CASES, Case, get_case
 from benchmarks.contestants import BACKENDS, CHECKOUT, FLATTENED, OURS, PLAIN_TORCH
 
 ROOT = pathlib.Path(__file__).parent.parent
-FIRST_DIFFERENCE = 1e-5  # between first losses, relative
-HALF_DIFFERENCE = 0.1  # in bfloat16, whose roundings differ
-LARGEST_DIFFERENCE = 3e-3  # later: rounding grows, Adams place their epsilon elsewhere
+# The largest relative differences allowed between our losses and those of a rival.
+FIRST_DIFFERENCE = 1e-5  # in the first step
+LARGEST_DIFFERENCE = 3e-3  # later, as rounding errors grow and Adam's epsilon differs
+HALF_DIFFERENCE = 0.1  # in all steps in bfloat16, which is rounded differently
 
 RIVALS = [*BACKENDS, *PLAIN_TORCH]
-OWN_RIVALS = [FLATTENED, CHECKOUT]  # other forms of ours
+OWN_RIVALS = [FLATTENED, CHECKOUT]  # variants of ours
 
 Ask = Callable[..., dict[str, Any]]
 
@@ -58,7 +60,7 @@ class BenchmarkError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One system against one rival; speeds are medians over rounds."""
+    """The result for one system and one rival. Speeds are medians over the rounds."""
 
     system: str
     rival: str
@@ -83,7 +85,7 @@ class Row:
 
 
 def why_not(rival: str) -> str | None:
-    """Names the packages that a rival needs and that are not installed."""
+    """Says which packages of a rival are not installed. None means that it can run."""
     if rival in OWN_RIVALS:
         return None
     needed = ("keras", BACKENDS[rival]) if rival in BACKENDS else ("torch",)
@@ -93,12 +95,12 @@ def why_not(rival: str) -> str | None:
 
 @contextlib.contextmanager
 def started(name: str, *module: str, checkout: pathlib.Path | None = None) -> Iterator[Ask]:
-    """Starts a contestant's process; yields a function from a request to the reply.
+    """Starts the process of a contestant and yields a function that sends a request to it.
 
     Args:
-      name: The name of the contestant.
-      *module: The module to run and its first arguments.
-      checkout: The folder of another checkout of the project to run "ours" from.
+      name: Name of the contestant.
+      *module: Module to run, and its arguments before the name.
+      checkout: Folder of another checkout of the project, whose "ours" is started.
     """
     module = module or ("benchmarks.contestants",)
     root = ROOT if checkout is None else checkout.absolute()
@@ -144,10 +146,10 @@ def started(name: str, *module: str, checkout: pathlib.Path | None = None) -> It
 def measure(
     system: str, contestants: Mapping[str, Ask], *, rounds: int, **options: Any
 ) -> list[Row]:
-    """Ours against every rival on one system, taking turns.
+    """Measures one system: all contestants take turns, and each rival gets a row.
 
     Raises:
-      BenchmarkError: If a contestant fails, or computes something else than ours.
+      BenchmarkError: If a contestant fails, or the losses of a rival differ from ours.
     """
     about = {
         name: ask(do="prepare", system=system, **options)
@@ -170,14 +172,13 @@ def measure(
 def compare_losses(
     system: str, contestants: Mapping[str, Ask], dtype: str = "float32"
 ) -> dict[str, float]:
-    """The largest relative difference of each rival's first losses from ours.
+    """Returns the largest relative difference between each rival's first losses and ours.
 
     Raises:
-      BenchmarkError: If one is above `FIRST_DIFFERENCE` or `LARGEST_DIFFERENCE`, or is not
-        a number.
+      BenchmarkError: If a difference is larger than allowed, or NaN.
     """
     with tempfile.TemporaryDirectory() as folder:
-        weights = str(pathlib.Path(folder, "weights.npz"))  # ours, the first asked, writes
+        weights = str(pathlib.Path(folder, "weights.npz"))  # written by ours, asked first
         losses = {
             name: np.array(ask(do="losses", weights=weights)["losses"])
             for name, ask in contestants.items()
@@ -190,8 +191,8 @@ def compare_losses(
         largest = largest if dtype == "float32" else np.full(len(ours), HALF_DIFFERENCE)
         if not np.all(difference <= largest):
             raise BenchmarkError(
-                f"{system}: ours and {rival} do not train the same; their losses without "
-                f"dropout are {ours.tolist()} and {losses[rival].tolist()}"
+                f"{system}: ours and {rival} do not have the same losses. Without dropout "
+                f"they are {ours.tolist()} and {losses[rival].tolist()}"
             )
     return {rival: float(difference.max()) for rival, difference in differences.items()}
 
@@ -204,7 +205,7 @@ def make_row(
     difference: float,
     case: Case,
 ) -> Row:
-    """Speeds from seconds; the ratio is the median of the rounds' ratios."""
+    """Computes the speeds from the seconds. The ratio is the median over the rounds."""
     num_pairs = case.num_steps * case.batch_size
     ours, theirs = (num_pairs / np.array(seconds[name]) for name in (OURS, rival))
     ratios = ours / theirs
@@ -233,7 +234,7 @@ def make_row(
 
 
 def line(row: Row) -> str:
-    """Of the Markdown table."""
+    """Returns a row as a line of the Markdown table."""
     cells = (
         row.system,
         row.rival,
@@ -248,7 +249,7 @@ def line(row: Row) -> str:
 
 
 HEADER = (
-    "| system | rival | batch | ours, pairs/s | rival, pairs/s | ratio | compiling, s "
+    "| system | rival | batch | ours, pairs/s | rival, pairs/s | ratio | compilation, s "
     "| device |\n| --- | --- | --: | --: | --: | --: | --: | --- |"
 )
 
@@ -257,7 +258,7 @@ HEADER = (
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags; an unknown system or rival is named beside those there are."""
+    """Parses the flags and checks that they go together."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.train_step",
         description=__doc__,
@@ -271,15 +272,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--checkout",
         type=pathlib.Path,
         metavar="DIR",
-        help="another checkout of the project, for the rival of that name",
+        help="folder of another checkout of the project, for the rival 'checkout'",
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--batch-size", type=int, help="instead of the tutorial's")
-    parser.add_argument("--json", type=pathlib.Path, metavar="OUT", help="write rows there")
+    parser.add_argument("--batch-size", type=int, help="default: the tutorial's")
     parser.add_argument(
-        "--smoke", action="store_true", help="tiny: only shows that it runs"
+        "--json", type=pathlib.Path, metavar="OUT", help="file for the results"
     )
+    parser.add_argument("--smoke", action="store_true", help="run tiny cases, as a test")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1; got {options.rounds}")
@@ -293,7 +294,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def benchmark(options: argparse.Namespace) -> dict[str, Any]:
-    """Measures, printing rows as they come; what `--json` writes."""
+    """Measures all systems, prints each row when it is ready, and returns all results."""
     skipped = {name: why for name in options.rivals if (why := why_not(name))}
     for rival, why in skipped.items():
         print(f"skipped: {rival}: {why}")
@@ -329,7 +330,7 @@ def benchmark(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, prints a Markdown table, writes JSON."""
+    """Measures the speeds, prints a Markdown table, and writes the results as JSON."""
     options = parse(arguments)
     try:
         found = benchmark(options)

@@ -223,7 +223,7 @@ def distance_histogram(
         axes.hist(distances[same == kind], bins, alpha=0.6, color=color, label=label)
     axes.axvline(threshold, color="#222", linewidth=1, label="threshold")
     axes.set(xlabel="distance", yticks=[])
-    axes.legend(frameon=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # beside the bars
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
 

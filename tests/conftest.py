@@ -1,7 +1,7 @@
-"""What every test runs under: strict JAX, two devices, bounded memory, a cache of programs.
+"""Settings of all tests: strict JAX, two devices, bounded memory, a cache of programs.
 
-Nothing broadcasts by rank. What has been compiled is kept in `.cache/jax`, so that a second
-run, the other test process, and the commands that tests start load it from there.
+Arrays of different rank do not broadcast. Compiled programs are stored in `.cache/jax`, so
+that a second run, the other test process, and the commands that tests start can load them.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Drawings like Omniglot's, made of stripes, for tests of systems and evaluations."""
+"""Drawings of stripes in the form of Omniglot, for tests of systems and evaluations."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A ledger of JAX keys, which finds a key that is used twice."""
+"""Records the JAX keys that a function uses and finds a key that is used twice."""
 
 import contextlib
 from unittest import mock

@@ -1,6 +1,6 @@
-"""What each function should compute, written from the papers: plain loops, float64.
+"""Reference implementations, written from the papers as plain loops in float64.
 
-These share nothing with the library: no jax, no matrices, no masks but `if`.
+They share no code with the library and use neither JAX, nor matrices, nor masks.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""A folder of small pictures of stripes, for tests that read images."""
+"""Writes a folder of small images of stripes, for tests that read image files."""
 
 import pathlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""House rules, as tests over the public functions and the imports between modules."""
+"""Tests of the project's conventions for public functions and for imports."""
 
 import ast
 import importlib

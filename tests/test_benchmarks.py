@@ -1,4 +1,4 @@
-"""The benchmarks run, in small, and say what is wrong."""
+"""Tests of the benchmarks with tiny cases, and of their error messages."""
 
 import os
 
@@ -30,6 +30,8 @@ from benchmarks import (
 from experiments.engine import loop
 from experiments.engine.pair_batches import PairBatch
 from experiments.systems import omniglot_supcon
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_small_run_writes_what_it_promises(tmp_path, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""The command siamese-jax: answers, files and misuse."""
+"""Tests of the command siamese-jax: its answers, its files and its error messages."""
 
 import json
 import os
@@ -17,6 +17,8 @@ from siamese_jax.encoders import MnistMlp
 from siamese_jax.images import Preparation, load_folder
 from siamese_jax.model import Model, load_model, save_model
 from siamese_jax.verification import calibrate
+
+pytestmark = pytest.mark.slow
 
 NAMES = [f"class{number}" for number in range(6)]
 

@@ -1,8 +1,8 @@
-"""The contracts of the library: each check runs over every row of the table under it.
+"""Tests of the contracts, each over all functions in `tests/cases` that it applies to.
 
 A check takes a `Variant` of a row (one of its options, with or without a mask and weights)
-and, for some contracts, one thing more: a seed, a dtype, a refusal. `TRIALS` lists the
-trials of each contract; their names are those of the tests:
+and, for some contracts, also a seed, a dtype or an invalid input. `TRIALS` lists the trials
+of each contract. A trial and its test have the same name:
 
     pytest tests/test_contract.py -k "contrastive_loss and VALUE"
 """

@@ -1,4 +1,4 @@
-"""Each way gives the sums of `lax`, under each transformation, in float64 and in halves."""
+"""Tests that all kinds of CPU convolution equal `lax`, in float64 and half precision."""
 
 from functools import partial
 
@@ -11,6 +11,8 @@ from jax import export, lax
 
 from siamese_jax import _fourier, convolution
 from siamese_jax.convolution import convolve_and_pool, max_pool
+
+pytestmark = pytest.mark.slow
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 CONV = convolution.convolution

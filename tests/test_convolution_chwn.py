@@ -1,4 +1,4 @@
-"""Images side by side are convolved as by `lax`, in halves by products of halves."""
+"""Tests of the CPU convolution with the batch axis last, against `lax`."""
 
 from functools import partial
 

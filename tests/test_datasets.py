@@ -1,4 +1,4 @@
-"""Data sets: digits, letters, Omniglot and TFDS sets; errors name the wrong file."""
+"""Tests of the data sets: digits, letters, Omniglot, TFDS sets and their error messages."""
 
 import json
 import pathlib

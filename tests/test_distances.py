@@ -1,3 +1,5 @@
+"""Tests of distances between near points, at singular points, and of their gradients."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

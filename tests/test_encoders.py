@@ -1,4 +1,4 @@
-"""Every network has the parameters its source says, and runs."""
+"""Tests of the networks: their numbers of parameters, their outputs and gradients."""
 
 import flax.linen as nn
 import jax
@@ -9,6 +9,8 @@ import pytest
 from siamese_jax import encoders
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.siamese import twin
+
+pytestmark = pytest.mark.slow
 
 KEY = jax.random.key(0)
 

@@ -1,4 +1,4 @@
-"""Episodes and verification against counting by hand and against scikit-learn."""
+"""Tests of `episodes` and `verification` against plain loops and scikit-learn."""
 
 import jax
 import jax.numpy as jnp

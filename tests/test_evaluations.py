@@ -1,4 +1,4 @@
-"""Evaluations: pairs, few-shot tasks, and the commands that take a model's folder."""
+"""Tests of the evaluations: pairs, few-shot tasks, and commands that read a saved model."""
 
 import dataclasses
 import doctest
@@ -28,6 +28,8 @@ from siamese_jax.images import LabelledImages, Preparation
 from siamese_jax.model import Model, pixel_model, save_model
 from siamese_jax.samplers import Pairs
 from tests.drawings import drawings
+
+pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parent.parent
 MODULES = (within_alphabet, mnist_transfer)

@@ -1,4 +1,4 @@
-"""The demonstration on a few letters: what it measures, writes and refuses."""
+"""Tests of the system `glyphs` on a few letters: figures, files and error messages."""
 
 import json
 import shlex
@@ -17,6 +17,8 @@ from siamese_jax import samplers
 from siamese_jax.errors import UserError
 from siamese_jax.images import read_image
 from siamese_jax.model import load_model, pixel_model
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -130,18 +132,19 @@ def test_a_batch_has_one_alphabet_and_every_drawing_is_distorted_by_itself(some_
 
 
 def test_test_drawings_are_distorted_once_the_same_for_every_seed(some_letters):
-    few = Letters(*(array[:24] for array in some_letters))
+    few = some_letters.images[:24]
     first, second = glyphs.distort_for_test(few), glyphs.distort_for_test(few)
-    np.testing.assert_array_equal(first.images, second.images)
-    assert first.images.dtype == np.uint8
-    assert first.images.shape == few.images.shape
-    assert (first.images != few.images).any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(first, second)
+    assert first.dtype == np.uint8
+    assert first.shape == few.shape
+    assert (first != few).any(axis=(1, 2, 3)).all()
 
 
 def test_pixels_of_clean_drawings_are_found_among_letters(some_letters):
     clean = letters_one_shot.evaluate(
         pixel_model(glyphs.PREPARATION),
         some_letters,
+        some_letters.images,
         num_episodes=64,
         num_ways=5,
         num_pairs=400,

@@ -1,4 +1,7 @@
-"""Our values against another library's: see golden/make_pytorch_metric_learning.py."""
+"""Tests of losses and miners against pytorch-metric-learning.
+
+Its values are made by golden/make_pytorch_metric_learning.py.
+"""
 
 import json
 from functools import partial

@@ -1,4 +1,4 @@
-"""Nearest classes, thresholds and rates, by hand."""
+"""Tests of nearest classes, thresholds and rates against values computed by hand."""
 
 import numpy as np
 import pytest

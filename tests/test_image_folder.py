@@ -1,4 +1,4 @@
-"""The system on any folder of images: what it learns, how its model is used, refusals."""
+"""Tests of the system `image_folder`: training, use of its model, and error messages."""
 
 import dataclasses
 import json
@@ -14,6 +14,8 @@ from experiments.systems import image_folder
 from siamese_jax.errors import UserError
 from siamese_jax.model import load_model
 from tests.stripes import write_stripes
+
+pytestmark = pytest.mark.slow
 
 NAMES = [f"class{number}" for number in range(10)]
 

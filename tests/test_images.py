@@ -1,4 +1,4 @@
-"""Image files and folders as arrays; what is wrong with a file is said by its name."""
+"""Tests of reading image files and folders, and of error messages about wrong files."""
 
 import jax
 import numpy as np

@@ -1,8 +1,9 @@
-"""Each system trains as its tutorial does: same numbers, same weights after ten steps.
+"""Tests that each system and its Keras model compute and train the same.
 
-Keras runs on JAX here. Our side is `build(config)` of each system, as it is trained.
-Answers are compared in float32. The ten steps are in float64: in float32 the signs of tiny
-gradients differ by rounding, and Adam makes whole steps of them.
+Keras runs on JAX here. The systems are made by `build(config)`, as for training.
+Embeddings, outputs and losses are compared in float32, and the weights after ten steps in
+float64. In float32 rounding changes the sign of tiny gradients, and Adam makes full-size
+steps of them.
 """
 
 import os
@@ -33,6 +34,8 @@ from experiments.systems import (
 from siamese_jax import encoders, training
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.siamese import from_flax, twin, two_towers
+
+pytestmark = pytest.mark.slow
 
 KEY = jax.random.key(0)
 NUM_STEPS = 10

@@ -1,4 +1,4 @@
-"""The archive of Lake's runs: what is read, and what is refused."""
+"""Tests of reading the archive of Lake's runs, and of its error messages."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Lake's trials: the accuracy of a model, and the baseline."""
+"""Tests of the accuracy on Lake's trials, of a model and of the baseline."""
 
 import doctest
 import json
@@ -16,6 +16,8 @@ from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
 from siamese_jax.model import Model, pixel_model, save_model
 from tests.test_lake_archive import FILES, picture, png, write_zip
+
+pytestmark = pytest.mark.slow
 
 
 def pixels(params, images):

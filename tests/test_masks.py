@@ -1,4 +1,4 @@
-"""The masks that miners and losses share, against plain loops."""
+"""Tests of the masks that miners and losses share, against plain loops."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""The three MNIST tutorials end to end on scikit-learn's digits."""
+"""End-to-end tests of the three MNIST systems on scikit-learn's digits."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""A trained model: from images to decisions, and as a folder."""
+"""Tests of a trained model: its decisions, and saving and loading it."""
 
 import dataclasses
 import inspect

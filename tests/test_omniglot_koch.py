@@ -1,4 +1,4 @@
-"""Koch's network on small drawings: its batches, its optimiser, what a run writes."""
+"""Tests of `omniglot_koch` on small drawings: batches, optimiser and files of a run."""
 
 import dataclasses
 import json
@@ -17,6 +17,8 @@ from siamese_jax.encoders import WeightedL1Head
 from siamese_jax.errors import UserError
 from siamese_jax.model import load_model
 from tests.drawings import drawings
+
+pytestmark = pytest.mark.slow
 
 SHORT = {"num_steps": 4, "steps_per_call": 2, "checkpoint_every": 2}
 
@@ -73,9 +75,9 @@ def test_the_distance_is_minus_the_log_odds_and_the_encoder_sees_dark_ink_as_1(s
     pictures = drawings("test").images[:3]
     embeddings = model.embed(pictures)
     resized = omniglot_koch.prepare(pictures, omniglot_koch.Preparation((53, 53)))
-    ink = 1 - resized.astype(np.float32) / 255
+    ink = 1 - jnp.asarray(resized, jnp.float32) / 255
     encoder = omniglot_koch.make_encoder(small_koch)
-    wanted = encoder.apply({"params": state.params["encoder"]}, ink)
+    wanted = jax.jit(encoder.apply)({"params": state.params["encoder"]}, ink)
     np.testing.assert_allclose(embeddings, wanted, rtol=1e-4, atol=1e-5)
     head = {"params": state.params["head"]}
     logits = WeightedL1Head().apply(head, embeddings[:1], embeddings[2:])
@@ -153,11 +155,12 @@ def test_the_l2_terms_leave_biases_alone(small_koch):
 def test_the_loss_is_the_cross_entropy_with_the_l2_terms(small_koch):
     config = dataclasses.replace(small_koch, affine=False)
     system = omniglot_koch.build(config)
-    params, statistics = system.init(jax.random.key(0))
+    params, statistics = jax.jit(system.init)(jax.random.key(0))
     batch = system.sample(jax.random.key(1), jnp.asarray(0), numbered_drawings())
-    value, (_, metrics) = system.loss(params, statistics, batch, jax.random.key(2))
-    encoder = omniglot_koch.make_encoder(config)
-    a, b = (encoder.apply({"params": params["encoder"]}, x) for x in batch.images)
+    key = jax.random.key(2)
+    value, (_, metrics) = jax.jit(system.loss)(params, statistics, batch, key)
+    encode = jax.jit(omniglot_koch.make_encoder(config).apply)
+    a, b = (encode({"params": params["encoder"]}, x) for x in batch.images)
     logits = np.asarray(WeightedL1Head().apply({"params": params["head"]}, a, b), float)
     signed = np.where(batch.same, logits, -logits)
     cross_entropy = np.mean(np.log1p(np.exp(-signed)))

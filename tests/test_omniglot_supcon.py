@@ -1,4 +1,4 @@
-"""The Omniglot system on small drawings: its batches, weights, presets, what it writes."""
+"""Tests of `omniglot_supcon` on small drawings: batches, weights, presets and files."""
 
 import dataclasses
 import json
@@ -20,6 +20,8 @@ from siamese_jax.images import Preparation
 from siamese_jax.model import load_model, pixel_model
 from tests.drawings import drawings
 from tests.test_lake_archive import FILES, write_zip
+
+pytestmark = pytest.mark.slow
 
 SMALL = {
     "size": 16,

@@ -1,4 +1,4 @@
-"""The two systems on faces end to end on small data: what they write, what they refuse."""
+"""End-to-end tests of the two ORL systems on small data, and of their error messages."""
 
 import json
 
@@ -16,6 +16,8 @@ from siamese_jax.errors import UserError
 from siamese_jax.images import prepare
 from siamese_jax.model import load_model
 from tests.stripes import write_stripes
+
+pytestmark = pytest.mark.slow
 
 SHORT = {"num_steps": 4, "steps_per_call": 2, "checkpoint_every": 2}
 PERSONS = [f"s{number}" for number in range(14)]

@@ -1,4 +1,4 @@
-"""The package as a namespace: sub-modules are loaded when they are first used."""
+"""Tests of the package as a namespace: modules are loaded when they are first used."""
 
 import pathlib
 import subprocess

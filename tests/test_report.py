@@ -1,4 +1,4 @@
-"""The report: one self-contained page, with every picture."""
+"""Tests of the report: one self-contained page that shows every picture."""
 
 import json
 

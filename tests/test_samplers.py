@@ -1,4 +1,4 @@
-"""Properties of the samplers over many keys, and that they draw evenly."""
+"""Tests of the samplers over many keys: properties and uniform frequencies."""
 
 import math
 

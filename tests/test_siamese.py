@@ -1,4 +1,4 @@
-"""One tree over several inputs: plain functions, linen and NNX, with state or without."""
+"""Tests of one set of parameters for several inputs: plain functions, linen and NNX."""
 
 import flax.linen as nn
 import jax
@@ -9,6 +9,7 @@ from flax import nnx
 
 from siamese_jax import siamese
 from siamese_jax.distances import euclidean_distance
+from siamese_jax.encoders import MnistTower
 
 PAIR = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3)), jnp.float32)
 
@@ -49,56 +50,91 @@ def test_each_input_has_its_own_dropout_key():
 
 
 @pytest.mark.parametrize("num_inputs", [1, 2, 3])
-def test_the_joint_twin_equals_the_twin(num_inputs):
+def test_the_twin_equals_one_flattened_batch(num_inputs):
     inputs = jnp.concatenate([PAIR, PAIR[:1] + 1])[:num_inputs]
     module = nn.Dense(4)
     params = module.init(jax.random.key(0), inputs[0])
+
+    def flattened(params, inputs):
+        embeddings = module.apply(params, inputs.reshape(-1, inputs.shape[-1]))
+        return embeddings.reshape(*inputs.shape[:-1], 4)
+
+    def total(fn):
+        return lambda *args: jnp.sum(jnp.sin(fn(*args)))
+
     found, wanted = (
-        jax.value_and_grad(lambda *args, fn=fn: jnp.sum(jnp.sin(fn(*args))), (0, 1))(
-            params, inputs
-        )
-        for fn in (siamese.joint_twin(module.apply), siamese.twin(module.apply))
+        jax.value_and_grad(total(fn), (0, 1))(params, inputs)
+        for fn in (siamese.twin(module.apply), flattened)
     )
     for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(
-        siamese.joint_twin(module.apply)(params, inputs),
-        siamese.twin(module.apply)(params, inputs),
-        atol=1e-6,
-    )
+    twin = siamese.twin(module.apply)(params, inputs)
+    np.testing.assert_allclose(twin, flattened(params, inputs), atol=1e-6)
 
 
-def test_the_joint_twin_hands_one_key_to_all_inputs():
-    module = nn.Dropout(0.5, deterministic=False)
-
-    def apply_fn(params, x, key, scale):
-        return module.apply(params, x * scale, rngs={"dropout": key})
-
-    same_input, key = jnp.ones((2, 8, 5)), jax.random.key(0)
-    found = siamese.joint_twin(apply_fn)({}, same_input, key, 3.0)
-    wanted = apply_fn({}, jnp.ones((16, 5)), key, 3.0)
-    np.testing.assert_array_equal(found.reshape(16, 5), wanted)
-    assert (found[0] != found[1]).any()  # no two rows fall out alike
-
-
-def test_the_joint_twin_takes_and_gives_trees():
+def test_the_twin_takes_and_gives_trees():
     inputs = {"image": PAIR, "name": jnp.arange(12).reshape(2, 6)}
 
     def apply_fn(params, x):
-        assert x["image"].shape == (12, 3)
-        assert x["name"].shape == (12,)
+        assert x["image"].shape == (6, 3)
+        assert x["name"].shape == (6,)
         return params * x["image"].sum(axis=1), (x["name"],)
 
-    sums, (names,) = siamese.joint_twin(apply_fn)(2.0, inputs)
+    sums, (names,) = siamese.twin(apply_fn)(2.0, inputs)
     np.testing.assert_allclose(sums, 2 * PAIR.sum(axis=2), rtol=1e-6)
     np.testing.assert_array_equal(names, inputs["name"])
 
 
-def test_the_joint_twin_has_joint_batch_statistics():
-    params, apply_fn = with_statistics(Normed(None))
-    found = siamese.joint_twin(lambda params, x: apply_fn(params, x)[0])(params, PAIR)
-    wanted, _ = apply_fn(params, PAIR.reshape(12, 3))
-    np.testing.assert_allclose(found.reshape(12, 4), wanted, atol=1e-6)
+# Flax -------------------------------------------------------------------------------------
+
+
+class Everything(nn.Module):
+    """Dense, batch normalisation and dropout."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.5)(nn.Dense(4)(x))
+        return nn.Dropout(0.5, deterministic=not train)(x)
+
+
+def test_a_flax_module_becomes_two_pure_functions():
+    init, apply = siamese.from_flax(Everything())
+    params, statistics = init(jax.random.key(0), PAIR[0])
+    assert set(params) == {"Dense_0", "BatchNorm_0"}
+    assert set(statistics) == {"batch_stats"}
+    wanted = Everything().apply({"params": params, **statistics}, PAIR[0])
+    np.testing.assert_array_equal(apply(params, PAIR[0], statistics=statistics), wanted)
+
+    key = jax.random.key(1)
+    options = {"statistics": statistics, "key": key, "train": True}
+    embeddings, updated = apply(params, PAIR[0], **options)
+    dense = nn.Dense(4).apply({"params": params["Dense_0"]}, PAIR[0])
+    means = updated["batch_stats"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(means, dense.mean(axis=0) / 2, rtol=1e-5)
+    other, _ = apply(params, PAIR[0], **options | {"key": jax.random.key(2)})
+    assert (embeddings != other).any()  # another dropout mask
+
+    # under the twin, the updated statistics of both inputs are averaged
+    def embed(params, x, key):
+        return apply(params, x, statistics=statistics, key=key, train=True)
+
+    both = siamese.twin(embed, has_statistics=True)
+    _, averaged = both(params, PAIR, jax.random.split(key))
+    separate = [apply(params, x, **options)[1] for x in PAIR]
+    wanted = jax.tree.map(lambda *leaves: sum(leaves) / 2, *separate)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), averaged, wanted)
+
+
+def test_a_module_without_statistics_has_none():
+    init, apply = siamese.from_flax(MnistTower())
+    params, statistics = init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    assert statistics == {}
+    embeddings, after = apply(params, jnp.ones((3, 8, 8, 1)), train=True)
+    assert after == {}
+    np.testing.assert_array_equal(embeddings, apply(params, jnp.ones((3, 8, 8, 1))))
+
+
+# Batch statistics -------------------------------------------------------------------------
 
 
 class Normed(nn.Module):

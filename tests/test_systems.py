@@ -1,7 +1,7 @@
-"""Every system: trained for two steps, its model used where `experiments` does not exist.
+"""Tests of every system: two steps of training, then its model without `experiments`.
 
-The settings of the runs here record which of their fields are read, so that a flag that a
-run ignores is found.
+The settings record which of their fields a run reads, so that the tests find flags that are
+ignored.
 """
 
 import dataclasses

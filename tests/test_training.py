@@ -1,4 +1,4 @@
-"""Many steps equal single steps, two devices equal one, and no example is dropped."""
+"""Tests of training and batching: many steps, two devices, and no dropped example."""
 
 from functools import partial
 

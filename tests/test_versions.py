@@ -1,4 +1,4 @@
-"""Releases of what the library builds on that compute wrong values."""
+"""Tests that releases of jaxlib that compute wrong values are excluded."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Checkpoints: the last states of a run, and the state that was judged best."""
+"""Checkpoints: the last states of a run, and the state with the best evaluation."""
 
 import contextlib
 import pathlib
@@ -78,16 +78,16 @@ def save_best(workdir: pathlib.Path, state: TrainState) -> None:
 
 
 def load_best(workdir: pathlib.Path, state: TrainState) -> TrainState:
-    """The state that was judged best, for a state shaped like `state`.
+    """The state with the best evaluation, for a state shaped like `state`.
 
     Raises:
-      UserError: If no state was judged yet, or the best one cannot be read.
+      UserError: If no state was evaluated yet, or the best one cannot be read.
     """
     import orbax.checkpoint as ocp
 
     folder = workdir.absolute() / "best"
     if not folder.is_dir():
-        raise UserError(f"{workdir} holds no checkpoint that was judged")
+        raise UserError(f"{workdir} holds no state that was evaluated")
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             return checkpointer.restore(folder, state)

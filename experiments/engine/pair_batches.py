@@ -87,7 +87,7 @@ def adjacent_pairs(labels: np.ndarray, rng: np.random.Generator) -> Pairs:
 
 
 def random_pairs(key: jax.Array, labels: np.ndarray, num_pairs: int) -> Pairs:
-    """As many same as different pairs, drawn evenly from all classes with two images.
+    """Draws pairs evenly from all classes with two images, half of them of the same class.
 
     Raises:
       UserError: If fewer than two classes have two images.

@@ -27,13 +27,15 @@ class Drawings(NamedTuple):
     """Drawings of some alphabets with two representations of each.
 
     Attributes:
-      letters: The drawings.
+      letters: The drawings before they were distorted.
+      images: uint8 [n, height, width, 1], the distorted drawings.
       classes: The index of their letters, with alphabets as groups.
       embeddings: [n, dim], of the model.
       pixels: [n, height * width].
     """
 
     letters: Letters
+    images: np.ndarray
     classes: samplers.ClassIndex
     embeddings: jax.Array
     pixels: jax.Array
@@ -68,25 +70,32 @@ class Evaluated(NamedTuple):
 
 
 def evaluate(
-    model: Model, letters: Letters, *, num_episodes: int, num_ways: int, num_pairs: int
+    model: Model,
+    letters: Letters,
+    images: np.ndarray,
+    *,
+    num_episodes: int,
+    num_ways: int,
+    num_pairs: int,
 ) -> Evaluated:
     """Evaluates a model on one-shot tasks and on pairs of test letters.
 
     Args:
       model: The model.
-      letters: Distorted drawings of all alphabets, as the model's encoder sees them.
+      letters: Drawings of all alphabets.
+      images: The same drawings, distorted, with ink 255 on 0 as the encoder sees them.
       num_episodes: Number of tasks for each test alphabet.
       num_ways: Number of letters in a task.
       num_pairs: Number of test pairs, and of pairs of training letters, on which the
         threshold is chosen.
     """
-    embeddings = model.embed_prepared(letters.images, batch_size=128)
-    pixels = pixel_model(model.preparation).embed_prepared(letters.images)
+    embeddings = model.embed_prepared(images, batch_size=128)
+    pixels = pixel_model(model.preparation).embed_prepared(images)
 
     def select(alphabets: Sequence[str]) -> Drawings:
         rows, chosen = np.isin(letters.alphabets, alphabets), letters.only(alphabets)
         index = samplers.class_index(chosen.letters, groups=chosen.alphabets)
-        return Drawings(chosen, index, embeddings[rows], pixels[rows])
+        return Drawings(chosen, images[rows], index, embeddings[rows], pixels[rows])
 
     by_alphabet = {alphabet: select([alphabet]) for alphabet in TEST}
     test, train = select(TEST), select(TRAINING)
@@ -206,7 +215,7 @@ def choose_answers(
     tasks = _random_tasks(
         drawings.classes, drawings.embeddings, num_ways=evaluated.num_ways, num_tasks=100
     )
-    images = drawings.letters.images
+    images = drawings.images
     answers = []
     for support, query, row in zip(*map(np.asarray, tasks), strict=True):
         order = np.argsort(row)[:8]
@@ -263,7 +272,7 @@ def pair_sections(evaluated: Evaluated) -> list[Section]:
     """Returns sections with pairs, their distances, and the ROC curves."""
     pairs, by_model, by_pixels = evaluated.test_pairs
     examples, histogram, _ = report.pair_sections(
-        evaluated.drawings.letters.images,
+        evaluated.drawings.images,
         pairs,
         np.asarray(by_model.distances),
         evaluated.metrics["pair_threshold"],

@@ -3,8 +3,8 @@
 Source:  this project's own. The loss is the supervised contrastive loss of Khosla et al.
          2020, on batches of 24 letters with 4 drawings each.
 Run:     python -m experiments glyphs --workdir runs/glyphs
-Expect:  one_shot_accuracy .794 +- .004 over three seeds (comparison of pixels: .157), in
-         one minute of training and half a minute of evaluation on two CPU cores
+Expect:  one_shot_accuracy .818 (one seed; comparison of pixels: .154), in one minute of
+         training and half a minute of evaluation on two CPU cores
 Quick:   python -m experiments glyphs --num-steps 40 --workdir runs/quick
 
 Nothing is downloaded: letters are drawn from the fonts that come with matplotlib. Each
@@ -90,6 +90,7 @@ NOISE = 0.1  # standard deviation, where ink is 1 and paper is 0
 # Pictures of users have dark ink on light paper. The encoder sees ink as 1, as the drawings
 # of `datasets.letters` have it.
 PREPARATION = Preparation(size=(32, 32), invert=True)
+SANS, MONO, SERIF = 3, 7, 11  # numbers of faces for the examples
 
 
 def build(config: Config) -> System:
@@ -130,11 +131,11 @@ def distort(key: jax.Array, ink: jax.Array) -> jax.Array:
     return jnp.clip(augment.random_noise(noise_key, ink, scale=NOISE), 0, 1)
 
 
-def distort_for_test(letters: Letters) -> Letters:
-    """Distorts every drawing once, in the same way for every seed."""
-    keys = jax.random.split(evaluation_key("distortion"), len(letters.images))
-    ink = jax.jit(jax.vmap(distort))(keys, jnp.asarray(letters.images) / 255)
-    return letters._replace(images=np.rint(255 * np.asarray(ink)).astype(np.uint8))
+def distort_for_test(images: np.ndarray) -> np.ndarray:
+    """Distorts each uint8 drawing once, in the same way for every seed."""
+    keys = jax.random.split(evaluation_key("distortion"), len(images))
+    ink = jax.jit(jax.vmap(distort))(keys, jnp.asarray(images) / 255)
+    return np.rint(255 * np.asarray(ink)).astype(np.uint8)
 
 
 def check_counts(config: Config, letters: Letters) -> None:
@@ -161,30 +162,23 @@ def check_counts(config: Config, letters: Letters) -> None:
 def write_examples(workdir: pathlib.Path, letters: Letters) -> list[str]:
     """Writes letters as picture files, and returns commands that apply the model to them.
 
-    Up to five letters are written to workdir/examples: the first letter in two faces and
-    the second in one, beside a folder "gallery" with all of them in a third face.
+    In workdir/examples there are a letter A in two faces and another letter B, and a folder
+    "gallery" with five letters in a third face.
     """
     folder = workdir / "examples"
     names = list(dict.fromkeys(letters.letters.tolist()))[:5]
-    first, second = names[:2]
-    a1, a2 = folder / "A1.png", folder / "A2.png"
-    faces = np.unique(letters.faces)[[0, 6, 3]]
-    for file, name, face in (
-        (a1, first, faces[0]),
-        (a2, first, faces[1]),
-        (folder / "B1.png", second, faces[0]),
-        *(
-            (folder / "gallery" / _plain_name(name) / "1.png", name, faces[2])
-            for name in names
-        ),
-    ):
+    a1, a2, b1 = (folder / f"{name}.png" for name in ("A1", "A2", "B1"))
+    pictures = [(a1, names[0], SANS), (a2, names[0], SERIF), (b1, names[1], SANS)]
+    for name in names:
+        pictures.append((folder / "gallery" / _plain_name(name) / "1.png", name, MONO))
+    for file, name, face in pictures:
         row = np.flatnonzero((letters.letters == name) & (letters.faces == face))[0]
         file.parent.mkdir(parents=True, exist_ok=True)
         _write_picture(file, letters.images[row])
     program, model = _program(), workdir / "model"
     return [
         f"{program} verify --model {model} {a1} {a2}",
-        f"{program} verify --model {model} {a1} {folder / 'B1.png'}",
+        f"{program} verify --model {model} {a1} {b1}",
         f"{program} identify --model {model} --gallery {folder / 'gallery'} --queries {a1}",
     ]
 
@@ -224,7 +218,8 @@ def main(config: Config) -> None:
     print("evaluating ...")
     evaluated = letters_one_shot.evaluate(
         system.model(trained.state),
-        distort_for_test(letters),
+        letters,
+        distort_for_test(letters.images),
         num_episodes=config.num_episodes,
         num_ways=config.num_ways,
         num_pairs=config.num_pairs,

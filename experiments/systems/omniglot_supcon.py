@@ -27,7 +27,7 @@ cosine of their embeddings. Four things make it accurate:
 4. Images are resized with anti-aliasing. The encoder is a residual network, trained by
    AdamW on a one-cycle cosine schedule, and its weights are averaged.
 
-omniglot_supcon.md lists what was tried. All settings were chosen on the ten validation
+RESULTS.md lists what was tried. All settings were chosen on the ten validation
 alphabets. In the test each question is answered on its own, by one model, from one view.
 The evaluation `ensembles` compares this with several models and views.
 """

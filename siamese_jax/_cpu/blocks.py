@@ -91,8 +91,8 @@ def convolve_and_pool(
     axes = (3, 4) if images_last else (0, 2)
     sums = bilinear(Bilinear(*forms, image_axes=axes), x, kernel)
     if images_last:
-        return largest_along(sums, 0)
-    return jnp.transpose(largest_along(sums, 3), (2, 0, 1, 3))
+        return largest_along(sums, 0, 3)
+    return jnp.transpose(largest_along(sums, 3, 2), (2, 0, 1, 3))
 
 
 # The bilinear map -----------------------------------------------------------------------

@@ -71,6 +71,21 @@ def bilinear(maps: Bilinear, x: Array, kernel: Array) -> Array:
     return _bilinear_p.bind(*alike(x, kernel), maps=maps, form="forward")
 
 
+def elementwise(
+    fn: Callable[..., tuple[Array, ...]],
+    *args: Array,
+    image_axes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> list[Array]:
+    """Applies a function that treats images one by one; `vmap` joins a mapped axis to them.
+
+    Args:
+      fn: Function of arrays that returns a tuple of arrays.
+      *args: Arguments of fn.
+      image_axes: The axis of the images in each argument and in each result.
+    """
+    return _elementwise_p.bind(*args, fn=fn, image_axes=image_axes)
+
+
 def linear_by_transposition(
     forward: Callable[[Array], Array],
     x: Array,
@@ -187,3 +202,69 @@ def _bilinear_batched(
 ad.defbilinear(_bilinear_p, _to_first, _to_second)
 batching.primitive_batchers[_bilinear_p] = _bilinear_batched
 mlir.register_lowering(_bilinear_p, mlir.lower_fun(_bilinear_value, multiple_results=False))
+
+
+# Functions of one image each ------------------------------------------------------------
+
+_elementwise_p = Primitive("map_of_single_images")
+_elementwise_p.multiple_results = True
+
+
+@_elementwise_p.def_impl
+def _elementwise_value(
+    *args: Array, fn: Callable[..., Any], image_axes: Any
+) -> list[Array]:
+    return list(fn(*args))
+
+
+@_elementwise_p.def_abstract_eval
+def _elementwise_shape(*avals: Any, fn: Callable[..., Any], image_axes: Any) -> list[Any]:
+    return jax.make_jaxpr(fn)(*avals).out_avals
+
+
+def _elementwise_jvp(
+    primals: Sequence[Array],
+    tangents: Sequence[Any],
+    *,
+    fn: Callable[..., Any],
+    image_axes: Any,
+) -> tuple[list[Array], list[Array]]:
+    tangents = [ad.instantiate_zeros(tangent) for tangent in tangents]
+    values, changes = jax.jvp(fn, tuple(primals), tuple(tangents))
+    return list(values), list(changes)
+
+
+def _elementwise_batched(
+    args: Sequence[Array],
+    dims: Sequence[int | None],
+    *,
+    fn: Callable[..., Any],
+    image_axes: Any,
+) -> tuple[list[Array], list[int]]:
+    size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+    joined = []
+    for x, mapped, axis in zip(args, dims, image_axes[0], strict=True):
+        if mapped is None:
+            x = jnp.broadcast_to(jnp.expand_dims(x, axis), _with(x.shape, axis, size))
+        else:
+            x = jnp.moveaxis(x, mapped, axis)
+        shape = (*x.shape[:axis], size * x.shape[axis + 1], *x.shape[axis + 2 :])
+        joined.append(x.reshape(shape))
+    values = []
+    for y, axis in zip(
+        elementwise(fn, *joined, image_axes=image_axes), image_axes[1], strict=True
+    ):
+        num = y.shape[axis] // size
+        values.append(y.reshape(*y.shape[:axis], size, num, *y.shape[axis + 1 :]))
+    return values, list(image_axes[1])
+
+
+def _with(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
+    return (*shape[:axis], size, *shape[axis:])
+
+
+ad.primitive_jvps[_elementwise_p] = _elementwise_jvp
+batching.primitive_batchers[_elementwise_p] = _elementwise_batched
+mlir.register_lowering(
+    _elementwise_p, mlir.lower_fun(_elementwise_value, multiple_results=True)
+)

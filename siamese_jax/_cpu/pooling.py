@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from siamese_jax._cpu.maps import elementwise
 from siamese_jax._cpu.patches import materialized
 
 LARGEST_WINDOW = 8  # XLA compiles larger ones for many seconds
@@ -48,23 +49,43 @@ def gradients_of_largest(place: Array, gradient: Array, num: int) -> list[Array]
     ]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def largest_along(x: Array, axis: int) -> Array:
-    """Returns the largest values along an axis, which goes."""
-    return _largest_along_forward(x, axis)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def largest_along(x: Array, axis: int, image_axis: int) -> Array:
+    """Returns the largest values along an axis, which goes.
+
+    Args:
+      x: Numbers.
+      axis: The axis of what is compared.
+      image_axis: The axis of the images in the result.
+    """
+    return _largest_along_forward(x, axis, image_axis)[0]
 
 
-def _largest_along_forward(x: Array, axis: int) -> tuple[Array, tuple[Array, int]]:
-    values = [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(x.shape[axis])]
-    largest, place = first_largest(values)
-    return largest, (place, x.shape[axis])
+def _largest_along_forward(
+    x: Array, axis: int, image_axis: int
+) -> tuple[Array, tuple[Array, int]]:
+    num = x.shape[axis]
+
+    def largest_and_place(x: Array) -> tuple[Array, Array]:
+        return first_largest(
+            [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(num)]
+        )
+
+    axes = (image_axis + (axis <= image_axis),), (image_axis, image_axis)
+    largest, place = elementwise(largest_and_place, x, image_axes=axes)
+    return largest, (place, num)
 
 
 def _largest_along_backward(
-    axis: int, residuals: tuple[Array, int], gradient: Array
+    axis: int, image_axis: int, residuals: tuple[Array, int], gradient: Array
 ) -> tuple[Array]:
     place, num = residuals
-    return (jnp.stack(gradients_of_largest(place, gradient, num), axis),)
+
+    def to_x(place: Array, gradient: Array) -> tuple[Array]:
+        return (jnp.stack(gradients_of_largest(place, gradient, num), axis),)
+
+    axes = (image_axis, image_axis), (image_axis + (axis <= image_axis),)
+    return tuple(elementwise(to_x, place, gradient, image_axes=axes))
 
 
 largest_along.defvjp(_largest_along_forward, _largest_along_backward)

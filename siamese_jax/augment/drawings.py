@@ -65,7 +65,8 @@ def center(
     offsets = ink_offsets(image, threshold=threshold)
     height, width, _ = image.shape
     still = jnp.eye(2, 3, dtype=offsets.dtype)
-    return warp(image, affine_coordinates(still, (height, width)) + offsets, fill=fill)
+    coordinates = affine_coordinates(still, (height, width)) + offsets[None, None]
+    return warp(image, coordinates, fill=fill)
 
 
 def random_thickness(
@@ -103,7 +104,7 @@ def random_thickness(
     return image + change * (_largest_around(sign * image) - sign * image)
 
 
-def _middle(on: Bool[Array, "size"]) -> Array:
+def _middle(on: Bool[Array, " size"]) -> Array:
     """Middle of the first and the last True, from the middle of the axis; 0 if none is."""
     last = len(on) - 1
     ends = jnp.argmax(on) + last - jnp.argmax(on[::-1])

@@ -134,10 +134,10 @@ def warp(
 
     _, _, channels = image.shape
     # Each output pixel is a weighted sum over a window of 2 x 2 pixels. With a border of
-    # `fill`, every window lies inside. One gather of windows and one sum are faster on a CPU
-    # than four gathers, and XLA does not compute a sum anew for each of its uses.
+    # `fill`, every window lies inside. One gather of windows and one sum are faster on a
+    # CPU than four gathers, because XLA does not compute a sum anew for each of its uses.
     padded = jnp.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=fill)
-    beyond = jnp.array(image.shape[:2], coordinates.dtype)
+    beyond = jnp.array(image.shape[:2], coordinates.dtype)[None, None]
     coordinates = jnp.clip(coordinates, -1, beyond)
     first = jnp.minimum(jnp.floor(coordinates), beyond - 1)
     windows = lax.gather(
@@ -149,10 +149,11 @@ def warp(
         slice_sizes=(2, 2, channels),
         mode="clip",
     )
-    second = coordinates - first
-    rows, columns = jnp.moveaxis(jnp.stack([1 - second, second], axis=-1), 2, 0)
-    weights = rows[:, :, :, None, None] * columns[:, :, None, :, None]
-    return jnp.sum(windows * weights, axis=(2, 3)).astype(image.dtype)
+    down, right = jnp.split(coordinates - first, 2, axis=-1)
+    up, left = 1 - down, 1 - right
+    weights = jnp.stack([up * left, up * right, down * left, down * right], axis=-2)
+    corners = windows.reshape(*windows.shape[:2], 4, channels)
+    return jnp.sum(weights * corners, axis=-2).astype(image.dtype)
 
 
 # Affine maps ----------------------------------------------------------------------------
@@ -285,9 +286,10 @@ def affine_coordinates(
     if matrix.shape != (2, 3):
         raise ValueError(f"matrix must have shape (2, 3); got {matrix.shape}")
     height, width = image_size
-    grid = jnp.mgrid[:height, :width].astype(matrix.dtype)
-    turned = jnp.einsum("ij,jhw->hwi", matrix[:, :2], grid, precision="highest")
-    return turned + matrix[None, None, :, 2]
+    rows = jnp.arange(height, dtype=matrix.dtype)[:, None, None]
+    columns = jnp.arange(width, dtype=matrix.dtype)[None, :, None]
+    down, right, offset = matrix[:, 0], matrix[:, 1], matrix[:, 2]
+    return down[None, None] * rows + right[None, None] * columns + offset[None, None]
 
 
 def _inverse(matrix: Float[Array, "2 2"]) -> Float[Array, "2 2"]:
@@ -339,11 +341,11 @@ def sample_elastic(
 ) -> Float[Array, "height width 2"]:
     """Draws smooth random displacements, in pixels, to add to coordinates.
 
-    Gaussian noise on a grid of points that are `sigma` apart, from 4 sigma before the image
-    to 4 sigma behind it, is smoothed by a Gaussian of standard deviation `sigma`, and scaled
-    so that each displacement is normal with mean 0 and standard deviation `scale`, at the
-    borders too. Simard et al. smooth uniform noise of every pixel, which is weaker at the
-    borders.
+    Gaussian noise is drawn on a grid of points that are `sigma` apart, from 4 sigma before
+    the image to 4 sigma behind it. It is smoothed by a Gaussian of standard deviation
+    `sigma`, and scaled so that each displacement is normal with mean 0 and standard
+    deviation `scale`, at the borders too. Simard et al. smooth uniform noise of every
+    pixel, which is weaker at the borders.
 
     Args:
       key: A JAX key.

@@ -1,8 +1,8 @@
-"""One row for each public function: what the contract tests need to know of it.
+"""A table with one row for each public function, which the contract tests run over.
 
-A new function needs one row here; `test_api.py` fails until it has one. For a new loss the
-row is its name, its kind, how its inputs are made, its oracle, and every option worth a
-value. It is then under every contract of its kind.
+Every new function needs a row. `test_api.py` fails if the row is missing. The row of a loss
+has its name, its kind, a function that makes its inputs, its reference implementation, and
+the options to test. `test_contract.py` then checks every contract of this kind.
 """
 
 from tests.cases.augment import AUGMENT

@@ -1,4 +1,4 @@
-"""Rows of the table: distortions of one image."""
+"""Rows of the contract table for distortions of one image."""
 
 import jax.numpy as jnp
 import numpy as np

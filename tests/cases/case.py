@@ -1,9 +1,9 @@
-"""What the contract tests need to know of a public function.
+"""Describes a public function to the contract tests.
 
-A `Case` names a function and its kind. From the kind follow the contracts it is under; a
-function that is not under one of them says so, with the reason: `exempt={Contract.HALF:
-"counts, not numbers of the inputs' type"}`. `test_contract.py` has the check of each
-contract, and a test that every exemption is needed.
+A `Case` names a function and its kind. The kind decides which contracts are checked. If one
+of them does not apply to the function, its row exempts it and gives the reason:
+`exempt={Contract.HALF: "counts, not numbers of the inputs' type"}`. `test_contract.py` has
+the check of each contract, and a test that every exemption is needed.
 """
 
 import enum

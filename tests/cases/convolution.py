@@ -1,4 +1,4 @@
-"""Rows of the table: convolution and pooling."""
+"""Rows of the contract table for convolution and pooling."""
 
 import jax.numpy as jnp
 

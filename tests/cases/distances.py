@@ -1,4 +1,4 @@
-"""Rows of the table: distances."""
+"""Rows of the contract table for distances."""
 
 from functools import partial
 

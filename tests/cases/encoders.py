@@ -1,4 +1,4 @@
-"""Rows of the table: functions among the encoders."""
+"""Rows of the contract table for functions of the encoders."""
 
 import math
 

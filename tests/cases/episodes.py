@@ -1,4 +1,4 @@
-"""Rows of the table: episodes."""
+"""Rows of the contract table for episodes."""
 
 import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""Rows of the table: losses and miners."""
+"""Rows of the contract table for losses and miners."""
 
 import jax.numpy as jnp
 import numpy as np

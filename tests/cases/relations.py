@@ -1,4 +1,4 @@
-"""Rows of the table: relations and reductions."""
+"""Rows of the contract table for relations and reductions."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Rows of the table: samplers."""
+"""Rows of the contract table for samplers."""
 
 import jax.numpy as jnp
 import numpy as np

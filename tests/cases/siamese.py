@@ -1,4 +1,4 @@
-"""Rows of the table: siamese networks."""
+"""Rows of the contract table for siamese networks."""
 
 import jax.numpy as jnp
 import numpy as np

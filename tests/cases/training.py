@@ -1,4 +1,4 @@
-"""Rows of the table: training and batching."""
+"""Rows of the contract table for training and batching."""
 
 from functools import partial
 

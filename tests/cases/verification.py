@@ -1,4 +1,4 @@
-"""Rows of the table: verification."""
+"""Rows of the contract table for verification."""
 
 import jax.numpy as jnp
 import numpy as np

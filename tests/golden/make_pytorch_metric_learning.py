@@ -1,19 +1,22 @@
-"""Writes pytorch_metric_learning.json: what another library computes on a small batch.
+"""Writes pytorch_metric_learning.json: losses of a small batch from another library.
 
-Not a test, and not needed by one. It runs in an environment of its own:
+The tests read the JSON file and do not run this script. It needs a separate environment:
 
     pip install torch==2.13.0 pytorch-metric-learning==2.9.0 numpy==2.4.6
     python make_pytorch_metric_learning.py
 
-What makes its numbers comparable with ours:
+The other library differs from ours in these points:
 
-* `ContrastiveLoss` does not square, and averages positives and negatives apart. So its
-  hinges are written pair by pair, null where there is no pair: ours is factor * hinge^2.
-* `TripletMarginLoss` counts every triplet with `MeanReducer`, and with `AvgNonZeroReducer`
-  those with a positive hinge: our `active_only`.
-* `SupConLoss` gives an anchor without a positive the loss 0. `AvgNonZeroReducer` drops it,
-  as we do; `MeanReducer` divides by all n anchors, which is our total / n.
-* `torch.cdist` computes from differences up to 25 rows; beyond, by an inexact expansion.
+* `ContrastiveLoss` does not square, and it averages positives and negatives separately. The
+  file therefore has the hinge of each pair, or null where there is no pair. Our loss is
+  factor * hinge^2.
+* `TripletMarginLoss` averages over all triplets with `MeanReducer`. With
+  `AvgNonZeroReducer` it averages over those with a positive hinge, like our `active_only`.
+* `SupConLoss` gives an anchor without a positive the loss 0. `AvgNonZeroReducer` leaves the
+  anchor out, as our loss does. `MeanReducer` divides by all n anchors, which equals our
+  sum_terms / n.
+* `torch.cdist` computes from differences up to 25 rows. For more rows it uses an inexact
+  expansion.
 """
 
 import json
