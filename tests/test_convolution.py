@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from jax import export, lax
 
-from siamese_jax import _fourier, convolution
-from siamese_jax.convolution import convolve_and_pool, max_pool
+from siamese_jax import convolution
+from siamese_jax._cpu import blocks, fourier
+from siamese_jax.convolution import max_pool
+from siamese_jax.encoders._pooled import pooled_convolution
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +34,17 @@ def by_lax(x, kernel, strides=(1, 1), padding="VALID", **options):
 def pool_by_lax(x, window):
     size = (1, window, window, 1)
     return lax.reduce_window(x, -jnp.inf, lax.max, size, size, "VALID")
+
+
+def convolve_and_pool(x, kernel, window, *, layout="NHWC"):
+    """What `nn.Conv` is given, or the form for images last, summed in float32."""
+    if layout == "NHWC":
+        return pooled_convolution(window)(x, kernel, (1, 1), "VALID")
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    found = blocks.convolve_and_pool(
+        x.astype(wide), kernel.astype(wide), window, images_last=True
+    )
+    return found.astype(x.dtype)
 
 
 def pooled_by_lax(window, layout, x, kernel):
@@ -73,13 +86,13 @@ def assert_same(found, wanted, rtol=1e-10):
 def tilings(monkeypatch):
     """What was chosen at each call, None for patches."""
     chosen = []
-    best_tilings = convolution._best_tilings
+    best_tilings = fourier.best_tilings
 
     def noted(*shapes):
         chosen.append(best_tilings(*shapes))
         return chosen[-1]
 
-    monkeypatch.setattr(convolution, "_best_tilings", noted)
+    monkeypatch.setattr(fourier, "best_tilings", noted)
     return chosen
 
 
@@ -141,34 +154,6 @@ def test_value_and_gradients_are_those_of_lax(
     assert_same(found, wanted)
 
 
-@pytest.mark.parametrize("num_tiles", [1, 2, 3])
-@pytest.mark.parametrize(("height", "width"), [((3, 7), (4, 9)), ((2, 12), (1, 5))])
-def test_a_convolution_by_tiles_of_any_size(height, width, num_tiles):
-    # kernels and outputs of height and width; tiles of even and of odd sizes; the last of
-    # several is ragged, or is not there where the outputs come out even
-    with jax.enable_x64(True):
-        tilings = [
-            _fourier.Tiling(-(-outputs // num_tiles) + kernel - 1 + extra, kernel, outputs)
-            for (kernel, outputs), extra in zip((height, width), (0, 1), strict=True)
-        ]
-        sizes = [outputs + kernel - 1 for kernel, outputs in (height, width)]
-        args = normal((2, *sizes, 3), (height[0], width[0], 3, 2), dtype=jnp.float64)
-        found = with_gradients(lambda x, k: _fourier.convolve(x, k, *tilings), *args)
-        wanted = with_gradients(by_lax, *args)
-    assert_same(found, wanted)
-
-
-def test_tiles_are_of_all_kinds():
-    tilings = [
-        _fourier.Tiling(-(-outputs // num) + kernel - 1 + extra, kernel, outputs)
-        for num in (1, 2, 3)
-        for kernel, outputs, extra in ((3, 7, 0), (4, 9, 1), (2, 12, 0), (1, 5, 1))
-    ]
-    assert {t.size % 2 for t in tilings} == {0, 1}
-    assert {t.num_tiles for t in tilings} >= {1, 2, 3}
-    assert {t.num_tiles * t.step == t.outputs for t in tilings} == {True, False}
-
-
 GROUPED = {
     "grouped": {"feature_group_count": 2},
     "batch groups": {"batch_group_count": 2},
@@ -213,35 +198,6 @@ def test_options_that_say_nothing_leave_it_plain(tilings, options):
 
 
 # Rounding -------------------------------------------------------------------------------
-
-
-# image, kernel: the second is Koch's second kernel, of few channels
-@pytest.mark.parametrize(
-    ("image", "kernel"),
-    [
-        ((2, 16, 14, 16), (5, 4, 16, 16)),
-        ((2, 24, 24, 4), (7, 7, 4, 6)),
-        ((2, 48, 48, 2), (7, 7, 2, 3)),
-    ],
-)
-@pytest.mark.parametrize("offset", [0.0, 1.0])
-def test_float32_is_as_exact_as_the_direct_sum(image, kernel, offset):
-    # without an offset the sums cancel; with it they do not
-    sizes = [(image[i], kernel[i - 1], image[i] - kernel[i - 1] + 1) for i in (1, 2)]
-    tilings = [_fourier.Tiling(*size) for size in sizes]
-    x, k = (a + offset for a in normal(image, kernel))
-    found = with_gradients(lambda x, k: _fourier.convolve(x, k, *tilings), x, k)
-    with jax.enable_x64(True):
-        exact = [a.astype(jnp.float64) for a in (x, k)]
-        (weights,) = normal(found[0].shape, seed=1)
-        weights = weights.astype(jnp.float64)
-        wanted = pulled_back(by_lax, weights, *exact)
-        # sums of magnitudes, against which errors are measured
-        magnitudes = pulled_back(by_lax, *map(jnp.abs, (weights, *exact)))
-        rows = zip(*map(jax.tree.leaves, (found, wanted, magnitudes)), strict=True)
-        for a, b, magnitude in rows:
-            assert a.dtype == jnp.float32
-            assert jnp.abs(a - b).max() <= 2e-6 * magnitude.max()
 
 
 WAYS = {
@@ -489,87 +445,3 @@ def test_windows_that_do_not_fit_are_refused(window):
     for shape in ((1, 4, 7, 1), (1, 7, 4, 1)):
         with pytest.raises(ValueError, match=f"from 1 to 4, the smaller .* got {window}"):
             max_pool(jnp.ones(shape), window)
-
-
-# Convolution and pooling in one ---------------------------------------------------------
-
-
-@pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
-@pytest.mark.parametrize(
-    ("image", "kernel", "window", "is_block"),
-    [
-        ((3, 8, 7, 1), (3, 3, 1, 4), 1, True),
-        ((3, 8, 7, 2), (3, 3, 2, 4), 2, True),
-        ((3, 9, 7, 3), (2, 4, 3, 2), 2, True),
-        ((3, 9, 8, 2), (3, 2, 2, 4), 3, True),
-        ((3, 5, 6, 2), (3, 4, 2, 4), 3, True),  # one block
-        ((3, 5, 6, 2), (5, 6, 2, 4), 1, True),  # one output
-        ((3, 9, 8, 16), (5, 4, 16, 16), 2, False),
-        ((3, 10, 9, 16), (3, 2, 16, 5), 3, False),
-        ((3, 5, 4, 64), (2, 2, 64, 3), 1, False),
-    ],
-)
-def test_one_product_equals_convolution_then_pooling(
-    monkeypatch, image, kernel, window, is_block, layout
-):
-    blocks = []
-    block_maxima = convolution._block_maxima
-    monkeypatch.setattr(
-        convolution, "_block_maxima", lambda *args: blocks.append(0) or block_maxima(*args)
-    )
-    with jax.enable_x64(True):
-        x, k = normal(image, kernel, dtype=jnp.float64)
-        x = x if layout == "NHWC" else jnp.transpose(x, CHWN_AXES)
-        found = with_gradients(
-            lambda x, k: convolve_and_pool(x, k, window, layout=layout), x, k
-        )
-        wanted = with_gradients(partial(pooled_by_lax, window, layout), x, k)
-    assert bool(blocks) == is_block
-    assert_same(found, wanted)
-
-
-@pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
-@pytest.mark.parametrize("features", [2, 64])
-def test_of_equal_sums_the_first_is_chosen(layout, features):
-    # all sums are equal; `lax` gives the first the gradient
-    channels = features  # few: in one; many: apart
-    x, k = jnp.ones((2, 5, 4, channels)), jnp.ones((2, 2, channels, 3))
-    x = x if layout == "NHWC" else jnp.transpose(x, CHWN_AXES)
-    found = with_gradients(lambda x, k: convolve_and_pool(x, k, 2, layout=layout), x, k)
-    wanted = with_gradients(partial(pooled_by_lax, 2, layout), x, k)
-    assert_same(found, wanted, rtol=1e-6)
-
-
-@pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
-def test_halves_of_blocks_are_summed_in_float32(dtype, layout):
-    turn = (0, 1, 2, 3) if layout == "NHWC" else CHWN_AXES
-    x, k, weights = normal((3, 8, 7, 4), (3, 3, 4, 4), (3, 3, 2, 4), dtype=dtype)
-
-    @partial(fast_jit, static_argnums=0)
-    def apply(fn, x, k, weights):
-        y, back = jax.vjp(fn, x, k)
-        return y, *back(weights)
-
-    found = apply(
-        lambda x, k: jnp.transpose(
-            convolve_and_pool(jnp.transpose(x, turn), k, 2, layout=layout), turn
-        ),
-        *(x, k, weights),
-    )
-    wide = (a.astype(jnp.float32) for a in (x, k, weights))
-    wanted = apply(partial(pooled_by_lax, 2, "NHWC"), *wide)
-    for a, b in zip(found, wanted, strict=True):
-        assert a.dtype == dtype
-        # one rounding, at the end
-        limit = 0.51 * jnp.finfo(dtype).eps * np.abs(b) + 2e-6 * np.abs(b).max()
-        assert (np.abs(a.astype(jnp.float32) - b) <= limit).all()
-
-
-@pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
-def test_large_windows_are_those_of_lax(layout):
-    x, k = normal((2, 11, 10, 1), (2, 2, 1, 3))
-    x = x if layout == "NHWC" else jnp.transpose(x, CHWN_AXES)
-    found = with_gradients(lambda x, k: convolve_and_pool(x, k, 9, layout=layout), x, k)
-    wanted = with_gradients(partial(pooled_by_lax, 9, layout), x, k)
-    assert_same(found, wanted, rtol=1e-5)

@@ -8,7 +8,9 @@ import pytest
 
 from siamese_jax import encoders
 from siamese_jax.distances import euclidean_distance
-from siamese_jax.siamese import twin
+from siamese_jax.encoders import residual, tutorials
+from siamese_jax.encoders._images_last import SWAP, PooledConv
+from siamese_jax.siamese import from_flax, twin
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +42,7 @@ def shapes(module, *inputs):
             4,
         ),
         (
-            encoders.ResidualConv(stem=4, widths=(4, 8), num_blocks=2, dim=3),
+            encoders.ResNet(stem=4, widths=(4, 8), num_blocks=2, dim=3),
             (24, 16),
             # kernels; scales and biases; what is left of 24 x 16 after four halvings
             (100 + 4 * 144 + 288 + 3 * 576 + 32) + 2 * (5 * 4 + 4 * 8) + 1 * 1 * 8 * 3 + 3,
@@ -146,19 +148,24 @@ def test_conv_is_the_convolution_of_flax_with_relu_and_pooling(
 ):
     images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 13, 12, channels)))
     images = images.astype(jnp.float32)
-    conv = encoders.Conv(4, 3, stride, window, layout, bias_init=nn.initializers.normal())
+    glorot, normal = nn.initializers.glorot_uniform(), nn.initializers.normal()
+    if layout == "CHWN":
+        conv = PooledConv(4, 3, window, glorot)
+    else:
+        conv = tutorials._conv(4, 3, stride=stride, window=window, bias_init=normal)
     plain = nn.Conv(
         4,
         (3, 3),
         stride,
         padding="VALID",
-        kernel_init=nn.initializers.glorot_uniform(),
-        bias_init=nn.initializers.normal(),
+        kernel_init=glorot,
+        bias_init=nn.initializers.zeros if layout == "CHWN" else normal,
     )
     turn = (3, 1, 2, 0) if layout == "CHWN" else (0, 1, 2, 3)  # its own inverse
 
     def ours(variables, images):
-        return jnp.transpose(conv.apply(variables, jnp.transpose(images, turn)), turn)
+        x = conv.apply(variables, jnp.transpose(images, turn))
+        return nn.relu(jnp.transpose(x, turn))
 
     def of_flax(variables, images):
         x = nn.relu(plain.apply(variables, images))
@@ -177,12 +184,6 @@ def test_conv_is_the_convolution_of_flax_with_relu_and_pooling(
         np.testing.assert_allclose(a, b, atol=3e-5 * np.abs(b).max())
     value, exact = (jax.jit(fn)(variables, images) for fn in (ours, of_flax))
     np.testing.assert_allclose(value, exact, atol=1e-5)
-
-
-def test_conv_refuses_strides_in_the_layout_of_pooling():
-    conv = encoders.Conv(4, 3, 2, layout="CHWN")
-    with pytest.raises(ValueError, match="layout CHWN needs a stride of 1; got 2"):
-        shapes(conv, jnp.zeros((1, 9, 9, 1)))
 
 
 @pytest.mark.parametrize("stride", [1, 3])
@@ -319,10 +320,10 @@ def test_dropout_decides_by_the_hash_of_number_and_key(shape):
 
 
 def residual_by_hand(params, statistics, images):
-    """`ResidualConv(4, (4, 8), 1)` in inference: NHWC, `lax`, formulas of the paper."""
+    """`ResNet(4, (4, 8), 1)` in inference: NHWC, `lax`, formulas of the paper."""
 
     def convolve(x, name, stride=1):
-        kernel = jnp.transpose(params[f"_ConvCHWN_{name}"]["kernel"], (1, 2, 3, 0))
+        kernel = params[f"Conv_{name}"]["kernel"]
         layout = ("NHWC", "HWIO", "NHWC")
         strides = (stride, stride)
         return jax.lax.conv_general_dilated(
@@ -350,7 +351,7 @@ def residual_by_hand(params, statistics, images):
 def test_the_residual_net_is_that_of_the_paper_and_bfloat16_is_near_it():
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.random((3, 24, 16, 1)), jnp.float32)
-    encoder = encoders.ResidualConv(stem=4, widths=(4, 8), dim=5)
+    encoder = encoders.ResNet(stem=4, widths=(4, 8), dim=5)
     variables = jax.jit(encoder.init)(KEY, images)
     varied = jax.tree.map(lambda leaf: leaf + 0.3 * rng.random(leaf.shape), variables)
     found = jax.jit(encoder.apply)(varied, images)
@@ -364,7 +365,7 @@ def test_the_residual_net_is_that_of_the_paper_and_bfloat16_is_near_it():
 
 def test_the_residual_net_in_training_normalises_by_its_batch_and_keeps_count():
     images = jax.random.uniform(KEY, (8, 16, 16, 1))
-    encoder = encoders.ResidualConv(stem=4, widths=(4,), dim=3, dtype=jnp.bfloat16)
+    encoder = encoders.ResNet(stem=4, widths=(4,), dim=3, dtype=jnp.bfloat16)
     variables = jax.jit(encoder.init)(KEY, images)
 
     @jax.jit
@@ -380,7 +381,191 @@ def test_the_residual_net_in_training_normalises_by_its_batch_and_keeps_count():
         assert leaf.dtype == jnp.float32
         assert np.isfinite(leaf).all()
         assert leaf.any()
-    kernel = variables["params"]["_ConvCHWN_0"]["kernel"]
-    stem = encoders.convolution_chwn(images.transpose(3, 1, 2, 0), kernel, stride=2)
-    mean = jnp.mean(encoders.max_pool(stem, 2), axis=(1, 2, 3))
+    kernel = variables["params"]["Conv_0"]["kernel"]
+    stem = jax.lax.conv_general_dilated(
+        images, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    mean = jnp.mean(nn.max_pool(stem, (2, 2), (2, 2)), axis=(0, 1, 2))
     np.testing.assert_allclose(changed["BatchNorm_0"]["mean"], 0.1 * mean, atol=2e-3)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_residual_net_is_the_same_in_both_layouts(dtype):
+    images = jax.random.uniform(KEY, (4, 24, 16, 1))
+    layers = [
+        residual._ResNetLayers(4, (4, 8), 2, 3, dtype, last) for last in (False, True)
+    ]
+    variables = jax.jit(layers[0].init)(KEY, images)
+    own = jax.jit(layers[1].init)(KEY, images)
+    jax.tree.map(np.testing.assert_array_equal, own, variables)
+
+    def loss(net, params):
+        embeddings, changed = net.apply(
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+        )
+        return jnp.mean(embeddings**2), (embeddings, changed)
+
+    wanted, found = (
+        jax.jit(jax.value_and_grad(lambda p, net=net: loss(net, p), has_aux=True))(
+            variables["params"]
+        )
+        for net in layers
+    )
+    limit = 2e-5 if dtype == jnp.float32 else 0.15
+    for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        assert np.abs(a - b).max() <= limit * max(np.abs(b).max(), 1e-2)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_the_net_of_faces_is_the_same_in_both_layouts_and_drops_the_same(stride, train):
+    images = jax.random.uniform(KEY, (3, 56, 46, 1))
+    sizes = stride, (0.3, 0.3, 0.3), 5
+    variables = jax.jit(tutorials._OrlLayers(*sizes).init)(KEY, images)
+    rngs = {"dropout": jax.random.key(1)}
+    wanted, found = (
+        tutorials._OrlLayers(*sizes, last).apply(variables, images, train=train, rngs=rngs)
+        for last in (False, True)
+    )
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    assert wanted.any()
+
+
+def test_dropout_numbers_the_entries_in_the_order_of_its_axes():
+    x = jnp.ones((3, 4, 5, 6))
+    rngs = {"dropout": KEY}
+    plain = encoders.Dropout(0.5).apply({}, x, train=True, rngs=rngs)
+    swapped = encoders.Dropout(0.5, SWAP).apply(
+        {}, jnp.transpose(x, SWAP), train=True, rngs=rngs
+    )
+    np.testing.assert_array_equal(jnp.transpose(swapped, SWAP), plain)
+
+
+# Every encoder --------------------------------------------------------------------------
+
+SMALL = {
+    "MnistConv": (encoders.MnistConv(8), (28, 28)),
+    "MnistMlp": (encoders.MnistMlp(dim=8), (28, 28)),
+    "MnistTower": (encoders.MnistTower(8), (28, 28)),
+    "OrlConv": (encoders.OrlConv(dim=4), (56, 46)),
+    "OrlConv, stride 3": (encoders.OrlConv(3, dim=4), (56, 46)),
+    "KochConv": (encoders.KochConv(8, (5, 4, 3, 3)), (53, 53)),
+    "ConvNet": (encoders.ConvNet((4, 8), 4), (12, 12)),
+    "ResNet": (encoders.ResNet(4, (4, 8), dim=4), (24, 24)),
+    "Standardized": (encoders.Standardized(encoders.ConvNet((4,), 4)), (8, 8)),
+    "GradientMap": (encoders.GradientMap(), (24, 20)),
+}
+EVERY = pytest.mark.parametrize(("module", "size"), SMALL.values(), ids=SMALL)
+
+
+@EVERY
+def test_a_pair_by_vmap_is_the_flattened_batch(module, size):
+    init, apply = from_flax(module)
+    pair = jax.random.uniform(KEY, (2, 3, *size, 1))
+    params, statistics = jax.jit(init)(KEY, pair[0])
+
+    def embed(params, x):
+        return apply(params, x, statistics=statistics)
+
+    def loss(fn, params, x):
+        return jnp.sum(jnp.sin(fn(params, x)))
+
+    found = jax.jit(jax.value_and_grad(lambda p: loss(twin(embed), p, pair)))(params)
+    flat = pair.reshape(6, *size, 1)
+    wanted = jax.jit(jax.value_and_grad(lambda p: loss(embed, p, flat)))(params)
+    for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        assert np.abs(a - b).max() <= 2e-5 * max(1e-3, np.abs(b).max())
+
+
+@EVERY
+def test_training_gives_embeddings_and_statistics(module, size):
+    init, apply = from_flax(module)
+    x = jax.random.uniform(KEY, (3, *size, 1))
+    params, statistics = jax.jit(init)(KEY, x)
+    embeddings, changed = jax.jit(
+        lambda p, s: apply(p, x, statistics=s, key=KEY, train=True)
+    )(params, statistics)
+    assert embeddings.shape == apply(params, x, statistics=statistics).shape
+    assert jax.tree.structure(changed) == jax.tree.structure(statistics)
+    for a, b in zip(*map(jax.tree.leaves, (changed, statistics)), strict=True):
+        assert (a != b).any()
+
+
+@EVERY
+def test_on_accelerators_it_is_the_plain_network(module, size):
+    """No transposes, no grouped convolutions, and a pair takes those of one batch."""
+    init, apply = from_flax(module)
+    params, statistics = jax.eval_shape(init, KEY, jnp.zeros((1, *size, 1)))
+
+    def embed(params, statistics, x):
+        return apply(params, x, statistics=statistics)
+
+    def loss(fn, params, statistics, x):
+        return jnp.sum(jnp.sin(fn(params, statistics, x)))
+
+    def lowered(fn, *shape):
+        x = jax.ShapeDtypeStruct((*shape, *size, 1), jnp.float32)
+        exported = jax.export.export(jax.jit(fn), platforms=("cuda",))
+        return exported(params, statistics, x).mlir_module()
+
+    def gradient(fn):
+        return jax.value_and_grad(lambda *args: loss(fn, *args))
+
+    paired = jax.vmap(embed, in_axes=(None, None, 0))
+    forward = lowered(embed, 6)
+    if not isinstance(module, encoders.GradientMap):  # whose einsums have them
+        assert "stablehlo.transpose" not in forward
+    for text, pairs in (
+        (forward, lowered(paired, 2, 3)),
+        (lowered(gradient(embed), 6), lowered(gradient(paired), 2, 3)),
+    ):
+        assert text.count("stablehlo.convolution") == pairs.count("stablehlo.convolution")
+        for line in (text + pairs).splitlines():
+            if "stablehlo.convolution" in line:
+                assert "batch_group_count = 1 " in line
+                assert "feature_group_count = 1 " in line
+    assert ("convolution" in forward) == any("Conv_" in str(k) for k in _paths(params))
+
+
+def _paths(params):
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+
+
+@EVERY
+def test_parameters_have_the_names_and_layout_of_flax(module, size):
+    params = jax.eval_shape(from_flax(module).init, KEY, jnp.zeros((1, *size, 1)))[0]
+    for path, leaf in jax.tree.leaves_with_path(params):
+        *_, layer, name = (entry.key for entry in path)
+        assert layer.rsplit("_", 1)[0] in ("Conv", "Dense", "BatchNorm")
+        assert name in ("kernel", "bias", "scale")
+        if layer.startswith("Conv") and name == "kernel":
+            assert leaf.shape[0] == leaf.shape[1] <= leaf.shape[3] + 1
+
+
+def test_standardized_images_hide_light_and_contrast():
+    net = encoders.Standardized(encoders.ConvNet((4,), 3))
+    images = jax.random.uniform(KEY, (3, 8, 8, 1))
+    variables = net.init(KEY, images)
+    found, other = (net.apply(variables, x) for x in (images, 0.5 * images + 0.3))
+    np.testing.assert_allclose(found, other, atol=0.02)
+    assert np.abs(found).max() > 0.1
+
+
+def test_oriented_gradients_by_hand():
+    # lighter downwards, evenly: one direction of four, the same in every inner cell
+    ramp = jnp.broadcast_to(jnp.linspace(0, 1, 24)[:, None], (24, 20))[None, :, :, None]
+    found = encoders.oriented_gradients(ramp, (6, 5), 4).reshape(6, 5, 4)
+    np.testing.assert_allclose(found[..., 1], 1, atol=0.06)  # sin 90 degrees: down
+    np.testing.assert_allclose(found[..., jnp.array([0, 2, 3])], 0, atol=1e-5)
+    upside_down = encoders.oriented_gradients(1 - ramp, (6, 5), 4).reshape(6, 5, 4)
+    np.testing.assert_allclose(upside_down[..., 3], found[..., 1], atol=1e-5)
+    # contrast and brightness change next to nothing
+    np.testing.assert_allclose(
+        encoders.oriented_gradients(0.5 * ramp + 0.2, (6, 5), 4).reshape(6, 5, 4),
+        found,
+        atol=0.1,
+    )
+    # the learnt map is the identity at first
+    net = encoders.GradientMap(cells=(6, 5), num_directions=4)
+    embedding, _ = net.init_with_output(jax.random.key(0), ramp)
+    np.testing.assert_allclose(embedding.reshape(6, 5, 4), found, rtol=1e-5, atol=1e-6)

@@ -88,10 +88,10 @@ def convolve_and_pool(
     image = (*x.shape[1:3], x.shape[0 if images_last else 3])
     sizes = _Sizes(window, image, kernel.shape[:2], images_last)
     forms = (partial(fn, sizes) for fn in (_sums, _to_images, _to_kernel))
-    axes = (3, 4) if images_last else (0, 2)
+    axes = None if images_last else (0, 2)
     sums = bilinear(Bilinear(*forms, image_axes=axes), x, kernel)
     if images_last:
-        return largest_along(sums, 0, 3)
+        return largest_along(sums, 0, None)
     return jnp.transpose(largest_along(sums, 3, 2), (2, 0, 1, 3))
 
 

@@ -7,6 +7,9 @@ the images, [2 * n, ...], and the product stays one product. Its derivative with
 the kernel is then one product too, since JAX differentiates what `vmap` has produced. With
 `vmap` outside of `grad` each mapped entry has its own kernel gradient, as it must be.
 
+Where the images are the last axis, joining would cut the rows of memory into pieces. There
+a mapped axis of few entries is taken entry by entry, each with products of its own.
+
 All derivatives, forward and reverse and of any order, come from the three forms of a
 bilinear map: its value, and its two transposes.
 
@@ -26,9 +29,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array
+
+_MOST_ONE_BY_ONE = 4  # inputs of a network, which are compared
 
 
 class Linear(NamedTuple):
@@ -52,13 +58,14 @@ class Bilinear(NamedTuple):
       forward: From images and kernel to values.
       to_images: From values and kernel to images.
       to_kernel: From images and values to the kernel.
-      image_axes: The axis of the images in the images and in the values.
+      image_axes: The axis of the images in the images and in the values, or None if images
+        are not to be joined.
     """
 
     forward: Callable[[Array, Array], Array]
     to_images: Callable[[Array, Array], Array]
     to_kernel: Callable[[Array, Array], Array]
-    image_axes: tuple[int, int] = (0, 0)
+    image_axes: tuple[int, int] | None = (0, 0)
 
 
 def linear(maps: Linear, x: Array) -> Array:
@@ -74,14 +81,15 @@ def bilinear(maps: Bilinear, x: Array, kernel: Array) -> Array:
 def elementwise(
     fn: Callable[..., tuple[Array, ...]],
     *args: Array,
-    image_axes: tuple[tuple[int, ...], tuple[int, ...]],
+    image_axes: tuple[tuple[int, ...], tuple[int, ...]] | None,
 ) -> list[Array]:
     """Applies a function that treats images one by one; `vmap` joins a mapped axis to them.
 
     Args:
       fn: Function of arrays that returns a tuple of arrays.
       *args: Arguments of fn.
-      image_axes: The axis of the images in each argument and in each result.
+      image_axes: The axis of the images in each argument and in each result, or None if
+        images are not to be joined.
     """
     return _elementwise_p.bind(*args, fn=fn, image_axes=image_axes)
 
@@ -122,6 +130,31 @@ def _folded(
     y = fn(x.reshape(*shape, first * num, *x.shape[axes[0] + 2 :]), *rest)
     shape = y.shape[: axes[1]]
     return y.reshape(*shape, size, num, *y.shape[axes[1] + 1 :]), axes[1]
+
+
+def _each(
+    fn: Callable[..., Sequence[Array]], args: Sequence[Array], dims: Sequence[int | None]
+) -> tuple[list[Array], list[int]]:
+    """Applies fn to each entry of the mapped axes, one by one if they are few."""
+    size = _mapped_size(args, dims)
+    if size > _MOST_ONE_BY_ONE:
+        values = jax.vmap(fn, tuple(dims))(*args)
+        return list(values), [0] * len(values)
+    entries = [
+        fn(
+            *(
+                x if axis is None else lax.index_in_dim(x, i, axis, keepdims=False)
+                for x, axis in zip(args, dims, strict=True)
+            )
+        )
+        for i in range(size)
+    ]
+    values = [jnp.stack(parts) for parts in zip(*entries, strict=True)]
+    return values, [0] * len(values)
+
+
+def _mapped_size(args: Sequence[Array], dims: Sequence[int | None]) -> int:
+    return next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
 
 
 def _abstract(fn: Callable[..., Array], *avals: Any) -> Any:
@@ -193,6 +226,9 @@ def _bilinear_batched(
     args: Sequence[Array], dims: Sequence[int | None], *, maps: Bilinear, form: str
 ) -> tuple[Array, int]:
     fn = partial(_bilinear_p.bind, maps=maps, form=form)
+    if maps.image_axes is None:
+        values, axes = _each(lambda a, b: [fn(a, b)], args, dims)
+        return values[0], axes[0]
     if form != "to_kernel" and dims[1] is None:
         axes = maps.image_axes if form == "forward" else maps.image_axes[::-1]
         return _folded(fn, axes, args[0], dims[0], args[1])
@@ -241,7 +277,9 @@ def _elementwise_batched(
     fn: Callable[..., Any],
     image_axes: Any,
 ) -> tuple[list[Array], list[int]]:
-    size = next(a.shape[d] for a, d in zip(args, dims, strict=True) if d is not None)
+    if image_axes is None:
+        return _each(partial(elementwise, fn, image_axes=None), args, dims)
+    size = _mapped_size(args, dims)
     joined = []
     for x, mapped, axis in zip(args, dims, image_axes[0], strict=True):
         if mapped is None:

@@ -7,6 +7,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,19 +51,20 @@ def gradients_of_largest(place: Array, gradient: Array, num: int) -> list[Array]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def largest_along(x: Array, axis: int, image_axis: int) -> Array:
+def largest_along(x: Array, axis: int, image_axis: int | None) -> Array:
     """Returns the largest values along an axis, which goes.
 
     Args:
       x: Numbers.
       axis: The axis of what is compared.
-      image_axis: The axis of the images in the result.
+      image_axis: The axis of the images in the result, or None if `vmap` is not to join
+        images.
     """
     return _largest_along_forward(x, axis, image_axis)[0]
 
 
 def _largest_along_forward(
-    x: Array, axis: int, image_axis: int
+    x: Array, axis: int, image_axis: int | None
 ) -> tuple[Array, tuple[Array, int]]:
     num = x.shape[axis]
 
@@ -71,21 +73,29 @@ def _largest_along_forward(
             [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(num)]
         )
 
-    axes = (image_axis + (axis <= image_axis),), (image_axis, image_axis)
+    axes = _axes(axis, image_axis)
     largest, place = elementwise(largest_and_place, x, image_axes=axes)
     return largest, (place, num)
 
 
 def _largest_along_backward(
-    axis: int, image_axis: int, residuals: tuple[Array, int], gradient: Array
+    axis: int, image_axis: int | None, residuals: tuple[Array, int], gradient: Array
 ) -> tuple[Array]:
     place, num = residuals
 
     def to_x(place: Array, gradient: Array) -> tuple[Array]:
         return (jnp.stack(gradients_of_largest(place, gradient, num), axis),)
 
-    axes = (image_axis, image_axis), (image_axis + (axis <= image_axis),)
+    axes = _axes(axis, image_axis)
+    axes = axes and axes[::-1]
     return tuple(elementwise(to_x, place, gradient, image_axes=axes))
+
+
+def _axes(axis: int, image_axis: int | None) -> Any:
+    """Returns the axes of images before and after the comparison."""
+    if image_axis is None:
+        return None
+    return (image_axis + (axis <= image_axis),), (image_axis, image_axis)
 
 
 largest_along.defvjp(_largest_along_forward, _largest_along_backward)

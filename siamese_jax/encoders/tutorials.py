@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from siamese_jax.convolution import convolution
 from siamese_jax.distances import euclidean_distance
+from siamese_jax.encoders._dense import dot_general
 from siamese_jax.encoders._images_last import SWAP, PooledConv, by_platform
 from siamese_jax.encoders._pooled import pooled_convolution
 from siamese_jax.siamese import weighted_l1_logits
@@ -39,7 +40,7 @@ def _normal(mean: float, deviation: float) -> nn.initializers.Initializer:
 
 
 def _dense(features: int) -> nn.Dense:
-    return nn.Dense(features, kernel_init=_KERAS_INIT)
+    return nn.Dense(features, kernel_init=_KERAS_INIT, dot_general=dot_general)
 
 
 def _conv(
@@ -223,7 +224,10 @@ class KochConv(nn.Module):
         x = _flatten(x)
         deviation = 0.01 * (9_216 / x.shape[1]) ** 0.5
         dense = nn.Dense(
-            self.dim, kernel_init=_normal(0.0, deviation), bias_init=_normal(0.5, 0.01)
+            self.dim,
+            kernel_init=_normal(0.0, deviation),
+            bias_init=_normal(0.5, 0.01),
+            dot_general=dot_general,
         )
         return nn.sigmoid(dense(x))
 
