@@ -58,8 +58,7 @@ def main(arguments: list[str]) -> None:
     from experiments.cli import command_line
 
     module = importlib.import_module(f"experiments.{rooms[0]}.{name}")
-    sys.argv = [f"python -m experiments {name}", *flags]
-    command_line(module.main, module.Config)
+    command_line(module.main, module.Config, flags)
 
 
 if __name__ == "__main__":

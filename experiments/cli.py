@@ -9,7 +9,7 @@ import logging
 import math
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from siamese_jax.errors import UserError
@@ -17,8 +17,10 @@ from siamese_jax.errors import UserError
 ConfigT = TypeVar("ConfigT")  # a frozen dataclass
 
 
-def command_line(main: Callable[[ConfigT], Any], config_type: type[ConfigT]) -> None:
-    """Runs a module's `main` with a configuration that is parsed from the command line.
+def command_line(
+    main: Callable[[ConfigT], Any], config_type: type[ConfigT], flags: Sequence[str]
+) -> None:
+    """Runs a module's `main` with a configuration that is parsed from flags.
 
     A `UserError` or `FileNotFoundError` ends the program with one line, `error: ...`, on
     the standard error stream and exit status 1. Flags that cannot be parsed end it with
@@ -30,16 +32,18 @@ def command_line(main: Callable[[ConfigT], Any], config_type: type[ConfigT]) -> 
       config_type: A dataclass with one flag for each field, parsed by the field's type. If
         it has an attribute `positional` that is true, fields without a default are
         positional arguments instead of flags.
+      flags: The command line after the module's name.
     """
     import tyro
 
     logging.getLogger("absl").setLevel(logging.ERROR)
-    if not {"-h", "--help"}.isdisjoint(sys.argv[1:]):
+    if not {"-h", "--help"}.isdisjoint(flags):
         # printed here, since tyro joins the lines of a description to paragraphs
         print((sys.modules[main.__module__].__doc__ or "").strip() + "\n")
     positional = getattr(config_type, "positional", False)
     config = tyro.cli(
         config_type,
+        args=flags,
         prog=f"python -m experiments {main.__module__.rsplit('.', 1)[-1]}",
         description="",
         config=(tyro.conf.PositionalRequiredArgs,) if positional else (),

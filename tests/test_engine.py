@@ -17,6 +17,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
+from experiments.__main__ import list_experiments
+from experiments.__main__ import main as run_experiment
 from experiments.engine import checkpoints, logs, loop, pair_batches
 from experiments.engine import config as settings
 from experiments.engine.config import RunConfig, only_when, stream
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = (
-    "--dataset digits --num-steps 40 --steps-per-call 2 --checkpoint-every 2 --batch-size 8"
+    "--dataset digits --num-steps 24 --steps-per-call 2 --checkpoint-every 2 --batch-size 8"
 ).split()
 
 
@@ -69,9 +71,9 @@ def test_a_run_killed_three_times_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     subprocess.run(command(unbroken, *SMALL), cwd=ROOT, check=True, capture_output=True)
     moments = (
-        lambda: has_logged(broken, 6),
-        lambda: has_logged(broken, 12) and is_saving(broken),
-        lambda: has_logged(broken, 20),
+        lambda: has_logged(broken, 4),
+        lambda: has_logged(broken, 8) and is_saving(broken),
+        lambda: has_logged(broken, 14),
     )
     for reached in moments:
         process = subprocess.Popen(
@@ -81,7 +83,7 @@ def test_a_run_killed_three_times_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
             stderr=subprocess.STDOUT,
         )
         while process.poll() is None and not reached():
-            time.sleep(0.0002)
+            time.sleep(0.002)
         assert process.poll() is None, process.stdout.read().decode()
         process.kill()
         process.communicate()
@@ -92,11 +94,11 @@ def test_a_run_killed_three_times_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
     subprocess.run(command(broken, *SMALL), cwd=ROOT, check=True, capture_output=True)
 
     (step, wanted), (last, found) = final_state(unbroken), final_state(broken)
-    assert step == last == 40
+    assert step == last == 24
     for a, b in zip(wanted, found, strict=True):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
     metrics = [logs.read_log(workdir) for workdir in (unbroken, broken)]
-    np.testing.assert_array_equal(metrics[1]["step"], np.arange(1, 41))
+    np.testing.assert_array_equal(metrics[1]["step"], np.arange(1, 25))
     np.testing.assert_array_equal(metrics[0]["loss"], metrics[1]["loss"])
     results = [
         json.loads((workdir / "results.json").read_text()) for workdir in (unbroken, broken)
@@ -105,26 +107,44 @@ def test_a_run_killed_three_times_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "status", "words"),
+    ("arguments", "words"),
     [
-        (["--num-stepz", "3"], 2, "num-stepz"),
-        (["--num-steps", "many"], 2, "many"),
-        (["--dataset", "mnist"], 1, "python -m experiments tfds mnist"),
+        (["mnist_mlp", "--num-stepz", "3"], "num-stepz"),
+        (["mnist_mlp", "--num-steps", "many"], "many"),
+        (["mnist"], "there is no 'mnist'; `python -m experiments` lists all"),
     ],
 )
-def test_wrong_flags_and_missing_data_are_named(tmp_path, flags, status, words):
+def test_wrong_flags_and_names_are_named(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_experiment(arguments)
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert words in printed.err + printed.out
+
+
+def test_missing_data_is_named_without_a_traceback(tmp_path):
     environment = {"TFDS_DATA_DIR": str(tmp_path / "nothing"), "JAX_PLATFORMS": "cpu"}
     result = subprocess.run(
-        command(tmp_path / "run", *flags),
+        command(tmp_path / "run", "--dataset", "mnist"),
         cwd=ROOT,
         env=environment | {"HOME": str(tmp_path)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert result.returncode == status
-    assert words in result.stderr + result.stdout
+    assert result.returncode == 1
+    assert "python -m experiments tfds mnist" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_everything_that_can_be_run_is_listed_by_room(capsys):
+    run_experiment([])
+    printed = capsys.readouterr().out
+    for room in ("systems", "evaluations", "datasets"):
+        assert f"(experiments/{room}):" in printed
+    for line in ("omniglot_koch  ", "lake_trials  ", "tfds  "):
+        assert line.strip() in printed
+    assert all(text.endswith(".") for text in list_experiments().values())
 
 
 # In this process ------------------------------------------------------------------------

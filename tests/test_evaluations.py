@@ -5,7 +5,6 @@ import doctest
 import importlib
 import json
 import pathlib
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -515,11 +514,10 @@ def test_every_command_is_listed_and_names_itself():
 
 
 @pytest.mark.parametrize("name", ["ensembles", "lake_trials", "within_alphabet"])
-def test_help_shows_the_header_line_by_line(name, monkeypatch, capsys):
+def test_help_shows_the_header_line_by_line(name, capsys):
     module = importlib.import_module(f"experiments.evaluations.{name}")
-    monkeypatch.setattr(sys, "argv", ["experiments", "--help"])
     with pytest.raises(SystemExit) as caught:
-        cli.command_line(module.main, module.Config)
+        cli.command_line(module.main, module.Config, ["--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     assert shown.startswith(module.__doc__)

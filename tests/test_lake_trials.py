@@ -3,7 +3,6 @@
 import doctest
 import json
 import math
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -183,14 +182,11 @@ def test_a_place_for_figures_that_is_none_is_refused_before_any_work(tmp_path, p
         lake_trials.main(config)
 
 
-def test_user_errors_end_a_command_with_status_1_and_one_line(
-    tmp_path, monkeypatch, capsys
-):
+def test_user_errors_end_a_command_with_status_1_and_one_line(tmp_path, capsys):
     flags = ["--method", "hausdorff", "--runs", str(tmp_path / "none.zip")]
     for more, status, words in (([], 1, "error: "), (["--runz", "3"], 2, "runz")):
-        monkeypatch.setattr(sys, "argv", ["lake_trials", *flags, *more])
         with pytest.raises(SystemExit) as caught:
-            cli.command_line(lake_trials.main, lake_trials.Config)
+            cli.command_line(lake_trials.main, lake_trials.Config, [*flags, *more])
         assert caught.value.code == status
         assert words in capsys.readouterr().err
 
