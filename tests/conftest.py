@@ -32,8 +32,10 @@ def _release_programs():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Marks as quick what is not marked as slow, before `-m` selects."""
+    """Marks examples in documents as slow, and all that is not slow as quick."""
     for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.quick)
 

@@ -21,6 +21,8 @@ from tests.test_convolution import (
     with_gradients,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("layout", ["NHWC", "CHWN"])
 @pytest.mark.parametrize(

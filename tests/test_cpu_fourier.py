@@ -13,6 +13,8 @@ from tests.test_convolution import (
     with_gradients,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("num_tiles", [1, 2, 3])
 @pytest.mark.parametrize(("height", "width"), [((3, 7), (4, 9)), ((2, 12), (1, 5))])

@@ -16,6 +16,8 @@ from tests.test_convolution import (
     with_gradients,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def side_by_side_by_lax(stride, x, kernel):
     layout = ("CHWN", "HWIO", "CHWN")

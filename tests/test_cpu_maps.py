@@ -11,6 +11,8 @@ from siamese_jax import convolution
 from siamese_jax._cpu import blocks, maps
 from tests.test_convolution import by_lax, normal, pool_by_lax
 
+pytestmark = pytest.mark.slow
+
 WAYS = {
     "patches": ((2, 3, 6, 5, 2), (3, 2, 2, 4)),
     "Fourier": ((2, 2, 9, 8, 16), (5, 4, 16, 16)),

@@ -63,6 +63,7 @@ def test_collapsed_points_take_the_way_through_all_rows(num_columns):
     np.testing.assert_allclose(matrix, wanted, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["euclidean_distance", "cosine_distance"])
 def test_a_set_with_itself_has_a_zero_diagonal_and_finite_gradients(name):
     points = jnp.asarray(np.random.default_rng(2).normal(size=(9, 5)), jnp.float32)
@@ -76,6 +77,7 @@ def test_a_set_with_itself_has_a_zero_diagonal_and_finite_gradients(name):
     assert (np.abs(gradient).sum(axis=1) > 0).all()
 
 
+@pytest.mark.slow
 def test_gradients_of_the_matrix_equal_those_of_the_rows():
     rng = np.random.default_rng(3)
     a, b = (jnp.asarray(rng.normal(size=(6, 4)), jnp.float32) for _ in range(2))
@@ -96,6 +98,7 @@ def test_gradients_of_the_matrix_equal_those_of_the_rows():
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_second_derivatives_exist():
     points = jnp.asarray(np.random.default_rng(4).normal(size=(4, 3)), jnp.float32)
     hessian = jax.hessian(lambda p: distances.euclidean_distance_matrix(p, p).sum())(points)
@@ -128,6 +131,7 @@ def test_tiles_do_not_change_the_matrix(monkeypatch):
     np.testing.assert_array_equal(distances.manhattan_distance_matrix(a, b), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spread", [1e-3, 1e-5])
 def test_gradients_of_collapsed_points_are_exact(spread):
     rng = np.random.default_rng(7)
@@ -146,6 +150,7 @@ def test_gradients_of_collapsed_points_are_exact(spread):
     np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_numpy_arrays_are_taken_too(monkeypatch):
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
     points = np.float32(np.random.default_rng(8).normal(size=(4, 3)))

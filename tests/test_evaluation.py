@@ -10,6 +10,8 @@ from siamese_jax import episodes, samplers, siamese, verification
 from siamese_jax.distances import cosine_distance_matrix
 from tests.key_ledger import every_key_is_used_once
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 
 

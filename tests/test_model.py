@@ -24,6 +24,8 @@ from siamese_jax.images import Preparation
 from siamese_jax.model import Model, load_model, pixel_model, save_model
 from siamese_jax.verification import calibrate
 
+pytestmark = pytest.mark.slow
+
 SIZE = (8, 6)
 
 

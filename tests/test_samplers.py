@@ -13,6 +13,8 @@ from siamese_jax.samplers import epochs
 from tests.cases.samplers import GROUPS, INDEX, LABELS
 from tests.key_ledger import every_key_is_used_once
 
+pytestmark = pytest.mark.slow
+
 KEYS = jax.random.split(jax.random.key(0), 400)
 # groups that are large enough for same_group: alphabets 0 and 1
 LARGE = samplers.class_index(

@@ -13,6 +13,8 @@ from siamese_jax import batching, encoders, losses, samplers, training
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.siamese import twin
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 OPTIMIZER = optax.sgd(
     0.1, momentum=0.9

@@ -6,7 +6,7 @@ Run:     python -m experiments orl_tutorial --data-dir orl_faces
          python -m experiments orl_tutorial --data-dir orl_faces --protocol unseen-persons
 Expect:  pairs: pair_accuracy .990, pair_eer .0004 (pixels .135) after 14 min of training on
          two CPU cores; unseen persons with --stride 3: pair_eer .266, one_shot_accuracy
-         .483 (pixels .122 and .862) after 4 min. One seed
+         .483 (pixels .122 and .862) after 4 min on two busy cores. One seed
 Quick:   python -m experiments orl_tutorial --data-dir orl_faces --num-steps 118
 
 ORL (AT&T) has 40 persons with ten PGM images each, in one folder for each person. The

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from siamese_jax._cpu.maps import Bilinear, bilinear, linear_by_transposition
 
@@ -36,11 +36,11 @@ def convolve(
 
 
 def shifted(
-    x: Float[Array, "a height width b"],
+    x: Shaped[Array, "a height width b"],
     size: Sequence[int],
     strides: Sequence[int],
     dilation: Sequence[int],
-) -> list[Float[Array, "a rows columns b"]]:
+) -> list[Shaped[Array, "a rows columns b"]]:
     """Returns what each number of the kernel is multiplied with, row by row."""
     reach = [(size[i] - 1) * dilation[i] for i in range(2)]
     rows, columns = ((x.shape[1 + i] - reach[i] - 1) // strides[i] + 1 for i in range(2))
