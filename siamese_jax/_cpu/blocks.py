@@ -85,11 +85,15 @@ def convolve_and_pool(
       window: Rows and columns of a block.
       images_last: Layout of images and result.
     """
-    image = (*x.shape[1:3], x.shape[0 if images_last else 3])
-    sizes = _Sizes(window, image, kernel.shape[:2], images_last)
-    forms = (partial(fn, sizes) for fn in (_sums, _to_images, _to_kernel))
-    axes = None if images_last else (0, 2)
-    sums = bilinear(Bilinear(*forms, image_axes=axes), x, kernel)
+    image = x.shape[1], x.shape[2], x.shape[0 if images_last else 3]
+    sizes = _Sizes(window, image, (kernel.shape[0], kernel.shape[1]), images_last)
+    maps = Bilinear(
+        forward=partial(_sums, sizes),
+        to_images=partial(_to_images, sizes),
+        to_kernel=partial(_to_kernel, sizes),
+        image_axes=None if images_last else (0, 2),
+    )
+    sums = bilinear(maps, x, kernel)
     if images_last:
         return largest_along(sums, 0, None)
     return jnp.transpose(largest_along(sums, 3, 2), (2, 0, 1, 3))

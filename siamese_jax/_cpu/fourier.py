@@ -249,7 +249,7 @@ def _transform(along_width: np.ndarray, along_height: np.ndarray, x: Array) -> A
     """[width, height, a, b] to [frequencies, a, b], of three real numbers each."""
     columns, rows, a, b = x.shape
     half, full = along_width.shape[0], along_height.shape[0] * 3
-    x = along_width.reshape(2 * half, columns) @ x.reshape(columns, rows * a * b)
+    x = jnp.matmul(along_width.reshape(2 * half, columns), x.reshape(columns, rows * a * b))
     x = _each(along_height.reshape(full, 2 * rows), x.reshape(half, 2 * rows, a * b))
     return x.reshape(half * full, a, b)
 
@@ -261,7 +261,9 @@ def _invert(along_height: np.ndarray, along_width: np.ndarray, y: Array) -> Arra
     _, rows, full, _ = along_height.shape
     y = y.reshape(half, 3 * full, a * b)
     y = _each(along_height.reshape(2 * rows, 3 * full), y)
-    y = along_width.reshape(columns, 2 * half) @ y.reshape(2 * half, rows * a * b)
+    y = jnp.matmul(
+        along_width.reshape(columns, 2 * half), y.reshape(2 * half, rows * a * b)
+    )
     return y.reshape(columns, rows, a, b)
 
 

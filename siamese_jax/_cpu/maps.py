@@ -128,8 +128,8 @@ def _folded(
     x = jnp.moveaxis(x, mapped, axes[0])
     *shape, first, num = x.shape[: axes[0] + 2]
     y = fn(x.reshape(*shape, first * num, *x.shape[axes[0] + 2 :]), *rest)
-    shape = y.shape[: axes[1]]
-    return y.reshape(*shape, size, num, *y.shape[axes[1] + 1 :]), axes[1]
+    before, after = y.shape[: axes[1]], y.shape[axes[1] + 1 :]
+    return y.reshape(*before, size, num, *after), axes[1]
 
 
 def _each(
@@ -227,9 +227,9 @@ def _bilinear_batched(
 ) -> tuple[Array, int]:
     fn = partial(_bilinear_p.bind, maps=maps, form=form)
     if maps.image_axes is None:
-        values, axes = _each(lambda a, b: [fn(a, b)], args, dims)
-        return values[0], axes[0]
-    if form != "to_kernel" and dims[1] is None:
+        values, value_dims = _each(lambda a, b: [fn(a, b)], args, dims)
+        return values[0], value_dims[0]
+    if form != "to_kernel" and dims[0] is not None and dims[1] is None:
         axes = maps.image_axes if form == "forward" else maps.image_axes[::-1]
         return _folded(fn, axes, args[0], dims[0], args[1])
     return jax.vmap(getattr(maps, form), dims)(*args), 0

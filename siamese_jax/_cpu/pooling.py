@@ -88,7 +88,8 @@ def _largest_along_backward(
 
     axes = _axes(axis, image_axis)
     axes = axes and axes[::-1]
-    return tuple(elementwise(to_x, place, gradient, image_axes=axes))
+    (found,) = elementwise(to_x, place, gradient, image_axes=axes)
+    return (found,)
 
 
 def _axes(axis: int, image_axis: int | None) -> Any:

@@ -41,8 +41,9 @@ def _convolve_and_pool(
         return max_pool(y, window)
 
     def on_cpu(x: Array, kernel: Array) -> Array:
-        wide = (a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in (x, kernel))
-        return blocks.convolve_and_pool(*wide, window).astype(jnp.result_type(x))
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        y = blocks.convolve_and_pool(x.astype(wide), kernel.astype(wide), window)
+        return y.astype(x.dtype)
 
     steps = window_strides, options.get("rhs_dilation") or 1
     plain = padding == "VALID" and all(np.all(np.asarray(step) == 1) for step in steps)
