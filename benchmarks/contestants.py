@@ -15,6 +15,7 @@ replies, each as one line of JSON:
 import importlib
 import json
 import os
+import pathlib
 import sys
 import time
 from collections.abc import Callable
@@ -88,7 +89,7 @@ def make_ours(
     import jax
     import jax.numpy as jnp
 
-    from siamese_jax import siamese
+    from siamese_jax import siamese, training
 
     if flattened:  # replaced before the systems import it
         siamese.twin = _flattened_twin  # type: ignore[assignment]
@@ -115,7 +116,12 @@ def make_ours(
         still = build_system(system, case, **case.without_dropout)
         still = still._replace(sample=next_batch)
         first = loop.initial_state(still, key)
-        np.savez(path, **_flat(first.params))  # type: ignore[arg-type]
+        if pathlib.Path(path).exists():  # another form of ours has written its weights
+            with np.load(path) as flat:
+                weights = jax.tree.map(jnp.asarray, _nested(flat))
+            first = training.init_state(weights, still.optimizer)
+        else:
+            np.savez(path, **_flat(first.params))  # type: ignore[arg-type]
         train = jax.jit(partial(loop.train_steps, still), static_argnums=3)
         in_order = jax.tree.map(jnp.asarray, pairs)
         _, metrics = train(key, first, in_order, case.num_compared_steps)

@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> None:
     name, *flags = arguments
     rooms = [room for room in ROOMS if name in list_room(room)]
     if not rooms:
-        print(f"error: there is no {name!r}; `python -m experiments` lists all")
+        message = f"error: there is no {name!r}; `python -m experiments` lists all"
+        print(message, file=sys.stderr)
         raise SystemExit(2)
     from experiments.cli import command_line
 

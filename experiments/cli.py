@@ -22,9 +22,9 @@ def command_line(
 ) -> None:
     """Runs a module's `main` with a configuration that is parsed from flags.
 
-    A `UserError` or `FileNotFoundError` ends the program with one line, `error: ...`, on
-    the standard error stream and exit status 1. Flags that cannot be parsed end it with
-    exit status 2.
+    A `UserError` or `OSError`, such as `FileNotFoundError`, ends the program with one line,
+    `error: ...`, on the standard error stream and exit status 1. Flags that cannot be
+    parsed end it with exit status 2.
 
     Args:
       main: The function to run. The docstring of its module heads the output of `--help`,
@@ -50,7 +50,7 @@ def command_line(
     )
     try:
         main(config)
-    except (UserError, FileNotFoundError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 
@@ -97,20 +97,6 @@ def show_figures(figures: Mapping[str, Any], path: pathlib.Path | None) -> None:
 # Files ----------------------------------------------------------------------------------
 
 
-def check_output(path: pathlib.Path | None) -> None:
-    """Checks, before any work is done, that a file can be written to the path of `--json`.
-
-    Raises:
-      UserError: If the path is a folder, or the folder it lies in does not exist.
-    """
-    if path is None:
-        return
-    if path.is_dir():
-        raise UserError(f"--json: {path} is a folder; a file is wanted")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"--json: the folder {path.parent} does not exist")
-
-
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """Returns the contents of a JSON file.
 
@@ -129,5 +115,5 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a text file so that a killed process leaves the old file or the new one."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
+    part.write_text(text, encoding="utf-8")
     part.replace(path)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.cli import format_figure, read_json
+from experiments.cli import format_figure, read_json, write_whole
+from experiments.engine.logs import read_log
 from siamese_jax.samplers import Pairs
 from siamese_jax.verification import RocCurve, roc_curve
 
@@ -85,7 +86,7 @@ def write_report(
         f"<details><summary>Configuration</summary><pre>{settings}</pre></details>"
         "</html>\n"
     )
-    (workdir / "report.html").write_text(page, encoding="utf-8")
+    write_whole(workdir / "report.html", page)  # a run with this page counts as complete
 
 
 def _as_text(value: float | None) -> str:
@@ -130,8 +131,9 @@ def pair_sections(
     """
     distances, same = np.asarray(distances), np.asarray(pairs.same)
     examples = np.asarray(pairs.examples)
-    wrong = np.flatnonzero((distances <= threshold) != same)
-    shown = np.concatenate([np.arange(0, len(same), -(-len(same) // 7))[:7], wrong[:7]])
+    wrong = (distances <= threshold) != same
+    parts = ((same, 4), (~same, 3), (wrong, 7))
+    shown = np.concatenate([_spread(mask, num) for mask, num in parts])
     grid = pair_grid(
         images[examples[:, shown]], distances[shown], same[shown], threshold, cmap=cmap
     )
@@ -140,7 +142,8 @@ def pair_sections(
         Section(
             "Same or different?",
             f"{name.capitalize()} with their distances, which are green where the decision "
-            "is correct. The right half has only wrong decisions.",
+            "is correct: some of the same class, some of different classes, and then some "
+            "wrong decisions.",
             grid,
         ),
         Section(
@@ -150,6 +153,12 @@ def pair_sections(
         ),
         roc_section({name: curve}),
     ]
+
+
+def _spread(mask: np.ndarray, num: int) -> np.ndarray:
+    """Returns up to `num` of the positions where the mask is True, evenly spread."""
+    found = np.flatnonzero(mask)
+    return found[:: max(1, len(found) // num)][:num]
 
 
 def roc_section(curves_by_name: Mapping[str, RocCurve]) -> Section:
@@ -177,8 +186,6 @@ def curves(
       names: The metrics to plot.
       log: The file in the folder.
     """
-    from experiments.engine.logs import read_log  # above this module in the import order
-
     logged = read_log(workdir, log)
     figure = _figure(figsize=(4.2 * len(names), 3))
     for axes, name in zip(
@@ -247,7 +254,7 @@ def pair_grid(
     """
     num = len(distances)
     figure = _figure(figsize=(0.95 * num, 2.3))
-    for column, axes in enumerate(figure.subplots(1, num)):
+    for column, axes in enumerate(figure.subplots(1, num, squeeze=False)[0]):
         correct = (distances[column] <= threshold) == same[column]
         axes.imshow(np.concatenate(list(images[:, column])), cmap=cmap)
         axes.set_title(f"{distances[column]:.2f}", color=_CORRECT if correct else _WRONG)

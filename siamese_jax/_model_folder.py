@@ -40,49 +40,35 @@ DATA = (ENCODER, DISTANCES, PARAMETERS)
 FlatParams = dict[str, Array]
 
 
-class Functions(NamedTuple):
-    """The two functions of a model, which take its parameters first."""
-
-    embed_fn: Callable[[PyTree, Array], Array]
-    matrix_fn: Callable[[PyTree, Array, Array], Array]
-
-
 class Content(NamedTuple):
-    """What a folder holds."""
+    """What a folder holds: the fields of `siamese_jax.model.Model`, in their order."""
 
-    params: FlatParams
-    functions: Functions
+    params: PyTree
+    embed_fn: Callable[[PyTree, Array], Array]
     preparation: Preparation
+    matrix_fn: Callable[[PyTree, Array, Array], Array]
     calibration: Calibration | None
-    details: dict[str, Any]
+    details: Mapping[str, Any]
 
 
 # Writing --------------------------------------------------------------------------------
 
 
-def write_folder(
-    folder: ImageFile,
-    params: PyTree,
-    functions: Functions,
-    *,
-    preparation: Preparation,
-    calibration: Calibration | None,
-    details: Mapping[str, Any],
-) -> None:
+def write_folder(folder: ImageFile, content: Content) -> None:
     """Writes a model as a folder, all of it or nothing."""
     folder = pathlib.Path(folder).resolve()
     _check_free(folder)
     safetensors = import_extra("safetensors.numpy")
     import_extra("flatbuffers")
-    named = _named(params)
-    artifacts, facts = _export(named, params, functions, preparation)
+    named = _named(content.params)
+    artifacts, facts = _export(named, content)
     files = {**artifacts, PARAMETERS: safetensors.save(jax.tree.map(np.asarray, named))}
     facts = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "preparation": dataclasses.asdict(preparation),
-        "calibration": calibration and dataclasses.asdict(calibration),
-        "details": dict(details),
+        "preparation": dataclasses.asdict(content.preparation),
+        "calibration": content.calibration and dataclasses.asdict(content.calibration),
+        "details": content.details,
         **facts,
         "sha256": {name: _checksum(data) for name, data in files.items()},
         "versions": {
@@ -133,41 +119,32 @@ def _named(params: PyTree) -> FlatParams:
     """The parameters by name: their keys, joined by "/"."""
     named: FlatParams = {}
     for path, value in jax.tree_util.tree_leaves_with_path(params):
-        name = "/".join(map(_key_name, path)) or "parameters"
+        name = jax.tree_util.keystr(path, simple=True, separator="/") or "parameters"
         if name in named:
             raise ValueError(f"params must have one name for each array; {name} is twice")
         named[name] = jnp.asarray(value)
     return named
 
 
-def _key_name(key: Any) -> str:
-    for attribute in ("key", "idx", "name"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    raise ValueError(f"params must be dictionaries, lists and tuples; got the key {key}")
-
-
-def _export(
-    named: FlatParams, params: PyTree, functions: Functions, preparation: Preparation
-) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _export(named: FlatParams, content: Content) -> tuple[dict[str, bytes], dict[str, Any]]:
     """The two functions in files, for any number of rows, and what to know of them."""
-    structure = jax.tree.structure(params)
-    names = list(named)
+    structure = jax.tree.structure(content.params)
+    names, image_shape = list(named), content.preparation.image_shape
 
     def tree(named: FlatParams) -> PyTree:
         return jax.tree.unflatten(structure, [named[name] for name in names])
 
     def embed_fn(named: FlatParams, images: Array) -> Array:
-        return functions.embed_fn(tree(named), images)
+        return content.embed_fn(tree(named), images)
 
     def matrix_fn(named: FlatParams, x: Array, y: Array) -> Array:
-        return functions.matrix_fn(tree(named), x, y)
+        return content.matrix_fn(tree(named), x, y)
 
     n, m = jax_export.symbolic_shape("n, m")
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), named)
 
     def images(rows: Any) -> Any:
-        return jax.ShapeDtypeStruct((rows, *preparation.image_shape), jnp.float32)
+        return jax.ShapeDtypeStruct((rows, *image_shape), jnp.float32)
 
     embedding = jax.eval_shape(embed_fn, shapes, images(1))
     if embedding.ndim != 2 or len(embedding) != 1:
@@ -178,32 +155,21 @@ def _export(
     def vectors(rows: Any) -> Any:
         return jax.ShapeDtypeStruct((rows, embedding.shape[1]), embedding.dtype)
 
-    def serialized(fn: Callable[..., Array], *arguments: Any) -> bytes:
-        exported = jax_export.export(jax.jit(fn), platforms=PLATFORMS)(*arguments)
-        return bytes(exported.serialize())
+    def export(fn: Callable[..., Array], *arguments: Any) -> jax_export.Exported:
+        return jax_export.export(jax.jit(fn), platforms=PLATFORMS)(*arguments)
 
-    artifacts = {
-        ENCODER: serialized(embed_fn, shapes, images(n)),
-        DISTANCES: serialized(matrix_fn, shapes, vectors(n), vectors(m)),
-    }
+    encoder = export(embed_fn, shapes, images(n))
+    distances = export(matrix_fn, shapes, vectors(n), vectors(m))
+    # Positions of the arguments that are read; with symbolic rows JAX would keep them all.
+    read = export(matrix_fn, shapes, vectors(1), vectors(1)).module_kept_var_idx
     facts = {
-        "image_shape": preparation.image_shape,
+        "image_shape": image_shape,
         "embedding_dim": embedding.shape[1],
-        "distance_parameters": _used(matrix_fn, shapes, vectors(1), vectors(1)),
+        "distance_parameters": [name for i, name in enumerate(sorted(named)) if i in read],
         "platforms": PLATFORMS,
     }
-    return artifacts, facts
-
-
-def _used(
-    matrix_fn: Callable[..., Array], shapes: Mapping[str, Any], *vectors: Any
-) -> list[str]:
-    """Names of the parameters that the distances depend on."""
-    program = jax.make_jaxpr(matrix_fn)(shapes, *vectors).jaxpr
-    read = {id(variable) for step in program.eqns for variable in step.invars}
-    read |= {id(variable) for variable in program.outvars}
-    parameters = zip(sorted(shapes), program.invars, strict=False)  # the vectors follow
-    return [name for name, variable in parameters if id(variable) in read]
+    exported = {ENCODER: encoder, DISTANCES: distances}
+    return {name: bytes(one.serialize()) for name, one in exported.items()}, facts
 
 
 def _checksum(data: bytes) -> str:
@@ -252,8 +218,10 @@ def read_folder(folder: ImageFile) -> Content:
             exported[name] = jax_export.deserialize(bytearray(data[name]))
     with _blaming(folder / PARAMETERS):
         params = jax.tree.map(jnp.asarray, safetensors.load_file(folder / PARAMETERS))
-    functions = _functions(exported[ENCODER], exported[DISTANCES], used)
-    return Content(params, functions, preparation, calibration, details)
+    # Exported functions have no batching rule: under vmap they are called in sequence.
+    embed_fn = sequential_vmap(exported[ENCODER].call)
+    matrix_fn = _distances(sequential_vmap(exported[DISTANCES].call), used)
+    return Content(params, embed_fn, preparation, matrix_fn, calibration, details)
 
 
 def _read_facts(folder: pathlib.Path) -> dict[str, Any]:
@@ -309,13 +277,7 @@ def _blaming(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
-def _functions(
-    encoder: jax_export.Exported, distances: jax_export.Exported, used: set[str]
-) -> Functions:
-    # Exported functions have no batching rule: under vmap they are called in sequence.
-    embed_fn = sequential_vmap(encoder.call)
-    all_distances = sequential_vmap(distances.call)
-
+def _distances(exported: Callable[..., Array], used: set[str]) -> Callable[..., Array]:
     def matrix_fn(params: FlatParams, x: Array, y: Array) -> Array:
         # A program that calls this holds the parameters that it passes on as constants.
         # Zeros in the place of those that are not read keep it small.
@@ -323,6 +285,6 @@ def _functions(
             name: value if name in used else jnp.zeros(value.shape, value.dtype)
             for name, value in params.items()
         }
-        return all_distances(read, x, y)
+        return exported(read, x, y)
 
-    return Functions(embed_fn, matrix_fn)
+    return matrix_fn

@@ -83,7 +83,7 @@ def verify(
       UserError: If the model or an image cannot be read, the model has no calibration, or
         the answer cannot be written.
     """
-    _check_output("--json", json)
+    check_output("--json", json)
     found = _load(model).verify(a, b)
     print(
         f"{'same' if found.same else 'different'}: distance {found.distance:.4f}, "
@@ -135,8 +135,8 @@ def identify(
     """
     from siamese_jax.images import list_folder
 
-    _check_output("--json", json)
-    _check_output("--picture", picture, endings=(".png", ".jpg", ".jpeg"))
+    check_output("--json", json)
+    check_output("--picture", picture, endings=(".png", ".jpg", ".jpeg"))
     if not 0 < false_accept_rate < 1:
         raise UserError(f"--false-accept-rate must be in (0, 1); got {false_accept_rate}")
     if not queries:
@@ -187,8 +187,8 @@ def embed(
     from siamese_jax.images import list_images
 
     list_file = out.with_suffix(".json")
-    _check_output("--out", out, endings=(".npy",))
-    _check_output("--out", list_file)
+    check_output("--out", out, endings=(".npy",))
+    check_output("--out", list_file)
     files = list_images(images)
     if not files:
         raise UserError("at least one image file or folder is needed; got none")
@@ -265,10 +265,15 @@ def _summary(command: Callable[..., None]) -> str:
 # Checks, files and words ----------------------------------------------------------------
 
 
-def _check_output(
+def check_output(
     flag: str, path: pathlib.Path | None, *, endings: tuple[str, ...] = ()
 ) -> None:
-    """Raises UserError, before any work, if no file can be written to this path."""
+    """Checks, before any work is done, that a file can be written to the path of a flag.
+
+    Raises:
+      UserError: If the ending is another, the path is a folder, or the folder that it lies
+        in does not exist or cannot be written to.
+    """
     if path is None:
         return
     if endings and path.suffix.lower() not in endings:
@@ -291,7 +296,8 @@ def _check_files(name: str, files: Sequence[pathlib.Path]) -> None:
 def _classes_of(
     queries: Sequence[pathlib.Path], gallery_labels: Sequence[str]
 ) -> list[str]:
-    truth = [file.resolve().parent.name for file in queries]
+    # the folder where a file lies, not the one that a link leads to
+    truth = [pathlib.Path(os.path.abspath(file)).parent.name for file in queries]
     if not set(truth) & set(gallery_labels):
         raise UserError(
             "--labelled: no query is of a class of the gallery; the queries' folders are "

@@ -98,12 +98,7 @@ def max_pool(x: Float[Array, "n height width c"], window: int) -> Float[Array, "
     >>> print(max_pool(jnp.arange(9.0).reshape(1, 3, 3, 1), 2).ravel())
     [4.]
     """
-    largest = min(x.shape[1:3])
-    if not 1 <= window <= largest:
-        raise ValueError(
-            f"window must be from 1 to {largest}, the smaller side of what is pooled; got "
-            f"{window}"
-        )
+    pooling.check_window(window, *x.shape[1:3])
 
     def by_lax(x: Array) -> Array:
         size = (1, window, window, 1)

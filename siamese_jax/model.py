@@ -59,7 +59,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from siamese_jax import identification
-from siamese_jax._model_folder import Functions, read_folder, write_folder
+from siamese_jax._model_folder import Content, read_folder, write_folder
 from siamese_jax.batching import map_batches
 from siamese_jax.distances import euclidean_distance_matrix
 from siamese_jax.errors import UserError
@@ -156,9 +156,10 @@ class Model:
           TypeError: If the images are not uint8.
         """
         check_images("images", images)
-        if images.shape[1:] != self.preparation.image_shape:
+        shape = self.preparation.image_shape
+        if images.shape[1:] != shape:
             raise ValueError(
-                f"images must have shape [n, {', '.join(map(str, self._shape))}] after the "
+                f"images must have shape [n, {', '.join(map(str, shape))}] after the "
                 f"preparation; got {images.shape}"
             )
         batch_size = min(batch_size, len(images))
@@ -241,10 +242,6 @@ class Model:
             strangers_let_in=identification.strangers_let_in(between, labels, threshold),
         )
 
-    @property
-    def _shape(self) -> tuple[int, int, int]:
-        return self.preparation.image_shape
-
     def _prepared(self, images: Images) -> np.ndarray:
         if isinstance(images, np.ndarray):
             return prepare(images, self.preparation)
@@ -282,14 +279,7 @@ def save_model(folder: ImageFile, model: Model) -> None:
         the extra `cli` is not installed.
       ValueError: If two parameters have one name, or the details hold what JSON cannot.
     """
-    write_folder(
-        folder,
-        model.params,
-        Functions(model.embed_fn, model.matrix_fn),
-        preparation=model.preparation,
-        calibration=model.calibration,
-        details=model.details,
-    )
+    write_folder(folder, Content(**vars(model)))
 
 
 def load_model(folder: ImageFile) -> Model:
@@ -301,15 +291,7 @@ def load_model(folder: ImageFile) -> Model:
       UserError: If the folder is no model, has an unknown format, or a file of it is
         missing or damaged, which is named.
     """
-    content = read_folder(folder)
-    return Model(
-        content.params,
-        content.functions.embed_fn,
-        content.preparation,
-        matrix_fn=content.functions.matrix_fn,
-        calibration=content.calibration,
-        details=content.details,
-    )
+    return Model(*read_folder(folder))
 
 
 # Compiled once for each function and shape; parameters are arguments, never constants.

@@ -71,19 +71,27 @@ def twin(apply_fn: ApplyFn, *, has_statistics: bool = False) -> ApplyFn:
     >>> print(twin(lambda params, x: params + x)(10.0, pair).tolist())
     [[11.0, 12.0], [13.0, 14.0]]
     """
-    return _over_inputs(apply_fn, params_axis=None, has_statistics=has_statistics)
+    mapped = _over_inputs(apply_fn, params_axis=None)
+
+    def apply(params: PyTree, inputs: PyTree, *extras: PyTree) -> Any:
+        outputs = mapped(params, inputs, *extras)
+        if not has_statistics:
+            return outputs
+        embeddings, statistics = outputs
+        return embeddings, jax.tree.map(_mean_of_inputs, statistics)
+
+    return apply
 
 
-def two_towers(apply_fn: ApplyFn, *, has_statistics: bool = False) -> ApplyFn:
+def two_towers(apply_fn: ApplyFn) -> ApplyFn:
     """Applies to each input its own parameters: `vmap(apply_fn, in_axes=(0, 0))`.
 
     The parameters of all towers are stacked in one tree, as `jax.vmap(init)(keys)` or
     `stack_towers(left, right)` make it.
 
     Args:
-      apply_fn: The same function that `twin` takes.
-      has_statistics: Whether `apply_fn` returns `(embeddings, statistics)`. The returned
-        statistics are stacked, one set for each tower.
+      apply_fn: The same function that `twin` takes. If it returns statistics too, they
+        are returned stacked, one set for each tower.
 
     Returns:
       A function of `(stacked_params, inputs, *extras)`.
@@ -93,7 +101,7 @@ def two_towers(apply_fn: ApplyFn, *, has_statistics: bool = False) -> ApplyFn:
     >>> print(two_towers(lambda params, x: params * x)(params, pair).tolist())
     [[1.0, 2.0], [30.0, 40.0]]
     """
-    return _over_inputs(apply_fn, params_axis=0, has_statistics=has_statistics)
+    return _over_inputs(apply_fn, params_axis=0)
 
 
 def stack_towers(*towers: PyTree) -> PyTree:
@@ -117,17 +125,11 @@ def stack_towers(*towers: PyTree) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *towers)
 
 
-def _over_inputs(
-    apply_fn: ApplyFn, *, params_axis: int | None, has_statistics: bool
-) -> ApplyFn:
+def _over_inputs(apply_fn: ApplyFn, *, params_axis: int | None) -> ApplyFn:
     def apply(params: PyTree, inputs: PyTree, *extras: PyTree) -> Any:
         in_axes = (params_axis, 0) + (0,) * len(extras)
         mapped = jax.vmap(apply_fn, in_axes=in_axes, axis_name=TWIN_AXIS)
-        outputs = mapped(params, inputs, *extras)
-        if not has_statistics or params_axis == 0:
-            return outputs
-        embeddings, statistics = outputs
-        return embeddings, jax.tree.map(_mean_of_inputs, statistics)
+        return mapped(params, inputs, *extras)
 
     return apply
 

@@ -11,6 +11,8 @@ from scipy import ndimage
 
 from siamese_jax import augment
 
+pytestmark = pytest.mark.slow
+
 
 def images(shape=(4, 9, 7, 2)):
     return jnp.asarray(np.random.default_rng(0).random(shape), jnp.float32)

@@ -232,6 +232,7 @@ def drawn():
     return letters.draw_letters()
 
 
+@pytest.mark.slow
 def test_letters_come_in_twelve_faces_and_five_alphabets(drawn):
     assert drawn.images.shape[1:] == (32, 32, 1)
     names, counts = np.unique(drawn.letters, return_counts=True)
@@ -251,6 +252,7 @@ def test_letters_of_one_shape_are_one_class_and_training_shapes_are_not_tested(d
     assert {"\u0531", "\u10d0"} <= names  # the first letters of both test alphabets
 
 
+@pytest.mark.slow
 def test_fonts_of_the_user_are_added_and_bad_ones_named(tmp_path, drawn):
     source = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
     (tmp_path / "mine").mkdir()

@@ -396,6 +396,15 @@ def test_a_directory_where_nothing_ran_takes_another_configuration(tmp_path):
         loop.start(RunConfig(tmp_path / "file"))
 
 
+def test_a_finished_run_over_folds_or_variants_refuses_other_settings(tmp_path):
+    loop.start(RunConfig(tmp_path, num_steps=2))
+    (tmp_path / "results.json").write_text('{"metrics": {}}')  # it has no log of its own
+    (tmp_path / "report.html").touch()
+    with pytest.raises(UserError, match="num_steps: 2 there, 3 asked"):
+        loop.start(RunConfig(tmp_path, num_steps=3))
+    assert not loop.start(RunConfig(tmp_path, num_steps=2))
+
+
 # Settings ---------------------------------------------------------------------------------
 
 

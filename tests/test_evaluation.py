@@ -249,6 +249,14 @@ def test_an_evaluated_threshold_has_both_accuracies():
     )
 
 
+@pytest.mark.parametrize("num", [1, 2, 3])
+def test_false_match_rates_ascend_however_few_the_different_pairs_are(num):
+    distances = np.array([0.5, *range(1, num + 1)], np.float32)
+    calibration = verification.calibrate(distances, np.arange(num + 1) < 1, pairs="few")
+    assert (np.diff(calibration.false_match_rates) >= 0).all()
+    assert calibration.false_match_rates[-1] == pytest.approx(0.5)
+
+
 def test_calibration_by_hand():
     rng = np.random.default_rng(0)
     same = np.arange(4000) % 2 == 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.engine import loop
+from experiments.engine.data import class_data
 from experiments.engine.logs import read_log
 from experiments.evaluations import pair_metrics
 from experiments.systems import mnist_conv, mnist_mlp, mnist_towers
@@ -66,7 +67,7 @@ def test_the_corrected_forms_distort_each_image_in_its_own_way():
     config = mnist_conv.Config(dataset="digits", form="contrastive", batch_size=8)
     plain = dataclasses.replace(config, distort=False)
     images = np.full((20, 8, 8, 1), 255, np.uint8)
-    data = mnist_conv.class_data(LabelledImages(images, np.arange(20) // 2))
+    data = class_data(LabelledImages(images, np.arange(20) // 2))
     key, step = jax.random.key(0), jnp.asarray(0)
     found, wanted = (
         mnist_conv.build(one).sample(key, step, data).images for one in (config, plain)

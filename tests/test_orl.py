@@ -9,7 +9,7 @@ import pytest
 
 from experiments import report
 from experiments.engine.loop import initial_state
-from experiments.evaluations import unseen_faces
+from experiments.evaluations import unseen_classes, unseen_faces
 from experiments.systems import orl_hog, orl_tutorial
 from siamese_jax import verification
 from siamese_jax.errors import UserError
@@ -145,7 +145,8 @@ def test_folds_test_every_person_once_and_keep_the_parts_apart():
 def test_training_and_use_prepare_images_alike(tmp_path, faces):
     config = hog(tmp_path, faces)
     loaded = unseen_faces.load_faces(config)
-    trained_on = np.asarray(unseen_faces.training_data(loaded).images)
+    data = unseen_classes.prepared_data(loaded, unseen_faces.PREPARATION)
+    trained_on = np.asarray(data.images)
     np.testing.assert_array_equal(trained_on, loaded.images[:, ::2, ::2])
     system = orl_hog.build(config)
     preparation = system.model(initial_state(system, jax.random.key(0))).preparation

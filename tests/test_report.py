@@ -34,6 +34,7 @@ def make_sections(workdir):
     ]
 
 
+@pytest.mark.slow
 def test_a_page_holds_all_figures_and_pictures_and_nothing_from_elsewhere(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": 3}')
     lines = [

@@ -242,11 +242,12 @@ for folder in sorted(root.iterdir()):
     embeddings = load_model(folder / "model").embed(files)
     np.save(folder / "distances.npy", load_model(folder / "model").distances(
         embeddings, embeddings))
-    cli.main(["verify", "--model", model, files[0], files[1],
-              "--json", str(folder / "verify.json")])
-    cli.main(["identify", "--model", model, "--gallery", str(folder / "gallery"),
-              "--queries", *files, "--json", str(folder / "identify.json")])
-    cli.main(["embed", "--model", model, "--out", str(folder / "embed.npy"), *files])
+    cli.main(arguments=["verify", "--model", model, files[0], files[1],
+                        "--json", str(folder / "verify.json")])
+    cli.main(arguments=["identify", "--model", model, "--gallery", str(folder / "gallery"),
+                        "--queries", *files, "--json", str(folder / "identify.json")])
+    cli.main(arguments=["embed", "--model", model, "--out", str(folder / "embed.npy"),
+                        *files])
 """
 
 

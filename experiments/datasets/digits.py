@@ -1,7 +1,8 @@
 """The digits of the three MNIST tutorials: MNIST, or scikit-learn's small digits.
 
-Images beyond the size of the smallest class are in no tutorial pair. They are the
-validation images: no model is trained on them, and thresholds are chosen on them.
+Two of the tutorials make no pair of the images beyond the size of the smallest class.
+These are the validation images of `load_splits`: the two models are not trained on them,
+and their thresholds are chosen on them. The third tutorial uses all training images.
 """
 
 from typing import NamedTuple

@@ -15,7 +15,7 @@ import jax
 
 from siamese_jax.errors import UserError
 
-Stream = Literal["init", "train", "epochs", "pairs", "head", "tower"]
+Stream = Literal["init", "train", "epochs", "pairs"]
 
 
 def only_when(default: Any, **conditions: Any) -> Any:

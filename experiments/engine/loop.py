@@ -116,7 +116,8 @@ def start(config: RunConfig) -> bool:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "config.json"
     asked = as_json(config)
-    if path.exists() and (directory / "metrics.jsonl").exists():
+    started = any((directory / name).exists() for name in ("metrics.jsonl", "results.json"))
+    if path.exists() and started:
         found = read_json(path)
         different = [
             f"{name}: {found.get(name)} there, {asked.get(name)} asked"

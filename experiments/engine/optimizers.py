@@ -87,9 +87,9 @@ def average_params(decay: float) -> optax.GradientTransformation:
         return AverageParams(jnp.zeros((), jnp.int32), copies)
 
     def update(updates: Any, state: AverageParams, params: Any = None) -> Any:
-        kept = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
+        now = jnp.minimum(decay, (1 + state.step) / (10 + state.step))
         new = optax.apply_updates(params, updates)
-        average = optax.incremental_update(new, state.average, 1 - kept)
+        average = optax.incremental_update(new, state.average, 1 - now)
         return updates, AverageParams(state.step + 1, average)
 
     return optax.GradientTransformation(init, update)

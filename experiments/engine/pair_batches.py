@@ -10,11 +10,11 @@ import numpy as np
 
 from experiments.engine.config import RunConfig, stream
 from experiments.engine.data import ClassData, gather
-from siamese_jax import samplers
+from siamese_jax import distances, losses, samplers
 from siamese_jax.errors import UserError
 from siamese_jax.samplers import Pairs
 from siamese_jax.siamese import twin
-from siamese_jax.training import with_compute_dtype
+from siamese_jax.training import LossFn, with_compute_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,3 +144,47 @@ def embed_pairs(apply_fn: Callable[..., Any], config: PairConfig) -> Callable[..
 
     both = twin(with_compute_dtype(embed, config.compute_dtype))
     return lambda params, images, key: both(params, images, jax.random.split(key))
+
+
+def make_init(
+    encoder_init: Callable[..., Any], image_shape: tuple[int, ...], **beside: jax.Array
+) -> Callable[[jax.Array], tuple[Any, Any]]:
+    """Returns `init(key) -> (params, statistics)` of an encoder.
+
+    Args:
+      encoder_init: The `init` function that `siamese.from_flax` returns.
+      image_shape: Height, width and channels of the encoder's images.
+      **beside: The initial values of what is learnt beside the encoder, by name.
+    """
+
+    def init(key: jax.Array) -> tuple[Any, Any]:
+        params, statistics = encoder_init(key, jnp.zeros((1, *image_shape)))
+        return {"encoder": params, **beside}, statistics
+
+    return init
+
+
+def contrastive_loss(
+    apply_fn: Callable[..., Any], config: PairConfig, *, margin: float
+) -> LossFn:
+    """Returns the contrastive loss of the Keras tutorials, which has no factor 1/2.
+
+    Args:
+      apply_fn: The `apply` function that `siamese.from_flax` returns.
+      config: The settings of the run.
+      margin: Different pairs are pushed apart up to this distance.
+    """
+    embed = embed_pairs(apply_fn, config)
+
+    def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
+        a, b = embed(params["encoder"], batch.images, key)
+        value = losses.contrastive_loss(
+            distances.euclidean_distance(a, b),
+            batch.same,
+            margin=margin,
+            factor=1.0,
+            where=batch.where,
+        )
+        return value, (statistics, {})
+
+    return loss

@@ -6,20 +6,14 @@ normalised to length 1.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
-
-import jax
+from typing import TYPE_CHECKING, Literal
 
 from experiments.engine import optimizers, supcon
 from experiments.engine.config import only_when
 from experiments.engine.loop import System
-from siamese_jax import distances
 from siamese_jax.encoders import ConvNet, GradientMap, Standardized
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
-from siamese_jax.model import Model
-from siamese_jax.siamese import from_flax
-from siamese_jax.training import TrainState
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -43,26 +37,14 @@ class PhotographConfig(supcon.SupConConfig):
 
 def build(config: PhotographConfig, preparation: Preparation) -> System:
     """The system of these settings, for images that are prepared in this way."""
-    encoder_init, encode = from_flax(make_encoder(config))
-
-    def embed_fn(variables: Any, images: jax.Array) -> Any:
-        statistics = variables["statistics"]
-        return distances.normalize(
-            encode(variables["params"], images, statistics=statistics)
-        )
-
-    def model(state: TrainState) -> Model:
-        variables = {"params": state.params["encoder"], "statistics": state.statistics}
-        return Model(variables, embed_fn, preparation)
-
-    return System(
-        init=supcon.make_init(encoder_init, preparation.image_shape, config.temperature),
+    return supcon.make_system(
+        make_encoder(config),
+        preparation,
         sample=supcon.make_sampler(config),
-        loss=supcon.make_loss(encode),
         optimizer=optimizers.one_cycle_adamw(
             config.learning_rate, config.num_steps, weight_decay=config.weight_decay
         ),
-        model=model,
+        temperature=config.temperature,
     )
 
 

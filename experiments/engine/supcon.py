@@ -8,16 +8,24 @@ al. 2020 with a learnt temperature.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.engine.config import RunConfig
 from experiments.engine.data import ClassData, gather
+from experiments.engine.loop import System
 from siamese_jax import augment, distances, losses, relations, samplers, training
 from siamese_jax.errors import UserError
+from siamese_jax.images import Preparation
+from siamese_jax.model import Model
+from siamese_jax.siamese import from_flax
+
+if TYPE_CHECKING:
+    import flax.linen as nn
 
 
 class LabelledBatch(NamedTuple):
@@ -119,6 +127,40 @@ def make_loss(
         return value, (statistics, {"temperature": temperature})
 
     return loss
+
+
+def make_system(
+    encoder: "nn.Module",
+    preparation: Preparation,
+    *,
+    sample: Callable[..., LabelledBatch],
+    optimizer: optax.GradientTransformation,
+    temperature: float = 0.1,
+    compute_dtype: str = "float32",
+) -> System:
+    """Returns a system whose model normalises the encoder's embeddings to length 1.
+
+    Args:
+      encoder: The network to train.
+      preparation: How its images are prepared.
+      sample: The sampler of the batches.
+      optimizer: The optimiser, from optax.
+      temperature: The temperature before training.
+      compute_dtype: Type of the encoder's activations and products.
+    """
+    encoder_init, encode = from_flax(encoder)
+
+    def embed_fn(variables: Any, images: jax.Array) -> jax.Array:
+        params, statistics = variables["params"], variables["statistics"]
+        return distances.normalize(encode(params, images, statistics=statistics))
+
+    def model(state: training.TrainState) -> Model:
+        variables = {"params": state.params["encoder"], "statistics": state.statistics}
+        return Model(variables, embed_fn, preparation)
+
+    init = make_init(encoder_init, preparation.image_shape, temperature)
+    loss = make_loss(encode, compute_dtype=compute_dtype)
+    return System(init, sample, loss, optimizer, model)
 
 
 # Small sets of photographs --------------------------------------------------------------

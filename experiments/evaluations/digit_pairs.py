@@ -1,4 +1,4 @@
-"""How the three MNIST tutorials are evaluated: pairs of digits, and one report.
+"""The runs of two MNIST tutorials: pairs of digits, how they are evaluated, one report.
 
 Thresholds and probabilities are calibrated on pairs of the validation images, on which no
 model is trained.
@@ -6,8 +6,8 @@ model is trained.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -15,9 +15,15 @@ import numpy as np
 from experiments import report
 from experiments.datasets import digits, evaluation_key, evaluation_rng
 from experiments.datasets.digits import DigitSplits
-from experiments.engine import supcon
-from experiments.engine.data import ClassData
-from experiments.engine.pair_batches import PairConfig, adjacent_pairs, random_pairs
+from experiments.engine import loop, supcon
+from experiments.engine.data import ClassData, class_data
+from experiments.engine.loop import System
+from experiments.engine.pair_batches import (
+    PairConfig,
+    PairData,
+    adjacent_pairs,
+    random_pairs,
+)
 from experiments.engine.supcon import LabelledBatch
 from experiments.evaluations import pair_metrics
 from experiments.evaluations.pair_metrics import PairDistances, pair_distances
@@ -28,6 +34,17 @@ from siamese_jax.samplers import Pairs
 
 NUM_VALIDATION_PAIRS = 10_000
 NUM_MAPPED = 400  # test digits in the picture of the embedding space
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitConfig(PairConfig):
+    """The settings of both tutorials.
+
+    Attributes:
+      dataset: MNIST, or scikit-learn's digits.
+    """
+
+    dataset: Literal["mnist", "digits"] = "mnist"
 
 
 class DigitEvaluation(NamedTuple):
@@ -66,6 +83,37 @@ def class_sampler(config: PairConfig) -> Callable[..., LabelledBatch]:
     return sample
 
 
+def run(
+    config: DigitConfig,
+    system: System,
+    *,
+    fixed_pairs: bool,
+    threshold: float | None,
+    title: str,
+) -> None:
+    """Trains, evaluates and reports, unless the run is complete already.
+
+    Args:
+      config: The settings of the run.
+      system: What to train, on `PairData` if `fixed_pairs`, else on `ClassData`.
+      fixed_pairs: Whether the tutorial's pairs, made once, are trained on.
+      threshold: The tutorial's threshold, or None; see `evaluate`.
+      title: The heading of the report.
+    """
+    if not loop.start(config):
+        return
+    splits = digits.load_splits(config.dataset)
+    train_pairs = adjacent_pairs(splits.train.labels, np.random.default_rng(config.seed))
+    data: Any = class_data(splits.train)
+    if fixed_pairs:
+        data = PairData(data.images, train_pairs)
+    trained = loop.train(config, system, data)
+    model = system.model(trained.state)
+    evaluated = evaluate(model, splits, train_pairs, threshold=threshold)
+    loop.finish(config, evaluated.metrics, trained, evaluated.model)
+    write_report(config.directory, title, splits, evaluated)
+
+
 def evaluate(
     model: Model,
     splits: DigitSplits,
@@ -97,25 +145,20 @@ def evaluate(
     )
     threshold = calibration.threshold if threshold is None else threshold
     train_rates = verification.decision_rates(*train, threshold)
-    validation_rates = verification.decision_rates(*test, calibration.threshold)
+    test_rates = verification.decision_rates(*test, calibration.threshold)
     metrics = {
         **pair_metrics.pair_metrics(test, threshold),
         "pair_accuracy_training_pairs": float(train_rates.accuracy),
         **pair_metrics.chosen_threshold_metrics(train, test),
         "validation_threshold": calibration.threshold,
-        "pair_accuracy_at_validation_threshold": float(validation_rates.accuracy),
+        "pair_accuracy_at_validation_threshold": float(test_rates.accuracy),
     }
     model = dataclasses.replace(model, calibration=calibration)
     return DigitEvaluation(model, metrics, embeddings, test_pairs, test, threshold)
 
 
 def write_report(
-    workdir: pathlib.Path,
-    title: str,
-    splits: DigitSplits,
-    evaluation: DigitEvaluation,
-    *,
-    curves: Sequence[str] = ("loss",),
+    workdir: pathlib.Path, title: str, splits: DigitSplits, evaluation: DigitEvaluation
 ) -> None:
     """Writes the page: pairs, distances, ROC, confused digits, embeddings, the loss."""
     images, labels = splits.test
@@ -142,6 +185,6 @@ def write_report(
                 np.asarray(evaluation.embeddings[:NUM_MAPPED]), images[:NUM_MAPPED]
             ),
         ),
-        report.training_section(workdir, curves),
+        report.training_section(workdir),
     ]
     report.write_report(workdir, title, evaluation.metrics, sections)

@@ -30,10 +30,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.cli import check_output, show_figures
+from experiments.cli import show_figures
 from experiments.datasets.omniglot import Characters
 from experiments.evaluations import few_shot, within_alphabet
 from siamese_jax import augment, episodes, samplers
+from siamese_jax.cli import check_output
 from siamese_jax.distances import euclidean_distance_matrix, normalize
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model, load_model
@@ -66,7 +67,7 @@ def main(config: Config) -> None:
     Raises:
       UserError: If a flag or the folder of a model is wrong.
     """
-    check_output(config.json)
+    check_output("--json", config.json)
     models = [load_model(folder) for folder in config.models]
     check_models(models)
     characters = within_alphabet.choose_alphabets(config.alphabets)

@@ -1,6 +1,7 @@
 """Few-shot tasks and pairs of classes that a model was not trained on.
 
-All draws are those of `datasets.evaluation_key`, the same for every seed of a training run.
+Functions that take no key draw by `datasets.evaluation_key`, in the same way for every seed
+of a training run.
 """
 
 import jax

@@ -26,9 +26,10 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.cli import check_output, print_table, show_figures
+from experiments.cli import print_table, show_figures
 from experiments.datasets.lake_archive import LakeRun, is_ink, read_runs
 from experiments.engine.config import check_conditions, only_when
+from siamese_jax.cli import check_output
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model, load_model
 
@@ -59,7 +60,7 @@ def main(config: Config) -> None:
     check_conditions(config)
     if config.method == "model" and config.model is None:
         raise UserError("--model is needed: the folder of the model to evaluate")
-    check_output(config.json)
+    check_output("--json", config.json)
     runs = read_runs(config.runs)
     if config.model is None:
         distances = [hausdorff_distances(run) for run in runs]

@@ -21,10 +21,11 @@ import pathlib
 
 import jax
 
-from experiments.cli import check_output, show_figures
+from experiments.cli import show_figures
 from experiments.datasets.tfds import load_tfds
 from experiments.evaluations import few_shot
 from siamese_jax import samplers
+from siamese_jax.cli import check_output
 from siamese_jax.episodes import EpisodeAccuracy
 from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages, Preparation
@@ -57,7 +58,7 @@ def main(config: Config) -> None:
     """
     if config.num_episodes < 2:
         raise UserError(f"num_episodes must be at least 2; got {config.num_episodes}")
-    check_output(config.json)
+    check_output("--json", config.json)
     model = load_model(config.model)
     digits = load_pictures()
     height, width = digits.images.shape[1:3]

@@ -103,7 +103,7 @@ def make_rows(results: Sequence[Results]) -> list[list[str]]:
         name = command.split()[3]
         seconds = np.mean([one["seconds"] for one in runs])
         shown = [key for key in FIGURES.get(name, ()) if key in runs[0]["metrics"]]
-        for figure in shown or [key for key in runs[0]["metrics"]][:3]:
+        for figure in shown or list(runs[0]["metrics"])[:3]:
             value, spread = summarize([one["metrics"] for one in runs], figure)
             rows.append(
                 [

@@ -5,17 +5,31 @@ are calibrated on the second, and it is tested on the third.
 """
 
 import dataclasses
+import json
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
 from experiments import report
+from experiments.cli import write_whole
+from experiments.engine import loop
+from experiments.engine.config import RunConfig
+from experiments.engine.data import ClassData, class_data
+from experiments.engine.loop import System, Trained
 from experiments.evaluations import few_shot
 from experiments.evaluations.pair_metrics import PairDistances
 from siamese_jax import verification
-from siamese_jax.images import LabelledImages, prepare
+from siamese_jax.images import LabelledImages, Preparation, prepare
 from siamese_jax.model import Model, pixel_model
+
+
+class ClassSplit(NamedTuple):
+    """The names of the classes to train on, to calibrate on and to test on."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
 
 
 class Evaluated(NamedTuple):
@@ -32,6 +46,47 @@ class Evaluated(NamedTuple):
     model: Model
     pairs: PairDistances
     pixel_pairs: PairDistances
+
+
+def run(
+    config: RunConfig,
+    system: System,
+    preparation: Preparation,
+    dataset: LabelledImages,
+    names: ClassSplit,
+    *,
+    noun: str,
+    title: str,
+) -> tuple[Trained, Evaluated]:
+    """Trains on one part of the classes, evaluates on the others and reports.
+
+    The names of the classes of each part are written to RUN/{noun}.json.
+
+    Args:
+      config: The settings of the run, whose folder `loop.start` has prepared.
+      system: What to train, on `ClassData`.
+      preparation: How the system's images are prepared.
+      dataset: Images of all classes; they are prepared here.
+      names: The classes of each part.
+      noun: What a class is, in the plural, such as "persons".
+      title: The heading of the report.
+    """
+    by_part = {part: array.tolist() for part, array in names._asdict().items()}
+    path = config.directory / f"{noun}.json"
+    write_whole(path, json.dumps(by_part, indent=2) + "\n")
+    train, validation, test = (select_classes(dataset, part) for part in names)
+    trained = loop.train(config, system, prepared_data(train, preparation))
+    model = system.model(trained.state)
+    evaluated = evaluate(model, validation, test, noun=noun)
+    loop.finish(config, evaluated.metrics, trained, evaluated.model)
+    sections = report_sections(config.directory, test, evaluated)
+    report.write_report(config.directory, title, evaluated.metrics, sections)
+    return trained, evaluated
+
+
+def prepared_data(dataset: LabelledImages, preparation: Preparation) -> ClassData:
+    """Prepares images for training and moves them to the device."""
+    return class_data(dataset._replace(images=prepare(dataset.images, preparation)))
 
 
 def select_classes(dataset: LabelledImages, names: np.ndarray) -> LabelledImages:

@@ -1,24 +1,20 @@
 """Five folds over the persons of ORL: models are tested on persons they never saw."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 
 from experiments import report
-from experiments.cli import write_whole
 from experiments.engine import loop
 from experiments.engine.config import RunConfig
-from experiments.engine.data import ClassData, class_data
-from experiments.engine.loop import System, Trained
+from experiments.engine.loop import System
 from experiments.evaluations import unseen_classes
-from experiments.evaluations.unseen_classes import Evaluated, select_classes
+from experiments.evaluations.unseen_classes import ClassSplit
 from siamese_jax import verification
 from siamese_jax.errors import UserError
-from siamese_jax.images import LabelledImages, Preparation, load_folder, prepare
+from siamese_jax.images import LabelledImages, Preparation, load_folder
 
 # The files of ORL have 112 x 92 pixels.
 PREPARATION = Preparation(size=(56, 46), resampling="every-second-pixel")
@@ -55,20 +51,7 @@ def load_faces(config: FaceConfig) -> LabelledImages:
     return load_folder(config.data_dir)
 
 
-def training_data(faces: LabelledImages) -> ClassData:
-    """Prepares faces for training and moves them to the device."""
-    return class_data(faces._replace(images=prepare(faces.images, PREPARATION)))
-
-
-class Fold(NamedTuple):
-    """The names of the persons of each part of a fold."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
-
-
-def split_persons(labels: np.ndarray, fold: int) -> Fold:
+def split_persons(labels: np.ndarray, fold: int) -> ClassSplit:
     """Splits the persons for one fold, in the same way for every seed.
 
     Every fifth person of a random order is for the test. Three of the others, drawn at
@@ -88,10 +71,10 @@ def split_persons(labels: np.ndarray, fold: int) -> Fold:
     others = np.setdiff1d(order, test)
     shuffled = np.random.default_rng(fold).permutation(others)
     validation, train = np.split(shuffled, [NUM_VALIDATION_PERSONS])
-    return Fold(np.sort(train), np.sort(validation), np.sort(test))
+    return ClassSplit(np.sort(train), np.sort(validation), np.sort(test))
 
 
-def split_folds(config: FaceConfig, labels: np.ndarray) -> dict[int, Fold]:
+def split_folds(config: FaceConfig, labels: np.ndarray) -> dict[int, ClassSplit]:
     """Splits the persons for each fold of a run.
 
     Raises:
@@ -107,7 +90,10 @@ def split_folds(config: FaceConfig, labels: np.ndarray) -> dict[int, Fold]:
 
 
 def run_folds(
-    config: FaceConfig, system: System, faces: LabelledImages, folds: Mapping[int, Fold]
+    config: FaceConfig,
+    system: System,
+    faces: LabelledImages,
+    folds: Mapping[int, ClassSplit],
 ) -> None:
     """Runs the folds one after the other, then writes the means of their figures.
 
@@ -122,7 +108,17 @@ def run_folds(
         print(f"fold {fold}")
         directory = config.directory / f"fold{fold}"
         fold_config = dataclasses.replace(config, folds=(fold,), workdir=directory)
-        runs.append(run_fold(fold_config, system, faces, persons))
+        loop.start(fold_config)
+        one = unseen_classes.run(
+            fold_config,
+            system,
+            PREPARATION,
+            faces,
+            persons,
+            noun="persons",
+            title=f"Unseen faces, fold {fold}",
+        )
+        runs.append(one)
     figures = [evaluated.metrics for _, evaluated in runs]
     metrics = {
         name: float(np.mean([fold[name] for fold in figures])) for name in figures[0]
@@ -138,22 +134,3 @@ def run_folds(
     note = "Pairs of the test persons of each fold. Each fold has its own page beside this."
     section = report.Section("ROC of each fold", note, report.roc(curves))
     report.write_report(config.directory, "Unseen faces", metrics, [section])
-
-
-def run_fold(
-    config: FaceConfig, system: System, faces: LabelledImages, persons: Fold
-) -> tuple[Trained, Evaluated]:
-    """Trains on the persons of one fold, evaluates and reports."""
-    loop.start(config)
-    names = {part: array.tolist() for part, array in persons._asdict().items()}
-    path = config.directory / "persons.json"
-    write_whole(path, json.dumps(names, indent=2) + "\n")
-    train, validation, test = (select_classes(faces, part) for part in persons)
-    trained = loop.train(config, system, training_data(train))
-    model = system.model(trained.state)
-    evaluated = unseen_classes.evaluate(model, validation, test, noun="persons")
-    loop.finish(config, evaluated.metrics, trained, evaluated.model)
-    sections = unseen_classes.report_sections(config.directory, test, evaluated)
-    title = f"Unseen faces, fold {config.folds[0]}"
-    report.write_report(config.directory, title, evaluated.metrics, sections)
-    return trained, evaluated

@@ -22,10 +22,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.cli import check_output, print_table, show_figures
+from experiments.cli import print_table, show_figures
 from experiments.datasets import omniglot
 from experiments.datasets.omniglot import Characters
 from experiments.evaluations import few_shot
+from siamese_jax.cli import check_output
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model, load_model
 
@@ -57,7 +58,7 @@ def main(config: Config) -> None:
     Raises:
       UserError: If a flag or the folder of the model is wrong.
     """
-    check_output(config.json)
+    check_output("--json", config.json)
     model = load_model(config.model)
     characters = choose_alphabets(config.alphabets)
     check_counts(characters, num_episodes=config.num_episodes, num_ways=config.num_ways)

@@ -22,7 +22,7 @@ import dataclasses
 import pathlib
 import sys
 import unicodedata
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +36,10 @@ from experiments.engine.data import ClassData
 from experiments.engine.loop import System
 from experiments.engine.supcon import LabelledBatch
 from experiments.evaluations import letters_one_shot
-from siamese_jax import augment, distances, samplers
+from siamese_jax import augment, samplers
 from siamese_jax.encoders import ConvNet
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
-from siamese_jax.model import Model
-from siamese_jax.siamese import from_flax
-from siamese_jax.training import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +92,6 @@ SANS, MONO, SERIF = 3, 7, 11  # numbers of faces for the examples
 
 def build(config: Config) -> System:
     """The system as pure functions."""
-    encoder_init, encode = from_flax(ConvNet(widths=config.widths, dim=config.dim))
 
     def sample(key: jax.Array, step: jax.Array, data: ClassData) -> LabelledBatch:
         batch_key, distortion_key = jax.random.split(key)
@@ -105,22 +101,14 @@ def build(config: Config) -> System:
         keys = jax.random.split(distortion_key, len(batch.images))
         return batch._replace(images=jax.vmap(distort)(keys, batch.images))
 
-    def embed_fn(variables: Any, images: jax.Array) -> jax.Array:
-        params, statistics = variables["params"], variables["statistics"]
-        return distances.normalize(encode(params, images, statistics=statistics))
-
-    def model(state: TrainState) -> Model:
-        variables = {"params": state.params["encoder"], "statistics": state.statistics}
-        return Model(variables, embed_fn, PREPARATION)
-
-    return System(
-        init=supcon.make_init(encoder_init, PREPARATION.image_shape, config.temperature),
+    return supcon.make_system(
+        ConvNet(widths=config.widths, dim=config.dim),
+        PREPARATION,
         sample=sample,
-        loss=supcon.make_loss(encode),
         optimizer=optimizers.one_cycle_adamw(
             config.learning_rate, config.num_steps, weight_decay=config.weight_decay
         ),
-        model=model,
+        temperature=config.temperature,
     )
 
 
@@ -142,8 +130,12 @@ def check_counts(config: Config, letters: Letters) -> None:
     """Refuses, before training, batches and tasks that the letters cannot fill.
 
     Raises:
-      UserError: If there are too few letters or faces, or too few tasks for an interval.
+      UserError: If there are too few letters or faces, or a count is below 2.
     """
+    for name in ("num_letters", "num_faces", "num_episodes", "num_ways", "num_pairs"):
+        if getattr(config, name) < 2:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} must be at least 2; got {getattr(config, name)}")
     num_faces = len(np.unique(letters.faces))
     if config.num_faces > num_faces:
         raise UserError(f"--num-faces: there are {num_faces}; got {config.num_faces}")
@@ -155,8 +147,6 @@ def check_counts(config: Config, letters: Letters) -> None:
             found = letters.only([alphabet]).num_letters
             if needed > found:
                 raise UserError(f"{flag}: {alphabet} has {found} letters; got {needed}")
-    if config.num_episodes < 2:
-        raise UserError("--num-episodes must be at least 2, for an interval; got 1")
 
 
 def write_examples(workdir: pathlib.Path, letters: Letters) -> list[str]:

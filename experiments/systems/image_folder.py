@@ -24,19 +24,15 @@ Then use the model on your images:
 """
 
 import dataclasses
-import json
 import pathlib
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 
-from experiments import report
-from experiments.cli import write_whole
 from experiments.engine import loop, photographs, supcon
-from experiments.engine.data import class_data
 from experiments.engine.loop import System
 from experiments.evaluations import unseen_classes
-from experiments.evaluations.unseen_classes import select_classes
+from experiments.evaluations.unseen_classes import ClassSplit, select_classes
 from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages, Preparation, load_folder
 
@@ -70,14 +66,6 @@ def build(config: Config) -> System:
 def preparation(config: Config) -> Preparation:
     """How images are prepared, in training and in use."""
     return Preparation(config.image_size, color=config.color)
-
-
-class ClassSplit(NamedTuple):
-    """The names of the classes to train on, to calibrate on and to test on."""
-
-    train: np.ndarray
-    validation: np.ndarray
-    test: np.ndarray
 
 
 def split_classes(labels: np.ndarray, seed: int) -> ClassSplit:
@@ -120,22 +108,19 @@ def main(config: Config) -> None:
     """Trains, evaluates on classes never seen, reports, and says how to use the model."""
     dataset = load(config)
     names = split_classes(dataset.labels, config.seed)
-    train, validation, test = (select_classes(dataset, part) for part in names)
+    train = select_classes(dataset, names.train)
     supcon.check_batch(train.labels, config.num_classes, config.num_images)
     if not loop.start(config):
         return
-    by_part = {part: array.tolist() for part, array in names._asdict().items()}
-    path = config.directory / "classes.json"
-    write_whole(path, json.dumps(by_part, indent=2) + "\n")
-    system = build(config)
-    trained = loop.train(config, system, class_data(train))
-    evaluated = unseen_classes.evaluate(
-        system.model(trained.state), validation, test, noun="classes"
+    unseen_classes.run(
+        config,
+        build(config),
+        preparation(config),
+        dataset,
+        names,
+        noun="classes",
+        title="Classes never seen",
     )
-    loop.finish(config, evaluated.metrics, trained, evaluated.model)
-    sections = unseen_classes.report_sections(config.directory, test, evaluated)
-    title = "Classes never seen"
-    report.write_report(config.directory, title, evaluated.metrics, sections)
     print("use the model on other images:\n")
     print(
         f"  siamese-jax identify --model {config.directory / 'model'} "

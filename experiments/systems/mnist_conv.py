@@ -33,16 +33,15 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from experiments.datasets import digits
-from experiments.engine import loop, optimizers, pair_batches, supcon
+from experiments.engine import optimizers, pair_batches, supcon
 from experiments.engine.config import only_when
-from experiments.engine.data import class_data
 from experiments.engine.loop import System
-from experiments.engine.pair_batches import PairBatch, PairConfig, PairData
+from experiments.engine.pair_batches import PairBatch
 from experiments.evaluations import digit_pairs
+from experiments.evaluations.digit_pairs import DigitConfig
 from siamese_jax import augment, distances, losses, reductions
 from siamese_jax.encoders import MnistConv
 from siamese_jax.errors import UserError
@@ -55,11 +54,10 @@ CORRECTED = ("supervised", "contrastive", "logistic")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(PairConfig):
+class Config(DigitConfig):
     """The tutorial's settings.
 
     Attributes:
-      dataset: MNIST, or scikit-learn's digits.
       form: The loss: the tutorial's literal one, or a corrected one.
       distort: Whether training images are distorted.
       margin: Different pairs are pushed apart up to this distance.
@@ -72,7 +70,6 @@ class Config(PairConfig):
     steps_per_call: int = 77
     checkpoint_every: int = 847  # an epoch
 
-    dataset: Literal["mnist", "digits"] = "mnist"
     form: Literal["supervised", "contrastive", "logistic", "literal"] = "supervised"
     distort: bool = only_when(True, form=CORRECTED)
     margin: float = only_when(1.0, form="contrastive")
@@ -87,32 +84,41 @@ LITERAL_THRESHOLD = -0.5  # of minus the distance
 
 def build(config: Config) -> System:
     """The system of the form that is asked for, as pure functions."""
-    encoder_init, encode = from_flax(MnistConv())
-    image_shape = digits.image_shape(config.dataset)
-    sample: Any
+    encoder, optimizer = MnistConv(), make_optimizer(config)
+    preparation = Preparation(digits.image_shape(config.dataset)[:2])
     if config.form == "supervised":
-        init = supcon.make_init(encoder_init, image_shape, 0.1)
-        sample = digit_pairs.class_sampler(config)
-        loss = supcon.make_loss(encode, compute_dtype=config.compute_dtype)
-    else:
-        literal = config.form == "literal"
-        init = partial(init_pairs, config, encoder_init)
-        sampler = pair_batches.epoch_sampler if literal else pair_batches.fresh_sampler
-        sample = sampler(config)
-        loss = make_pair_loss(config, pair_batches.embed_pairs(encode, config))
-    if config.form != "literal" and config.distort:
-        sample = distorted(sample)
-    return System(init, sample, loss, make_optimizer(config), make_model(config, encode))
+        classes = digit_pairs.class_sampler(config)
+        return supcon.make_system(
+            encoder,
+            preparation,
+            sample=distorted(classes) if config.distort else classes,
+            optimizer=optimizer,
+            compute_dtype=config.compute_dtype,
+        )
+    encoder_init, encode = from_flax(encoder)
+    literal, logistic = config.form == "literal", config.form == "logistic"
+    head = {"threshold": jnp.ones(()), "log_scale": jnp.zeros(())} if logistic else {}
+    sampler = pair_batches.epoch_sampler if literal else pair_batches.fresh_sampler
+    sample = sampler(config)
+
+    def model(state: TrainState) -> Model:
+        fitted = Model(state.params["encoder"], encode, preparation)
+        if not literal:
+            return fitted
+        return dataclasses.replace(fitted, matrix_fn=minus_distance_matrix)
+
+    return System(
+        init=pair_batches.make_init(encoder_init, preparation.image_shape, **head),
+        sample=sample if literal or not config.distort else distorted(sample),
+        loss=make_pair_loss(config, encode),
+        optimizer=optimizer,
+        model=model,
+    )
 
 
-def init_pairs(config: Config, encoder_init: Any, key: jax.Array) -> tuple[Any, Any]:
-    """Random parameters, with the threshold and the scale of the logistic form."""
-    image = jnp.zeros((1, *digits.image_shape(config.dataset)))
-    encoder, statistics = encoder_init(key, image)
-    params = {"encoder": encoder}
-    if config.form == "logistic":
-        params |= {"threshold": jnp.ones(()), "log_scale": jnp.zeros(())}
-    return params, statistics
+def minus_distance_matrix(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+    """The distance of the literal form, in which far means alike."""
+    return -distances.euclidean_distance_matrix(x, y)
 
 
 def distorted(sample: Any) -> Any:
@@ -129,8 +135,11 @@ def distorted(sample: Any) -> Any:
     return sample_distorted
 
 
-def make_pair_loss(config: Config, embed_pairs: Any) -> Any:
+def make_pair_loss(config: Config, encode: Any) -> Any:
     """Returns the loss of the literal, contrastive or logistic form."""
+    if config.form == "contrastive":
+        return pair_batches.contrastive_loss(encode, config, margin=config.margin)
+    embed_pairs = pair_batches.embed_pairs(encode, config)
 
     def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
         a, b = embed_pairs(params["encoder"], batch.images, key)
@@ -138,10 +147,6 @@ def make_pair_loss(config: Config, embed_pairs: Any) -> Any:
         if config.form == "literal":
             values = cross_entropy_of_distance(distance, batch.same)
             value = reductions.mean(reductions.make_terms(values, where=batch.where))
-        elif config.form == "contrastive":
-            value = losses.contrastive_loss(
-                distance, batch.same, margin=config.margin, factor=1.0, where=batch.where
-            )
         else:
             scale = jnp.exp(params["log_scale"])
             logits = threshold_logits(distance, threshold=params["threshold"], scale=scale)
@@ -165,48 +170,15 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     return optimizers.adam(schedule, eps=1e-8)
 
 
-def make_model(config: Config, encode: Any) -> Any:
-    """Returns `model(state)`; in the literal form, far means alike."""
-    preparation = Preparation(digits.image_shape(config.dataset)[:2])
-
-    def embed_fn(params: Any, images: jax.Array) -> Any:
-        embeddings = encode(params, images)
-        supervised = config.form == "supervised"
-        return distances.normalize(embeddings) if supervised else embeddings
-
-    def minus_distance_matrix(params: Any, x: jax.Array, y: jax.Array) -> jax.Array:
-        return -distances.euclidean_distance_matrix(x, y)
-
-    def model(state: TrainState) -> Model:
-        fitted = Model(state.params["encoder"], embed_fn, preparation)
-        if config.form != "literal":
-            return fitted
-        return dataclasses.replace(fitted, matrix_fn=minus_distance_matrix)
-
-    return model
-
-
 def main(config: Config) -> None:
     """Trains, evaluates and reports."""
     if config.margin <= 0:
         raise UserError(f"--margin must be positive; got {config.margin}")
-    system = build(config)
-    if not loop.start(config):
-        return
-    splits = digits.load_splits(config.dataset)
-    rng = np.random.default_rng(config.seed)
-    train_pairs = pair_batches.adjacent_pairs(splits.train.labels, rng)
     literal = config.form == "literal"
-    data: Any = class_data(splits.train)
-    if literal:
-        data = PairData(data.images, train_pairs)
-    trained = loop.train(config, system, data)
-    evaluated = digit_pairs.evaluate(
-        system.model(trained.state),
-        splits,
-        train_pairs,
+    digit_pairs.run(
+        config,
+        build(config),
+        fixed_pairs=literal,
         threshold=LITERAL_THRESHOLD if literal else None,
+        title=f"Pairs of digits, convolutional: {config.form}",
     )
-    loop.finish(config, evaluated.metrics, trained, evaluated.model)
-    title = f"Pairs of digits, convolutional: {config.form}"
-    digit_pairs.write_report(config.directory, title, splits, evaluated)

@@ -24,20 +24,14 @@ recipe, and the probabilities of both, are calibrated on pairs of these.
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal
-
-import jax
-import jax.numpy as jnp
-import numpy as np
+from typing import ClassVar, Literal
 
 from experiments.datasets import digits
-from experiments.engine import loop, optimizers, pair_batches, supcon
+from experiments.engine import optimizers, pair_batches, supcon
 from experiments.engine.config import only_when
-from experiments.engine.data import class_data
 from experiments.engine.loop import System
-from experiments.engine.pair_batches import PairBatch, PairConfig, PairData
 from experiments.evaluations import digit_pairs
-from siamese_jax import distances, losses
+from experiments.evaluations.digit_pairs import DigitConfig
 from siamese_jax.encoders import MnistMlp
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
@@ -47,11 +41,10 @@ from siamese_jax.training import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(PairConfig):
+class Config(DigitConfig):
     """The tutorial's settings.
 
     Attributes:
-      dataset: MNIST, or scikit-learn's digits.
       recipe: The tutorial's training, or the tuned one.
       pairs: The tutorial's fixed pairs, or new pairs at each step.
       dropout: Dropout rate after each of the first two layers.
@@ -65,7 +58,6 @@ class Config(PairConfig):
     steps_per_call: int = 847  # one epoch
     checkpoint_every: int = 3_388
 
-    dataset: Literal["mnist", "digits"] = "mnist"
     recipe: Literal["tutorial", "tuned"] = "tutorial"
     pairs: Literal["fixed", "fresh"] = only_when("fixed", recipe="tutorial")
     dropout: float = 0.5
@@ -81,51 +73,31 @@ def build(config: Config) -> System:
     if config.recipe == "tuned":
         return build_tuned(config)
     encoder_init, encode = from_flax(MnistMlp(dropout=config.dropout))
-    embed_pairs = pair_batches.embed_pairs(encode, config)
-
-    def init(key: jax.Array) -> tuple[Any, Any]:
-        image = jnp.zeros((1, *digits.image_shape(config.dataset)))
-        params, statistics = encoder_init(key, image)
-        return {"encoder": params}, statistics
-
-    def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
-        a, b = embed_pairs(params["encoder"], batch.images, key)
-        value = losses.contrastive_loss(
-            distances.euclidean_distance(a, b),
-            batch.same,
-            margin=config.margin,
-            factor=1.0,  # the tutorial has no factor 1/2
-            where=batch.where,
-        )
-        return value, (statistics, {})
 
     def model(state: TrainState) -> Model:
         return Model(state.params["encoder"], encode, preparation(config))
 
     fixed = config.pairs == "fixed"
     sampler = pair_batches.epoch_sampler if fixed else pair_batches.fresh_sampler
-    optimizer = optimizers.rmsprop(config.learning_rate)
-    return System(init, sampler(config), loss, optimizer, model)
+    return System(
+        init=pair_batches.make_init(encoder_init, preparation(config).image_shape),
+        sample=sampler(config),
+        loss=pair_batches.contrastive_loss(encode, config, margin=config.margin),
+        optimizer=optimizers.rmsprop(config.learning_rate),
+        model=model,
+    )
 
 
 def build_tuned(config: Config) -> System:
     """The same encoder, trained by comparing all images of a batch."""
-    encoder_init, encode = from_flax(MnistMlp(dropout=config.dropout))
-
-    def embed_fn(params: Any, images: jax.Array) -> Any:
-        return distances.normalize(encode(params, images))
-
-    def model(state: TrainState) -> Model:
-        return Model(state.params["encoder"], embed_fn, preparation(config))
-
-    return System(
-        init=supcon.make_init(encoder_init, digits.image_shape(config.dataset), 0.1),
+    return supcon.make_system(
+        MnistMlp(dropout=config.dropout),
+        preparation(config),
         sample=digit_pairs.class_sampler(config),
-        loss=supcon.make_loss(encode, compute_dtype=config.compute_dtype),
         optimizer=optimizers.one_cycle_adamw(
             config.learning_rate, config.num_steps, weight_decay=1e-4
         ),
-        model=model,
+        compute_dtype=config.compute_dtype,
     )
 
 
@@ -140,21 +112,11 @@ def main(config: Config) -> None:
         raise UserError(f"--dropout must be in [0, 1); got {config.dropout}")
     if config.margin <= 0:
         raise UserError(f"--margin must be positive; got {config.margin}")
-    system = build(config)
-    if not loop.start(config):
-        return
-    splits = digits.load_splits(config.dataset)
-    rng = np.random.default_rng(config.seed)
-    train_pairs = pair_batches.adjacent_pairs(splits.train.labels, rng)
-    fixed = config.pairs == "fixed" and config.recipe == "tutorial"
-    data: Any = class_data(splits.train)
-    if fixed:
-        data = PairData(data.images, train_pairs)
-    trained = loop.train(config, system, data)
-    threshold = TUTORIAL_THRESHOLD if config.recipe == "tutorial" else None
-    evaluated = digit_pairs.evaluate(
-        system.model(trained.state), splits, train_pairs, threshold=threshold
+    tutorial = config.recipe == "tutorial"
+    digit_pairs.run(
+        config,
+        build(config),
+        fixed_pairs=tutorial and config.pairs == "fixed",
+        threshold=TUTORIAL_THRESHOLD if tutorial else None,
+        title=f"Pairs of digits: {config.dataset}",
     )
-    loop.finish(config, evaluated.metrics, trained, evaluated.model)
-    title = f"Pairs of digits: {config.dataset}"
-    digit_pairs.write_report(config.directory, title, splits, evaluated)

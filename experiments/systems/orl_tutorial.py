@@ -27,9 +27,8 @@ the folds. The system orl_hog does much better on the same folds.
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -38,14 +37,14 @@ from experiments.datasets import evaluation_key, evaluation_rng
 from experiments.engine import loop, optimizers, pair_batches
 from experiments.engine.config import only_when
 from experiments.engine.loop import System
-from experiments.engine.pair_batches import PairBatch, PairConfig, PairData
+from experiments.engine.pair_batches import PairConfig, PairData
 from experiments.evaluations import pair_metrics, unseen_faces
 from experiments.evaluations.pair_metrics import pair_distances
 from experiments.evaluations.unseen_faces import PREPARATION, FaceConfig
-from siamese_jax import distances, losses, verification
+from siamese_jax import verification
 from siamese_jax.encoders import OrlConv
 from siamese_jax.errors import UserError
-from siamese_jax.images import LabelledImages
+from siamese_jax.images import LabelledImages, prepare
 from siamese_jax.model import Model, pixel_model
 from siamese_jax.samplers import Pairs
 from siamese_jax.siamese import from_flax
@@ -87,30 +86,19 @@ TUTORIAL_THRESHOLD = 0.5
 def build(config: Config) -> System:
     """The tutorial's system, as pure functions."""
     encoder_init, encode = from_flax(OrlConv(stride=config.stride, dropout=config.dropout))
-    embed_pairs = pair_batches.embed_pairs(encode, config)
-
-    def init(key: jax.Array) -> tuple[Any, Any]:
-        params, statistics = encoder_init(key, jnp.zeros((1, *PREPARATION.image_shape)))
-        return {"encoder": params}, statistics
-
-    def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
-        a, b = embed_pairs(params["encoder"], batch.images, key)
-        value = losses.contrastive_loss(
-            distances.euclidean_distance(a, b),
-            batch.same,
-            margin=config.margin,
-            factor=1.0,  # the tutorial has no factor 1/2
-            where=batch.where,
-        )
-        return value, (statistics, {})
 
     def model(state: TrainState) -> Model:
         return Model(state.params["encoder"], encode, PREPARATION)
 
     fixed = config.protocol == "pairs"
     sampler = pair_batches.epoch_sampler if fixed else pair_batches.fresh_sampler
-    optimizer = optimizers.rmsprop(config.learning_rate)
-    return System(init, sampler(config), loss, optimizer, model)
+    return System(
+        init=pair_batches.make_init(encoder_init, PREPARATION.image_shape),
+        sample=sampler(config),
+        loss=pair_batches.contrastive_loss(encode, config, margin=config.margin),
+        optimizer=optimizers.rmsprop(config.learning_rate),
+        model=model,
+    )
 
 
 def draw_pairs(labels: np.ndarray) -> tuple[Pairs, Pairs]:
@@ -127,7 +115,7 @@ def draw_pairs(labels: np.ndarray) -> tuple[Pairs, Pairs]:
 def run_pairs(config: Config, faces: LabelledImages) -> None:
     """Trains, evaluates and reports by the tutorial's protocol."""
     train_pairs, test_pairs = draw_pairs(faces.labels)
-    images = unseen_faces.training_data(faces).images
+    images = jnp.asarray(prepare(faces.images, PREPARATION))
     system = build(config)
     trained = loop.train(config, system, PairData(images, train_pairs))
     model, pixels = system.model(trained.state), pixel_model(PREPARATION)

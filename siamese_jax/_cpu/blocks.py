@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 
 from siamese_jax._cpu.maps import Bilinear, bilinear
 from siamese_jax._cpu.patches import materialized
-from siamese_jax._cpu.pooling import LARGEST_WINDOW, largest_along
+from siamese_jax._cpu.pooling import LARGEST_WINDOW, check_window, largest_along
 
 _LARGEST_PATCH = 160  # numbers of an image that a block of outputs may see
 
@@ -84,7 +84,12 @@ def convolve_and_pool(
       kernel: Kernel, HWIO.
       window: Rows and columns of a block.
       images_last: Layout of images and result.
+
+    Raises:
+      ValueError: If the convolution is smaller than the window.
     """
+    outputs = (x.shape[1 + i] - kernel.shape[i] + 1 for i in range(2))
+    check_window(window, *outputs)
     image = x.shape[1], x.shape[2], x.shape[0 if images_last else 3]
     sizes = _Sizes(window, image, (kernel.shape[0], kernel.shape[1]), images_last)
     maps = Bilinear(

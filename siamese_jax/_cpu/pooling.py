@@ -20,6 +20,16 @@ from siamese_jax._cpu.patches import materialized
 LARGEST_WINDOW = 8  # XLA compiles larger ones for many seconds
 
 
+def check_window(window: int, rows: int, columns: int) -> None:
+    """Raises ValueError if a window does not fit into what is pooled."""
+    largest = min(rows, columns)
+    if not 1 <= window <= largest:
+        raise ValueError(
+            f"window must be from 1 to {largest}, the smaller side of what is pooled; got "
+            f"{window}"
+        )
+
+
 def max_pool(
     x: Float[Array, "a height width b"], window: int
 ) -> Float[Array, "a rows columns b"]:
@@ -110,8 +120,13 @@ def _largest_of_blocks(blocks: Array) -> Array:
 
 def _largest_of_blocks_forward(blocks: Array) -> tuple[Array, tuple[Array, int]]:
     window = blocks.shape[2]
-    values = [blocks[:, :, i, :, j] for i in range(window) for j in range(window)]
-    largest, place = first_largest(values)
+
+    def largest_and_place(blocks: Array) -> tuple[Array, Array]:
+        return first_largest(
+            [blocks[:, :, i, :, j] for i in range(window) for j in range(window)]
+        )
+
+    largest, place = elementwise(largest_and_place, blocks, image_axes=((0,), (0, 0)))
     return largest, (place, window)
 
 
@@ -119,9 +134,14 @@ def _largest_of_blocks_backward(
     residuals: tuple[Array, int], gradient: Array
 ) -> tuple[Array]:
     place, window = residuals
-    parts = gradients_of_largest(place, gradient, window * window)
-    rows = [jnp.stack(parts[i : i + window], 3) for i in range(0, len(parts), window)]
-    return (jnp.stack(rows, 2),)
+
+    def to_blocks(place: Array, gradient: Array) -> tuple[Array]:
+        parts = gradients_of_largest(place, gradient, window * window)
+        rows = [jnp.stack(parts[i : i + window], 3) for i in range(0, len(parts), window)]
+        return (jnp.stack(rows, 2),)
+
+    (found,) = elementwise(to_blocks, place, gradient, image_axes=((0, 0), (0,)))
+    return (found,)
 
 
 _largest_of_blocks.defvjp(_largest_of_blocks_forward, _largest_of_blocks_backward)

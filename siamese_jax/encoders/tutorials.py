@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from siamese_jax._cpu.maps import elementwise
 from siamese_jax.convolution import convolution
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.encoders._dense import dot_general
@@ -62,6 +63,15 @@ def _conv(
         bias_init=bias_init,
         conv_general_dilated=pooled_convolution(window) if window > 1 else convolution,
     )
+
+
+def _joined_relu(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+    """Applies ReLU, under `vmap` to all images as one batch.
+
+    XLA sums the gradient of the bias, which follows, faster over three axes than over four.
+    """
+    (y,) = elementwise(lambda x: (nn.relu(x),), x, image_axes=((0,), (0,)))
+    return y
 
 
 class Dropout(nn.Module):
@@ -119,7 +129,7 @@ class MnistConv(nn.Module):
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
-        x = nn.relu(_conv(32, 3)(images))
+        x = _joined_relu(_conv(32, 3)(images))
         return nn.relu(_dense(self.dim)(_flatten(x)))
 
 

@@ -96,7 +96,7 @@ def calibrate(distances: ArrayLike, same: ArrayLike, *, pairs: str) -> Calibrati
     best = best_threshold(distances_jax, same_jax)
     fit = fit_logistic(distances_jax, same_jax)
     different = distances[~same]
-    rates = np.geomspace(1 / len(different), 0.5, 50)
+    rates = np.geomspace(min(1 / len(different), 0.5), 0.5, 50)
     return Calibration(
         pairs=pairs,
         num_pairs=len(same),
