@@ -76,17 +76,15 @@ def test_a_run_killed_three_times_ends_bit_for_bit_as_an_unbroken_one(tmp_path):
         lambda: has_logged(broken, 14),
     )
     for reached in moments:
-        process = subprocess.Popen(
-            command(broken, *SMALL),
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        with (tmp_path / "printed").open("w") as printed:  # a pipe might fill up
+            process = subprocess.Popen(
+                command(broken, *SMALL), cwd=ROOT, stdout=printed, stderr=printed
+            )
         while process.poll() is None and not reached():
             time.sleep(0.002)
-        assert process.poll() is None, process.stdout.read().decode()
+        assert process.poll() is None, (tmp_path / "printed").read_text()
         process.kill()
-        process.communicate()
+        process.wait()
         assert not (broken / "results.json").exists()
     # a line cut short in the middle, as a kill may leave it
     with (broken / "metrics.jsonl").open("a") as log:
