@@ -174,6 +174,9 @@ def test_conv_is_the_convolution_of_flax_with_relu_and_pooling(
     variables = plain.init(KEY, images)
     own = conv.init(KEY, jnp.transpose(images, turn))
     jax.tree.map(np.testing.assert_array_equal, own, variables)
+    params = variables["params"]
+    varied = params["bias"] + 0.3 * jax.random.normal(KEY, params["bias"].shape)
+    variables = {"params": {**params, "bias": varied}}
     found, wanted = (
         jax.jit(
             jax.value_and_grad(lambda *args, fn=fn: jnp.sum(jnp.sin(fn(*args))), (0, 1))
@@ -422,6 +425,7 @@ def test_the_net_of_faces_is_the_same_in_both_layouts_and_drops_the_same(stride,
     images = jax.random.uniform(KEY, (3, 56, 46, 1))
     sizes = stride, (0.3, 0.3, 0.3), 5
     variables = jax.jit(tutorials._OrlLayers(*sizes).init)(KEY, images)
+    variables = jax.tree.map(lambda a: a + 0.1 if a.ndim == 1 else a, variables)  # biases
     rngs = {"dropout": jax.random.key(1)}
     wanted, found = (
         tutorials._OrlLayers(*sizes, last).apply(variables, images, train=train, rngs=rngs)
