@@ -4,6 +4,7 @@ Arrays of different rank do not broadcast. Compiled programs are stored in `.cac
 that a second run, the other test process, and the commands that tests start can load them.
 """
 
+import gc
 import os
 import pathlib
 import resource
@@ -25,13 +26,6 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _release_programs():
-    """Compiled programs live as long as a file of tests: all of them take gigabytes."""
-    yield
-    jax.clear_caches()
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Marks examples in documents as slow, and all that is not slow as quick."""
@@ -42,14 +36,36 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.quick)
 
 
-# Memory of each process, at the end of the report ---------------------------------------
+# Memory --------------------------------------------------------------------------------
 
 PEAKS = pytest.StashKey[dict[str, float]]()
+AT_LAST_RELEASE = pytest.StashKey[float]()
+STEP = 0.25  # GB
 
 
 def peak_memory() -> float:
     """Largest resident memory of this process so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def release_programs(config):
+    """Forgets all compiled programs, which together take gigabytes."""
+    jax.clear_caches()
+    gc.collect()
+    config.stash[AT_LAST_RELEASE] = peak_memory()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _release_after_each_file(pytestconfig):
+    yield
+    release_programs(pytestconfig)
+
+
+@pytest.fixture(autouse=True)
+def _release_when_memory_grows(pytestconfig):
+    yield
+    if peak_memory() > pytestconfig.stash.get(AT_LAST_RELEASE, 0.0) + STEP:
+        release_programs(pytestconfig)
 
 
 def pytest_sessionfinish(session):

@@ -128,8 +128,10 @@ def check_value(variant: Variant, seed: int):
 def check_jit_vmap(variant: Variant):
     samples = [variant.inputs(seed) for seed in (0, 1)]
     fn = compiled(variant)
-    results = [fn.call(*inputs) for inputs in samples]
-    assert fn.num_traces == 1
+    first = fn.call(*samples[0])
+    num_traces = fn.num_traces
+    results = [first, fn.call(*samples[1])]
+    assert fn.num_traces == num_traces
     assert_trees_close(results[0], variant.call(*samples[0]))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *samples)
     mapped = jax.jit(jax.vmap(variant.call))(*stacked)

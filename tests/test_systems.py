@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments import report
 from experiments.__main__ import list_experiments
 from experiments.datasets import letters, omniglot
 from experiments.engine import loop
@@ -108,7 +109,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small_data():
-    """The data of the systems that read Omniglot or draw letters."""
+    """Small data, and no pictures, which the tests of each system look at."""
     everything = letters.draw_letters()
     names = np.unique(everything.letters)[::3]
     chosen = np.isin(everything.letters, names)
@@ -118,6 +119,8 @@ def small_data():
         patch.setattr(omniglot, "load_split", drawings)
         patch.setattr(few_shot, "FEW_SHOT", ((20, 1),))
         patch.setattr(glyphs, "draw_letters", lambda font_dir: some)
+        patch.setattr(report, "_as_png", lambda figure: "")
+        patch.setattr(report, "embedding_map", lambda *args: None)
         yield
 
 

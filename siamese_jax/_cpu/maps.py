@@ -264,7 +264,7 @@ def _elementwise_jvp(
     *,
     fn: Callable[..., Any],
     image_axes: Any,
-) -> tuple[list[Array], list[Array]]:
+) -> tuple[list[Array], list[Any]]:
     tangents = [ad.instantiate_zeros(tangent) for tangent in tangents]
     values, changes = jax.jvp(fn, tuple(primals), tuple(tangents))
     return list(values), list(changes)

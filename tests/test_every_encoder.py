@@ -1,0 +1,141 @@
+"""Tests that hold for every encoder: training, the twin, and programs for CUDA."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from siamese_jax import encoders
+from siamese_jax.siamese import from_flax, twin
+from tests.test_encoders import KEY
+
+pytestmark = pytest.mark.slow
+
+# Every encoder --------------------------------------------------------------------------
+
+SMALL = {
+    "MnistConv": (encoders.MnistConv(8), (28, 28)),
+    "MnistMlp": (encoders.MnistMlp(dim=8), (28, 28)),
+    "MnistTower": (encoders.MnistTower(8), (28, 28)),
+    "OrlConv": (encoders.OrlConv(dim=4), (56, 46)),
+    "OrlConv, stride 3": (encoders.OrlConv(3, dim=4), (56, 46)),
+    "KochConv": (encoders.KochConv(8, (5, 4, 3, 3)), (53, 53)),
+    "ConvNet": (encoders.ConvNet((4, 8), 4), (12, 12)),
+    "ResNet": (encoders.ResNet(4, (4, 8), dim=4), (24, 24)),
+    "Standardized": (encoders.Standardized(encoders.ConvNet((4,), 4)), (8, 8)),
+    "GradientMap": (encoders.GradientMap(), (24, 20)),
+}
+EVERY = pytest.mark.parametrize(("module", "size"), SMALL.values(), ids=SMALL)
+
+
+@EVERY
+def test_a_pair_by_vmap_is_the_flattened_batch(module, size):
+    init, apply = from_flax(module)
+    pair = jax.random.uniform(KEY, (2, 3, *size, 1))
+    params, statistics = jax.jit(init)(KEY, pair[0])
+
+    def embed(params, x):
+        return apply(params, x, statistics=statistics)
+
+    def loss(fn, params, x):
+        return jnp.sum(jnp.sin(fn(params, x)))
+
+    found = jax.jit(jax.value_and_grad(lambda p: loss(twin(embed), p, pair)))(params)
+    flat = pair.reshape(6, *size, 1)
+    wanted = jax.jit(jax.value_and_grad(lambda p: loss(embed, p, flat)))(params)
+    for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        assert np.abs(a - b).max() <= 2e-5 * max(1e-3, np.abs(b).max())
+
+
+@EVERY
+def test_training_gives_embeddings_and_statistics(module, size):
+    init, apply = from_flax(module)
+    x = jax.random.uniform(KEY, (3, *size, 1))
+    params, statistics = jax.jit(init)(KEY, x)
+    embeddings, changed = jax.jit(
+        lambda p, s: apply(p, x, statistics=s, key=KEY, train=True)
+    )(params, statistics)
+    assert embeddings.shape == apply(params, x, statistics=statistics).shape
+    assert jax.tree.structure(changed) == jax.tree.structure(statistics)
+    for a, b in zip(*map(jax.tree.leaves, (changed, statistics)), strict=True):
+        assert (a != b).any()
+
+
+@EVERY
+def test_on_accelerators_it_is_the_plain_network(module, size):
+    """No transposes, no grouped convolutions, and a pair takes those of one batch."""
+    init, apply = from_flax(module)
+    params, statistics = jax.eval_shape(init, KEY, jnp.zeros((1, *size, 1)))
+
+    def embed(params, statistics, x):
+        return apply(params, x, statistics=statistics)
+
+    def loss(fn, params, statistics, x):
+        return jnp.sum(jnp.sin(fn(params, statistics, x)))
+
+    def lowered(fn, *shape):
+        x = jax.ShapeDtypeStruct((*shape, *size, 1), jnp.float32)
+        exported = jax.export.export(jax.jit(fn), platforms=("cuda",))
+        return exported(params, statistics, x).mlir_module()
+
+    def gradient(fn):
+        return jax.value_and_grad(lambda *args: loss(fn, *args))
+
+    paired = jax.vmap(embed, in_axes=(None, None, 0))
+    forward = lowered(embed, 6)
+    if not isinstance(module, encoders.GradientMap):  # whose einsums have them
+        assert "stablehlo.transpose" not in forward
+    for text, pairs in (
+        (forward, lowered(paired, 2, 3)),
+        (lowered(gradient(embed), 6), lowered(gradient(paired), 2, 3)),
+    ):
+        assert text.count("stablehlo.convolution") == pairs.count("stablehlo.convolution")
+        for line in (text + pairs).splitlines():
+            if "stablehlo.convolution" in line:
+                assert "batch_group_count = 1 " in line
+                assert "feature_group_count = 1 " in line
+    assert ("convolution" in forward) == any("Conv_" in str(k) for k in _paths(params))
+
+
+def _paths(params):
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(params)]
+
+
+@EVERY
+def test_parameters_have_the_names_and_layout_of_flax(module, size):
+    params = jax.eval_shape(from_flax(module).init, KEY, jnp.zeros((1, *size, 1)))[0]
+    for path, leaf in jax.tree.leaves_with_path(params):
+        *_, layer, name = (entry.key for entry in path)
+        assert layer.rsplit("_", 1)[0] in ("Conv", "Dense", "BatchNorm")
+        assert name in ("kernel", "bias", "scale")
+        if layer.startswith("Conv") and name == "kernel":
+            assert leaf.shape[0] == leaf.shape[1] <= leaf.shape[3] + 1
+
+
+def test_standardized_images_hide_light_and_contrast():
+    net = encoders.Standardized(encoders.ConvNet((4,), 3))
+    images = jax.random.uniform(KEY, (3, 8, 8, 1))
+    variables = net.init(KEY, images)
+    found, other = (net.apply(variables, x) for x in (images, 0.5 * images + 0.3))
+    np.testing.assert_allclose(found, other, atol=0.02)
+    assert np.abs(found).max() > 0.1
+
+
+def test_oriented_gradients_by_hand():
+    # lighter downwards, evenly: one direction of four, the same in every inner cell
+    ramp = jnp.broadcast_to(jnp.linspace(0, 1, 24)[:, None], (24, 20))[None, :, :, None]
+    found = encoders.oriented_gradients(ramp, (6, 5), 4).reshape(6, 5, 4)
+    np.testing.assert_allclose(found[..., 1], 1, atol=0.06)  # sin 90 degrees: down
+    np.testing.assert_allclose(found[..., jnp.array([0, 2, 3])], 0, atol=1e-5)
+    upside_down = encoders.oriented_gradients(1 - ramp, (6, 5), 4).reshape(6, 5, 4)
+    np.testing.assert_allclose(upside_down[..., 3], found[..., 1], atol=1e-5)
+    # contrast and brightness change next to nothing
+    np.testing.assert_allclose(
+        encoders.oriented_gradients(0.5 * ramp + 0.2, (6, 5), 4).reshape(6, 5, 4),
+        found,
+        atol=0.1,
+    )
+    # the learnt map is the identity at first
+    net = encoders.GradientMap(cells=(6, 5), num_directions=4)
+    embedding, _ = net.init_with_output(jax.random.key(0), ramp)
+    np.testing.assert_allclose(embedding.reshape(6, 5, 4), found, rtol=1e-5, atol=1e-6)
