@@ -122,7 +122,7 @@ def _moved_columns(pads: Sequence[tuple[int, int]], kernel: Array, x: Array) -> 
 
 def _long_patches(
     stride: int, pads: Sequence[tuple[int, int]], kernel: Array, x: Array
-) -> tuple[Array, tuple[int, ...]]:
+) -> tuple[Array, tuple[Any, ...]]:
     """Returns patches [height * width * channels, outputs], and the outputs' shape."""
 
     def patches(x: Array) -> Array:
