@@ -4,9 +4,11 @@ Arrays of different rank do not broadcast. Compiled programs are stored in `.cac
 that a second run, the other test process, and the commands that tests start can load them.
 """
 
+import ctypes
 import gc
 import os
 import pathlib
+import platform
 import resource
 
 # environment variables, since tests start processes of their own
@@ -39,8 +41,15 @@ def pytest_collection_modifyitems(items):
 # Memory --------------------------------------------------------------------------------
 
 PEAKS = pytest.StashKey[dict[str, float]]()
-AT_LAST_RELEASE = pytest.StashKey[float]()
-STEP = 0.25  # GB
+AFTER_RELEASE = pytest.StashKey[float]()
+ROOM = 0.5  # GB that compiled programs may take before they are released
+
+
+def resident_memory() -> float:
+    """Resident memory of this process in GB, or 0 where the system has no /proc."""
+    file = pathlib.Path("/proc/self/statm")
+    pages = int(file.read_text().split()[1]) if file.exists() else 0
+    return pages * resource.getpagesize() / 1e9
 
 
 def peak_memory() -> float:
@@ -49,10 +58,12 @@ def peak_memory() -> float:
 
 
 def release_programs(config):
-    """Forgets all compiled programs, which together take gigabytes."""
+    """Forgets all compiled programs, and gives their memory back to the system."""
     jax.clear_caches()
     gc.collect()
-    config.stash[AT_LAST_RELEASE] = peak_memory()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+    config.stash[AFTER_RELEASE] = resident_memory()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,7 +75,7 @@ def _release_after_each_file(pytestconfig):
 @pytest.fixture(autouse=True)
 def _release_when_memory_grows(pytestconfig):
     yield
-    if peak_memory() > pytestconfig.stash.get(AT_LAST_RELEASE, 0.0) + STEP:
+    if resident_memory() > pytestconfig.stash.get(AFTER_RELEASE, 0.0) + ROOM:
         release_programs(pytestconfig)
 
 
