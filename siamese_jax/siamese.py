@@ -44,7 +44,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from siamese_jax._checks import check_floating, check_rank, check_scalar
-from siamese_jax._numerics import Scalar, widen
+from siamese_jax._numerics import Scalar, safe_abs, widen
 
 if TYPE_CHECKING:  # the caller of `from_flax` has imported it
     import flax.linen as nn
@@ -220,8 +220,7 @@ def threshold_logits(
     check_floating("distances", distances)
     check_scalar("threshold", threshold)
     check_scalar("scale", scale)
-    logits = scale * (threshold - widen(distances))
-    return logits.astype(distances.dtype)
+    return scale * (threshold - widen(distances))
 
 
 def weighted_l1_logits(
@@ -231,6 +230,8 @@ def weighted_l1_logits(
     bias: Scalar,
 ) -> Float[Array, "*batch"]:
     """Log-odds of "same" from a weighted city-block distance: sum_j w_j |a_j - b_j| + bias.
+
+    The gradient of |a_j - b_j| is 0 where a_j = b_j.
 
     Raises:
       ValueError: If `weights` does not have one entry for each dimension, or `bias` is not
@@ -254,8 +255,8 @@ def weighted_l1_logits(
             f"a and b must have equal shapes ending in one entry for each of the "
             f"{weights.shape[0]} weights; got {a.shape} and {b.shape}"
         )
-    difference = jnp.abs(widen(a) - widen(b))
+    difference = safe_abs(widen(a) - widen(b))
     products = jnp.einsum(
         "...d,d->...", difference, widen(weights), precision=jax.lax.Precision.HIGHEST
     )
-    return (products + bias).astype(a.dtype)
+    return products + bias
