@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import config as jaxtyping_config
-
 from siamese_jax._masks import row_has_nan, sides
+
 from tests import oracles
 
 
