@@ -41,6 +41,18 @@ gradient 0, and `mean_and_count` returns the count 0 with it (differentiate it w
 half-precision numbers is computed in float32 and is float32.
 """
 
+from siamese_jax.losses.labels import (
+    on_labels,
+)
+from siamese_jax.losses.margins import (
+    arc_face_loss,
+    cos_face_loss,
+    dynamic_margins,
+    large_margin_softmax_loss,
+    normalized_softmax_loss,
+    soft_triple_loss,
+    sphere_face_loss,
+)
 from siamese_jax.losses.pairs import (
     contrastive_loss,
     cosine_embedding_loss,
@@ -49,19 +61,12 @@ from siamese_jax.losses.pairs import (
     threshold_consistent_margin_loss,
 )
 from siamese_jax.losses.proxies import (
-    arc_face_loss,
     class_loss,
-    cos_face_loss,
-    dynamic_margins,
     instance_loss,
-    large_margin_softmax_loss,
-    normalized_softmax_loss,
     p2s_grad_loss,
     prototypical_loss,
     proxy_anchor_loss,
     proxy_nca_loss,
-    soft_triple_loss,
-    sphere_face_loss,
 )
 from siamese_jax.losses.ranking import (
     fast_ap_loss,
@@ -137,6 +142,7 @@ __all__ = [
     "negative_cosine_loss",
     "normalized_softmax_loss",
     "nt_xent_loss",
+    "on_labels",
     "p2s_grad_loss",
     "pnp_loss",
     "prototypical_loss",

@@ -7,6 +7,7 @@ A margin is one number, or an array with as many axes as the values of the loss 
 broadcasts against them: `margins[labels]` for one margin for each anchor's class.
 """
 
+from functools import reduce
 from typing import Any
 
 import jax
@@ -63,18 +64,15 @@ def triplet_loss(
     0.25
     """
     check_broadcastable("margin", margin, positive_distances)
-    distances = {
-        "positive_distances": positive_distances,
-        "negative_distances": negative_distances,
-        "swapped_distances": swapped_distances,
-    }
-    if swapped_distances is None:
-        del distances["swapped_distances"]
-    for name, array in distances.items():
+    check_floating("positive_distances", positive_distances)
+    negatives = {"negative_distances": negative_distances}
+    if swapped_distances is not None:
+        negatives["swapped_distances"] = swapped_distances
+    for name, array in negatives.items():
         check_floating(name, array)
         check_same_shape(name, array, "positive_distances", positive_distances)
-    positive, *negatives = map(widen, distances.values())
-    nearest = jnp.min(jnp.stack(negatives), axis=0) if negatives[1:] else negatives[0]
+    nearest = reduce(jnp.minimum, map(widen, negatives.values()))
+    positive = widen(positive_distances)
     values = _cost(positive - nearest + margin, soft)
     return reduce_terms(make_terms(values, where, weights=weights), reduce_fn)
 
@@ -295,10 +293,14 @@ def quadruplet_loss(
     >>> print(quadruplet_loss(one, one, one))  # 1 + 0.5
     1.5
     """
-    parts = {"where": where, "weights": weights, "reduce_fn": None}
-    first = triplet_loss(positive_distances, negative_distances, margin=margin, **parts)
-    second = triplet_loss(positive_distances, other_distances, margin=other_margin, **parts)
-    return reduce_terms(first._replace(values=first.values + second.values), reduce_fn)
+    first = triplet_loss(
+        positive_distances, negative_distances, margin=margin, reduce_fn=None
+    )
+    second = triplet_loss(
+        positive_distances, other_distances, margin=other_margin, reduce_fn=None
+    )
+    terms = make_terms(first.values + second.values, where, weights=weights)
+    return reduce_terms(terms, reduce_fn)
 
 
 # Implementation -------------------------------------------------------------------------
