@@ -86,7 +86,9 @@ def twin(apply_fn: ApplyFn, *, has_statistics: bool = False) -> ApplyFn:
       apply_fn: `apply_fn(params, x, *extras) -> embeddings`, on any pytrees. The mapped
         axis is named "twin".
       has_statistics: Whether `apply_fn` returns `(embeddings, statistics)`. The statistics
-        are averaged over the inputs, so that one set comes back.
+        are averaged over the inputs, so that one set comes back. Of integers and booleans,
+        such as counters and flags, the largest comes back: they have no mean, and a counter
+        never goes back. (A counter of calls goes up by 1, whatever the number of inputs.)
 
     Returns:
       A function of `(params, inputs, *extras)`. The inputs and each of the extras (one
@@ -103,7 +105,7 @@ def twin(apply_fn: ApplyFn, *, has_statistics: bool = False) -> ApplyFn:
         if not has_statistics:
             return outputs
         embeddings, statistics = outputs
-        return embeddings, jax.tree.map(_mean_of_inputs, statistics)
+        return embeddings, jax.tree.map(_one_of_inputs, statistics)
 
     return apply
 
@@ -159,8 +161,11 @@ def _over_inputs(apply_fn: ApplyFn, *, params_axis: int | None) -> ApplyFn:
     return apply
 
 
-def _mean_of_inputs(stacked: Array) -> Array:
-    return jnp.mean(stacked, axis=0).astype(stacked.dtype)
+def _one_of_inputs(stacked: Array) -> Array:
+    """The mean of floating-point numbers, the largest of integers and booleans."""
+    if jnp.issubdtype(stacked.dtype, jnp.inexact):
+        return jnp.mean(stacked, axis=0)
+    return jnp.max(stacked, axis=0)
 
 
 # Flax -----------------------------------------------------------------------------------
@@ -246,8 +251,8 @@ def from_nnx(module: "nnx.Module") -> BoundEncoder:
     `train=True` the key is folded with a number for each random layer, so that no two
     layers, steps or inputs draw the same masks.
 
-    `apply` raises ValueError if the trees do not have the structure of those returned here,
-    or if `train` is true, the module has random layers and `key` is None, since every step
+    `apply` raises ValueError if the trees do not have the shapes of those returned here, or
+    if `train` is true, the module has random layers and `key` is None, since every step
     would then repeat one mask.
 
     Args:
@@ -261,7 +266,8 @@ def from_nnx(module: "nnx.Module") -> BoundEncoder:
     from flax import nnx
 
     groups = (nnx.Param, nnx.RngKey, (nnx.RngState, nnx.Intermediate), nnx.Variable, ...)
-    graph, own_params, own_keys, counts, own_statistics, rest = nnx.split(module, *groups)
+    parts: Any = nnx.split(module, *groups)
+    graph, own_params, own_keys, counts, own_statistics, rest = parts
     params, statistics = map(nnx.to_pure_dict, (own_params, own_statistics))
     # of these only the structure is needed: the arrays may be donated
     own_params, own_statistics = jax.eval_shape(lambda: (own_params, own_statistics))
@@ -288,7 +294,8 @@ def from_nnx(module: "nnx.Module") -> BoundEncoder:
             return merged(x)
         merged.train()
         embeddings = merged(x)
-        return embeddings, nnx.to_pure_dict(nnx.split(merged, *groups)[4])
+        parts: Any = nnx.split(merged, *groups)
+        return embeddings, nnx.to_pure_dict(parts[4])
 
     return BoundEncoder(params, statistics, apply)
 
@@ -297,9 +304,10 @@ def _with_values(name: str, state: "nnx.State", values: PyTree) -> "nnx.State":
     """Returns a copy of an NNX state with other values."""
     from flax import nnx
 
-    wanted, found = map(jax.tree.structure, (nnx.to_pure_dict(state), values))
+    trees = nnx.to_pure_dict(state), values
+    wanted, found = (jax.tree.map(jnp.shape, tree) for tree in trees)
     if wanted != found:
-        raise ValueError(f"{name} must have the structure {wanted}; got {found}")
+        raise ValueError(f"{name} must have the shapes {wanted}; got {found}")
     copy = jax.tree.map(lambda leaf: leaf, state)
     nnx.replace_by_pure_dict(copy, values)
     return copy

@@ -257,10 +257,10 @@ def test_no_two_inputs_and_layers_share_a_mask():
 
 def test_nnx_trees_of_another_structure_are_refused():
     params, _, apply = siamese.from_nnx(Noisy(nnx.Rngs(0)))
-    with pytest.raises(ValueError, match="statistics must have the structure"):
+    with pytest.raises(ValueError, match="statistics must have the shapes"):
         apply(params, PAIR[0])
     params, _, apply = siamese.from_nnx(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
-    with pytest.raises(ValueError, match="params must have the structure"):
+    with pytest.raises(ValueError, match="params must have the shapes"):
         apply({"kernel": params["kernel"]}, PAIR[0])
 
 
@@ -342,6 +342,28 @@ def test_separate_batch_statistics_are_averaged_into_one_set():
         *map(jax.tree.leaves, (statistics, singles[0][1], singles[1][1])), strict=True
     ):
         np.testing.assert_allclose(found, (a + b) / 2, rtol=1e-5)
+
+
+def test_counters_and_flags_are_not_averaged():
+    def apply_fn(params, x):
+        odd = x[0] > 0
+        return x, {
+            "count": jnp.where(odd, 7, 4),
+            "bytes": jnp.where(odd, 1, 4).astype(jnp.uint8),
+            "seen": odd,
+            "mean": x[0].astype(jnp.bfloat16),
+        }
+
+    inputs = jnp.array([[1.0], [0.0]])
+    _, found = siamese.twin(apply_fn, has_statistics=True)((), inputs)
+    assert found == {"count": 7, "bytes": 4, "seen": True, "mean": 0.5}
+    dtypes = {name: value.dtype for name, value in found.items()}
+    assert dtypes == {
+        "count": jnp.int32,
+        "bytes": jnp.uint8,
+        "seen": jnp.bool_,
+        "mean": jnp.bfloat16,
+    }
 
 
 def test_two_towers_learn_apart():
