@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_learnt_from_is_refused_at_once(finished, tmp_pa
         main(num_classes=7)
     with pytest.raises(UserError, match=r"--num-images: class class\d has 5; got 6"):
         main(num_images=6)
-    with pytest.raises(UserError, match="--image-size must be at least 4 for 2 blocks"):
+    with pytest.raises(UserError, match=r"--image-size must be at least \(4, 4\)"):
         main(image_size=(3, 16))
     with pytest.raises(UserError, match=r"--image-size must be at least \(6, 5\)"):
         main(image_size=(5, 16), encoder="hog")
