@@ -22,7 +22,12 @@ MODULES = {
 
 # of files, paths and NumPy arrays: they have tests of their own instead of a row
 HOST_MODULES = {"errors", "identification", "images", "model"}
-HOST_FUNCTIONS = {"samplers.class_index", "siamese.from_flax", "verification.calibrate"}
+HOST_FUNCTIONS = {
+    "samplers.class_index",
+    "siamese.from_flax",
+    "siamese.from_nnx",
+    "verification.calibrate",
+}
 
 # Public functions ----------------------------------------------------------------------
 
