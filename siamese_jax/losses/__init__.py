@@ -112,7 +112,9 @@ from siamese_jax.losses.softmax import (
     supervised_contrastive_loss,
 )
 from siamese_jax.losses.triplets import (
+    DynamicSoftMargin,
     all_triplets_loss,
+    dynamic_soft_margin_loss,
     hard_triplet_loss,
     quadruplet_loss,
     semi_hard_triplet_loss,
@@ -137,6 +139,7 @@ from siamese_jax.losses.views import (
 )
 
 __all__ = [
+    "DynamicSoftMargin",
     "all_triplets_loss",
     "angular_loss",
     "arc_face_loss",
@@ -150,6 +153,7 @@ __all__ = [
     "cosine_embedding_loss",
     "decoupled_contrastive_loss",
     "dynamic_margins",
+    "dynamic_soft_margin_loss",
     "fast_ap_loss",
     "generalized_lifted_structure_loss",
     "hard_negative_contrastive_loss",

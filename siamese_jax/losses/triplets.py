@@ -8,7 +8,7 @@ broadcasts against them: `margins[labels]` for one margin for each anchor's clas
 """
 
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from siamese_jax._checks import (
+    check_at_least,
     check_broadcastable,
     check_floating,
+    check_rank,
     check_same_shape,
     check_square,
 )
@@ -301,6 +303,82 @@ def quadruplet_loss(
     )
     terms = make_terms(first.values + second.values, where, weights=weights)
     return reduce_terms(terms, reduce_fn)
+
+
+class DynamicSoftMargin(NamedTuple):
+    """The result of `dynamic_soft_margin_loss`.
+
+    Attributes:
+      loss: The reduced loss.
+      histogram: The histogram to pass to the next step.
+    """
+
+    loss: Any
+    histogram: Float[Array, " bins"]
+
+
+def dynamic_soft_margin_loss(
+    positive_distances: Float[Array, " n"],
+    negative_distances: Float[Array, " n"],
+    histogram: Float[Array, " bins"],
+    *,
+    momentum: float = 0.01,
+    lowest: float = -2.0,
+    where: Bool[Array, " n"] | None = None,
+    weights: Float[Array, " n"] | None = None,
+    reduce_fn: ReduceFn | None = mean,
+) -> DynamicSoftMargin:
+    """Triplet loss whose weights are the ranks of the triplets, in place of a margin.
+
+    With v = d_positive - d_negative, a triplet costs F(v) v, where F is the cumulative
+    distribution of v: hard triplets count, easy ones hardly. F comes from a histogram that
+    is carried from step to step, counts h <- (1 - momentum) h + momentum (counts of this
+    batch), then divided by their sum. No gradient flows through F.
+
+    Args:
+      positive_distances: Distances of anchor to positive, of embeddings of length 1.
+      negative_distances: Distances of anchor to negative, usually `miners.hard_negatives`.
+      histogram: The histogram of the steps before, `jnp.zeros(num_bins)` at the start. Its
+        nodes are evenly spaced from `lowest` in steps of 2 |lowest| / num_bins.
+      momentum: How fast the histogram follows.
+      lowest: The smallest v that is told from others.
+      where: See `siamese_jax.losses`, also for `weights` (one per triplet) and `reduce_fn`.
+
+    Raises:
+      ValueError: If the histogram has fewer than 2 bins.
+
+    Reference:
+      Zhang, Rusinkiewicz. Learning Local Descriptors With a CDF-Based Dynamic Soft Margin.
+      ICCV 2019, eq. 4 to 6.
+
+    >>> one = jnp.array([1.0])
+    >>> found = dynamic_soft_margin_loss(one, 2 * one, jnp.zeros(4))  # v = -1
+    >>> print(found.loss, found.histogram)
+    -1.0 [0. 1. 0. 0.]
+    """
+    check_rank("histogram", histogram, 1)
+    check_at_least("the number of bins", len(histogram), 2)
+    check_floating("positive_distances", positive_distances)
+    check_floating("negative_distances", negative_distances)
+    check_same_shape(
+        "negative_distances", negative_distances, "positive_distances", positive_distances
+    )
+    violations = widen(positive_distances) - widen(negative_distances)
+    terms = make_terms(violations, where, weights=weights)
+    num_bins = len(histogram)
+    place = (lax.stop_gradient(terms.values) - lowest) * num_bins / (2 * abs(lowest))
+    place = jnp.clip(place, 0, num_bins - 1)
+    left = jnp.clip(jnp.floor(place), 0, num_bins - 2)
+    share = jnp.where(terms.where, place - left, 0)
+    left = jnp.where(jnp.isnan(left), 0, left).astype(jnp.int32)
+    counts = jnp.zeros_like(histogram).at[left].add(jnp.where(terms.where, 1 - share, 0))
+    counts = counts.at[left + 1].add(share)
+    rate = jnp.where(jnp.any(histogram != 0), momentum, 1.0)
+    mixed = (1 - rate) * histogram + rate * counts
+    total = jnp.sum(mixed)
+    new = lax.stop_gradient(mixed / jnp.where(total == 0, 1, total))
+    ranked = terms._replace(values=jnp.cumsum(new)[left] * terms.values)
+    return DynamicSoftMargin(reduce_terms(ranked, reduce_fn), new)
 
 
 # Implementation -------------------------------------------------------------------------
