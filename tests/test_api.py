@@ -125,19 +125,19 @@ def room(path: pathlib.Path, folder: str) -> str:
 
 
 TOOLS = {"_checks", "_numerics"}
-CORE = {*TOOLS, "_masks", "distances", "relations", "reductions"}
+CORE = {*TOOLS, "distances", "relations", "reductions"}
 NETWORKS = {"_cpu", "convolution", "siamese", "distances"}
 MAY_IMPORT = {
     "errors": set(),
     "_checks": set(),
     "_numerics": set(),
     "_extras": {"errors"},
-    "_masks": TOOLS,
     "distances": TOOLS,
     "relations": TOOLS,
     "reductions": TOOLS,
     "miners": CORE,
     "losses": {*CORE, "miners"},
+    "regularizers": CORE,
     "samplers": TOOLS,
     "siamese": TOOLS,
     "augment": TOOLS,

@@ -116,7 +116,7 @@ def barlow_twins_loss(
     1.0000
     """
     _check_views(a, b, least=2)
-    by_feature = [(widen(x) - jnp.mean(widen(x), axis=0)).T for x in (a, b)]
+    by_feature = [_centred(widen(x)).T for x in (a, b)]
     correlations = cosine_similarity_matrix(*by_feature)
     diagonal = jnp.eye(len(correlations), dtype=bool)
     values = jnp.where(diagonal, 1 - correlations, correlations) ** 2
@@ -157,7 +157,7 @@ def vicreg_loss(
         return jnp.mean(jax.nn.relu(1 - deviation))
 
     def covariance(x: Array) -> Array:
-        centred = x - jnp.mean(x, axis=0)
+        centred = _centred(x)
         products = jnp.matmul(centred.T, centred, precision=lax.Precision.HIGHEST)
         squares = (products / (len(x) - 1)) ** 2
         apart = ~jnp.eye(x.shape[1], dtype=bool)
@@ -168,6 +168,10 @@ def vicreg_loss(
         + variance_weight * (variance(a) + variance(b)) / 2
         + covariance_weight * (covariance(a) + covariance(b))
     )
+
+
+def _centred(x: Float[Array, "n dim"]) -> Float[Array, "n dim"]:
+    return x - jnp.mean(x, axis=0, keepdims=True)
 
 
 def _check_views(a: Array, b: Array, *, least: int = 1) -> None:

@@ -245,9 +245,9 @@ def uniform_histogram_weights(
         order = jnp.argsort(bins)
         sizes = jnp.bincount(bins, length=num_bins + 1)[:num_bins]
         starts = jnp.cumsum(sizes) - sizes
-        ranks = jax.random.randint(key, (num, num_bins), 0, jnp.maximum(sizes, 1))
-        drawn = order[jnp.minimum(starts + ranks, len(order) - 1)]
-        times = jnp.broadcast_to(sizes > 0, drawn.shape).astype(d.dtype)
+        ranks = jax.random.randint(key, (num, num_bins), 0, jnp.maximum(sizes, 1)[None, :])
+        drawn = order[jnp.minimum(starts[None, :] + ranks, len(order) - 1)]
+        times = jnp.broadcast_to(sizes[None, :] > 0, drawn.shape).astype(d.dtype)
         return jnp.zeros(d.size, d.dtype).at[drawn].add(times).reshape(d.shape)
 
     positive_key, negative_key = jax.random.split(key)
