@@ -9,12 +9,18 @@ Each is a function of one array, and has the argument `reduce_fn` of the losses.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from siamese_jax._checks import check_at_least, check_floating, check_rank
-from siamese_jax._numerics import safe_abs, safe_sqrt, widen
-from siamese_jax.distances import cosine_similarity_matrix, lp_distance
+from siamese_jax._numerics import safe_abs, widen
+from siamese_jax.distances import (
+    cosine_similarity_matrix,
+    euclidean_distance_matrix,
+    lp_distance,
+    normalize,
+)
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
 
 
@@ -108,16 +114,15 @@ def sparse_centers_penalty(centers: Float[Array, "classes centers dim"]) -> Any:
     """
     check_floating("centers", centers)
     check_rank("centers", centers, 3)
-    num_classes, num_centers, dim = centers.shape
+    num_classes, num_centers = centers.shape[:2]
     check_at_least("the number of centres", num_centers, 2)
-    flat = widen(centers).reshape(-1, dim)
-    cosines = cosine_similarity_matrix(flat, flat)
-    blocks = cosines.reshape(num_classes, num_centers, num_classes, num_centers)
-    within = jnp.einsum("cscl->csl", blocks)
     pairs = jnp.triu(jnp.ones((num_centers, num_centers), bool), 1)
-    squared = jnp.maximum(2 - 2 * within, 0)
-    distances = jnp.where(pairs, safe_sqrt(jnp.where(pairs, squared, 0)), 0)
-    return jnp.sum(distances) / (num_classes * num_centers * (num_centers - 1))
+
+    def of_class(unit: Array) -> Array:
+        return jnp.sum(jnp.where(pairs, euclidean_distance_matrix(unit, unit), 0))
+
+    total = jnp.sum(jax.vmap(of_class)(normalize(widen(centers))))
+    return total / (num_classes * num_centers * (num_centers - 1))
 
 
 def _matrix(name: str, x: Array) -> Array:
