@@ -53,6 +53,7 @@ def test_every_public_module_is_in_the_namespace():
 def test_every_public_function_has_one_row_in_the_table():
     rows = [case.name for case in CASES if case.kind is not Kind.SETTINGS]
     assert len(rows) == len(set(rows))
+    rows = [name.partition(" (")[0] for name in rows]  # more rows of a function say why
     traced = {param.id for param in PUBLIC if param.values[0] not in HOST_MODULES}
     assert traced - HOST_FUNCTIONS == set(rows)
 
