@@ -328,8 +328,8 @@ def confusion_matrix(shares: np.ndarray, names: Sequence[str]) -> "Figure":
     picture = axes.imshow(shares, cmap="Reds", vmin=0)
     figure.colorbar(picture, ax=axes, shrink=0.8, format=lambda share, _: f"{share:.0%}")
     ticks = np.arange(len(names))
-    axes.set_xticks(ticks, names)
-    axes.set_yticks(ticks, names)
+    axes.set_xticks(ticks, names, parse_math=False)  # a name may hold $
+    axes.set_yticks(ticks, names, parse_math=False)
     return figure
 
 
