@@ -112,6 +112,7 @@ def test_colour_images_of_any_sizes_and_oriented_gradients(tmp_path):
         data_dir=folder,
         image_size=(12, 10),
         color=True,
+        background=0,
         encoder="hog",
         num_classes=2,
         num_images=2,
@@ -122,6 +123,7 @@ def test_colour_images_of_any_sizes_and_oriented_gradients(tmp_path):
     image_folder.main(config)
     model = load_model(config.workdir / "model")
     assert model.preparation.image_shape == (12, 10, 3)
+    assert model.preparation.background == 0
     embeddings = model.embed(np.arange(2 * 9 * 9, dtype=np.uint8).reshape(2, 9, 9, 1))
     assert embeddings.shape == (2, 6 * 5 * 8)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
