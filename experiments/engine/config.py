@@ -94,7 +94,7 @@ def check_config(config: RunConfig) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         is_count = isinstance(value, int) and not isinstance(value, bool)
-        if is_count and field.name != "seed" and value < 1:
+        if is_count and field.name not in ("seed", "background") and value < 1:
             raise UserError(f"{_flag(field.name)} must be at least 1; got {value}")
     if config.checkpoint_every % config.steps_per_call:
         raise UserError(
