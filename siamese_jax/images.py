@@ -38,6 +38,7 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from siamese_jax._extras import import_extra
+from siamese_jax._labels import host_labels
 from siamese_jax.errors import UserError
 
 ImageFile = str | pathlib.Path
@@ -59,7 +60,8 @@ class LabelledImages(NamedTuple):
 
     def only(self, rows: slice | np.ndarray) -> "LabelledImages":
         """Selects images by their positions, by a slice or by a boolean mask."""
-        return LabelledImages(self.images[rows], self.labels[rows])
+        labels = host_labels("labels", self.labels)
+        return LabelledImages(self.images[rows], labels[rows])
 
 
 @dataclass(frozen=True)

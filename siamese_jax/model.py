@@ -59,11 +59,12 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from siamese_jax import identification
+from siamese_jax._labels import Labels, host_labels
 from siamese_jax._model_folder import Content, read_folder, write_folder
 from siamese_jax.batching import map_batches
 from siamese_jax.distances import euclidean_distance_matrix
 from siamese_jax.errors import UserError
-from siamese_jax.identification import Identification, Labels
+from siamese_jax.identification import Identification
 from siamese_jax.images import (
     ImageFile,
     Preparation,
@@ -228,7 +229,8 @@ class Model:
             is not finite.
         """
         calibration = self._calibration()
-        num_classes = len(np.unique(np.asarray(labels)))
+        labels = host_labels("labels", labels)
+        num_classes = len(np.unique(labels))
         rate = identification.comparison_rate(false_accept_rate, num_classes)
         threshold = calibration.threshold_at(rate)
         known = self.embed(gallery)

@@ -124,12 +124,13 @@ def room(path: pathlib.Path, folder: str) -> str:
     return path.relative_to(ROOT / folder).parts[0].removesuffix(".py")
 
 
-TOOLS = {"_checks", "_numerics"}
+TOOLS = {"_checks", "_labels", "_numerics"}
 CORE = {*TOOLS, "_masks", "distances", "relations", "reductions"}
 NETWORKS = {"_cpu", "convolution", "siamese", "distances"}
 MAY_IMPORT = {
     "errors": set(),
     "_checks": set(),
+    "_labels": {"_checks"},
     "_numerics": set(),
     "_extras": {"errors"},
     "_masks": TOOLS,
@@ -149,11 +150,12 @@ MAY_IMPORT = {
     "episodes": {*CORE, "batching", "samplers"},
     "verification": {*TOOLS, "siamese"},
     "identification": TOOLS,
-    "images": {"errors", "_extras"},
+    "images": {"errors", "_extras", "_labels"},
     "_model_folder": {"errors", "_extras", "images", "verification"},
     "_match_picture": {"errors", "_extras", "images", "identification"},
     "model": {
-        *("errors", "_extras", "_model_folder", "images", "batching", "distances"),
+        *("errors", "_checks", "_extras", "_labels", "_model_folder", "images"),
+        *("batching", "distances"),
         *("siamese", "verification", "identification"),
     },
     "cli": {
