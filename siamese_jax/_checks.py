@@ -71,7 +71,7 @@ def check_distance_fn(
     rng = np.random.default_rng(0)
     few = np.asarray(embeddings)[rng.permutation(len(embeddings))[:_FEW]]
     tried = jnp.asarray(np.concatenate([few, *(rng.permuted(few, axis=1) for _ in "abc")]))
-    matrix = matrix_fn(tried, tried)
+    matrix = jax.jit(matrix_fn)(tried, tried)
     if isinstance(matrix, jax.core.Tracer):
         return
     found = np.asarray(matrix, np.float64)
