@@ -1,7 +1,11 @@
 """Checks of shapes and types, made when a function is traced, so free under `jit`."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Float
 
 
 def check_rank(name: str, array: Array, rank: int) -> None:
@@ -44,6 +48,48 @@ def check_at_least(name: str, value: float, minimum: float) -> None:
     """Raises ValueError unless the Python number `value` is at least `minimum`."""
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum}; got {value}")
+
+
+def check_distance_fn(
+    name: str,
+    matrix_fn: Callable[[Array, Array], Float[Array, "n n"]],
+    embeddings: Float[Array, "n dim"],
+) -> None:
+    """Raises ValueError if a function that should give distances gives similarities.
+
+    The signs of a similarity are those of an inner product: of something to itself it is
+    positive, and between two no larger than sqrt(s_ii s_jj), as for cosines, dot products,
+    probabilities and log-odds of "same". A distance has nothing smaller than that to
+    itself, whether this is 0 or not. Similarities that are never positive, such as negated
+    distances, pass. So does whatever is traced or not finite.
+
+    Some embeddings are tried, and copies whose coordinates are shuffled, so that two that
+    are nearly equal are told apart from them.
+    """
+    if isinstance(embeddings, jax.core.Tracer) or not len(embeddings):
+        return
+    rng = np.random.default_rng(0)
+    few = np.asarray(embeddings)[rng.permutation(len(embeddings))[:_FEW]]
+    tried = jnp.asarray(np.concatenate([few, *(rng.permuted(few, axis=1) for _ in "abc")]))
+    matrix = jax.jit(matrix_fn)(tried, tried)
+    if isinstance(matrix, jax.core.Tracer):
+        return
+    found = np.asarray(matrix, np.float64)
+    zero = ~(found.any(axis=0) | found.any(axis=1))  # as cosines of zero vectors are
+    found = found[~zero][:, ~zero]
+    own = np.diag(found)
+    if not np.isfinite(found).all() or not (own > 0).all():
+        return
+    relative = found / np.sqrt(own[:, None] * own[None, :])
+    if (relative <= 1.0001).all() and (relative < 0.99).any():
+        i, j = np.unravel_index(np.argmin(relative), relative.shape)
+        raise ValueError(
+            f"{name} must give distances, smaller for nearer; it gives, like a similarity, "
+            f"{own[i]:.3g} for an embedding and itself and {found[i, j]:.3g} for two others"
+        )
+
+
+_FEW = 8  # embeddings that are tried
 
 
 def _check_dtype(

@@ -1,5 +1,6 @@
 """Numerical functions that several modules share."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -7,8 +8,28 @@ Scalar = float | Float[Array, ""]  # a hyperparameter, which may be a learned on
 
 
 def widen(array: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Converts half precision to float32, for sums. Other types are left unchanged."""
+    """Converts half precision to float32. Other types are left unchanged.
+
+    A gradient comes back in the type of the array. Where it is beyond the range of float16,
+    it is the largest float16 instead of infinity. NaN stays NaN. (Float16 arrays have no
+    forward-mode derivatives for this reason.)
+    """
+    if array.dtype == jnp.float16:
+        return _widen_float16(array)
     return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+@jax.custom_vjp
+def _widen_float16(array: Array) -> Array:
+    return array.astype(jnp.float32)
+
+
+def _narrow(_: None, gradient: Array) -> tuple[Array]:
+    largest = jnp.finfo(jnp.float16).max
+    return (jnp.clip(gradient, -largest, largest).astype(jnp.float16),)
+
+
+_widen_float16.defvjp(lambda array: (_widen_float16(array), None), _narrow)
 
 
 def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -19,3 +40,8 @@ def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """
     zero = x == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+
+
+def safe_abs(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Absolute value, with gradient 0 at 0 instead of the 1 of `jnp.abs`."""
+    return jnp.where(x == 0, 0, jnp.abs(x))

@@ -17,10 +17,14 @@ What holds for all of them:
   need two equal shapes, the matrix functions `[n, dim]` and `[m, dim]`, else ValueError is
   raised: shapes are never broadcast.
 * Gradients are finite everywhere. Where two vectors coincide, a Euclidean distance has no
-  derivative and the gradient used is 0 (a subgradient). The same holds for the cosine of a
-  zero vector.
-* Half precision is summed in float32. The result has the dtype of the inputs.
-* A difference below about 1e-19 (float32) counts as zero, since its square underflows.
+  derivative and the gradient used is 0 (a subgradient). The same holds for the cosine and
+  the direction of a zero vector.
+* Half precision is computed in float32, and distances and similarities are float32:
+  rounded to half precision, they would overflow, and miners would choose other negatives.
+  Gradients come back in the type of the inputs, those beyond the range of float16 as its
+  largest number.
+* A difference below about 1e-19 (float32) counts as zero, since its square underflows. For
+  a direction, entries that are not normal numbers (below about 1e-38) count as zero.
 
 The Euclidean and cosine matrices use a matrix product at the highest precision. Its
 expansion |a|^2 + |b|^2 - 2ab cancels for near points, so the entries where it loses more
@@ -43,7 +47,7 @@ from siamese_jax._checks import (
     check_rank,
     check_same_shape,
 )
-from siamese_jax._numerics import safe_sqrt, widen
+from siamese_jax._numerics import safe_abs, safe_sqrt, widen
 
 RowFn = Callable[[Float[Array, "*batch dim"], Float[Array, "*batch dim"]], Array]
 
@@ -59,8 +63,8 @@ def squared_euclidean_distance(
     >>> print(squared_euclidean_distance(jnp.array([0.0, 0.0]), jnp.array([3.0, 4.0])))
     25.0
     """
-    a, b, dtype = _rows(a, b)
-    return _sum_of_squares(a - b).astype(dtype)
+    a, b = _rows(a, b)
+    return _sum_of_squares(a - b)
 
 
 def euclidean_distance(
@@ -71,8 +75,8 @@ def euclidean_distance(
     >>> print(euclidean_distance(jnp.array([0.0, 0.0]), jnp.array([3.0, 4.0])))
     5.0
     """
-    a, b, dtype = _rows(a, b)
-    return safe_sqrt(_sum_of_squares(a - b)).astype(dtype)
+    a, b = _rows(a, b)
+    return safe_sqrt(_sum_of_squares(a - b))
 
 
 def manhattan_distance(
@@ -83,8 +87,8 @@ def manhattan_distance(
     >>> print(manhattan_distance(jnp.array([0.0, 0.0]), jnp.array([3.0, -4.0])))
     7.0
     """
-    a, b, dtype = _rows(a, b)
-    return jnp.sum(jnp.abs(a - b), axis=-1).astype(dtype)
+    a, b = _rows(a, b)
+    return jnp.sum(safe_abs(a - b), axis=-1)
 
 
 def lp_distance(
@@ -106,17 +110,17 @@ def lp_distance(
     7.0
     """
     check_at_least("order", order, 1)
-    a, b, dtype = _rows(a, b)
-    difference = jnp.abs(a - b)
+    a, b = _rows(a, b)
+    difference = safe_abs(a - b)
     if order == jnp.inf:
-        return jnp.max(difference, axis=-1).astype(dtype)
+        return jnp.max(difference, axis=-1)
     # The value does not depend on `largest`, so no gradient has to pass through it.
     largest = lax.stop_gradient(jnp.max(difference, axis=-1))
     zero = largest == 0
     scaled = difference / jnp.where(zero, 1, largest)[..., None]
     powers = jnp.sum(scaled**order, axis=-1)
     root = jnp.where(zero, 1, powers) ** (1 / order)
-    return jnp.where(zero, 0, largest * root).astype(dtype)
+    return jnp.where(zero, 0, largest * root)
 
 
 def cosine_distance(
@@ -130,9 +134,9 @@ def cosine_distance(
     >>> print(cosine_distance(jnp.array([2.0, 0.0]), jnp.array([0.0, 3.0])))
     1.0
     """
-    a, b, dtype = _rows(a, b)
+    a, b = _rows(a, b)
     halved = _sum_of_squares(_unit(a) - _unit(b)) / 2
-    return (halved + (_is_zero(a) + _is_zero(b)) / 2).astype(dtype)
+    return halved + (_is_zero(a) + _is_zero(b)) / 2
 
 
 def cosine_similarity(
@@ -145,8 +149,8 @@ def cosine_similarity(
     >>> print(cosine_similarity(jnp.array([2.0, 0.0]), jnp.array([-3.0, 0.0])))
     -1.0
     """
-    a, b, dtype = _rows(a, b)
-    return jnp.sum(_unit(a) * _unit(b), axis=-1).astype(dtype)
+    a, b = _rows(a, b)
+    return jnp.sum(_unit(a) * _unit(b), axis=-1)
 
 
 def dot_similarity(
@@ -157,12 +161,14 @@ def dot_similarity(
     >>> print(dot_similarity(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])))
     11.0
     """
-    a, b, dtype = _rows(a, b)
-    return jnp.sum(a * b, axis=-1).astype(dtype)
+    a, b = _rows(a, b)
+    return jnp.sum(a * b, axis=-1)
 
 
 def normalize(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
     """Scales vectors to length 1. A zero vector stays zero and has gradient 0.
+
+    The result has the dtype of the vectors, as they are embeddings still.
 
     >>> print(normalize(jnp.array([0.0, 2.0])))
     [0. 1.]
@@ -184,8 +190,8 @@ def squared_euclidean_distance_matrix(
     [[ 0. 25.]
      [25.  0.]]
     """
-    a, b, dtype = _sets(a, b)
-    return _squared_matrix(a, b).astype(dtype)
+    a, b = _sets(a, b)
+    return _squared_matrix(a, b)
 
 
 def euclidean_distance_matrix(
@@ -198,8 +204,8 @@ def euclidean_distance_matrix(
     [[0. 5.]
      [5. 0.]]
     """
-    a, b, dtype = _sets(a, b)
-    return safe_sqrt(_squared_matrix(a, b)).astype(dtype)
+    a, b = _sets(a, b)
+    return safe_sqrt(_squared_matrix(a, b))
 
 
 def manhattan_distance_matrix(
@@ -241,9 +247,9 @@ def cosine_distance_matrix(
     [[0. 1.]
      [1. 0.]]
     """
-    a, b, dtype = _sets(a, b)
+    a, b = _sets(a, b)
     halved = _squared_matrix(_unit(a), _unit(b)) / 2
-    return (halved + (_is_zero(a)[:, None] + _is_zero(b)[None, :]) / 2).astype(dtype)
+    return halved + (_is_zero(a)[:, None] + _is_zero(b)[None, :]) / 2
 
 
 def cosine_similarity_matrix(
@@ -256,8 +262,8 @@ def cosine_similarity_matrix(
     [[1. 0.]
      [0. 1.]]
     """
-    a, b, dtype = _sets(a, b)
-    return _products(_unit(a), _unit(b)).astype(dtype)
+    a, b = _sets(a, b)
+    return _products(_unit(a), _unit(b))
 
 
 def dot_similarity_matrix(
@@ -269,8 +275,8 @@ def dot_similarity_matrix(
     >>> print(dot_similarity_matrix(a, b))
     [[11.  2.]]
     """
-    a, b, dtype = _sets(a, b)
-    return _products(a, b).astype(dtype)
+    a, b = _sets(a, b)
+    return _products(a, b)
 
 
 def distance_matrix(
@@ -318,11 +324,11 @@ _NEAR = 1e-3
 _FEW = 16
 
 
-def _rows(a: Array, b: Array) -> tuple[Array, Array, jnp.dtype]:
+def _rows(a: Array, b: Array) -> tuple[Array, Array]:
     check_floating("a", a)
     check_floating("b", b)
     check_same_shape("b", b, "a", a)
-    return widen(jnp.asarray(a)), widen(jnp.asarray(b)), jnp.result_type(a, b)
+    return widen(jnp.asarray(a)), widen(jnp.asarray(b))
 
 
 def _check_sets(a: Array, b: Array) -> None:
@@ -336,9 +342,9 @@ def _check_sets(a: Array, b: Array) -> None:
         )
 
 
-def _sets(a: Array, b: Array) -> tuple[Array, Array, jnp.dtype]:
+def _sets(a: Array, b: Array) -> tuple[Array, Array]:
     _check_sets(a, b)
-    return widen(jnp.asarray(a)), widen(jnp.asarray(b)), jnp.result_type(a, b)
+    return widen(jnp.asarray(a)), widen(jnp.asarray(b))
 
 
 def _sum_of_squares(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
@@ -349,17 +355,26 @@ def _products(a: Float[Array, "n dim"], b: Float[Array, "m dim"]) -> Array:
     return jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
 
 
+def _largest(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch 1"]:
+    """Returns the largest |x_k|, a constant to differentiation, or 0 if none is normal."""
+    largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True, initial=0))
+    return jnp.where(largest < jnp.finfo(x.dtype).tiny, 0, largest)
+
+
 def _is_zero(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch"]:
-    return jnp.all(x == 0, axis=-1).astype(x.dtype)
+    return (_largest(x)[..., 0] == 0).astype(x.dtype)
 
 
 def _unit(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-    """Returns x / |x|, dividing by the largest entry first so that no square underflows."""
-    largest = lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    """Returns x / |x|, dividing by the largest entry first so that no square underflows.
+
+    The zero is a constant inside as well as outside, so that its gradient is 0.
+    """
+    largest = _largest(x)
     zero = largest == 0
     scaled = x / jnp.where(zero, 1, largest)
     norm = jnp.sqrt(jnp.where(zero, 1, jnp.sum(scaled**2, axis=-1, keepdims=True)))
-    return scaled / norm
+    return jnp.where(zero, 0, scaled / norm)
 
 
 @jax.custom_jvp
@@ -375,14 +390,14 @@ def _squared_matrix(
     near = squared < _NEAR * norms
     rows = jnp.arange(n)
 
-    def next_near_of_each_row(_: Array, carry: tuple[Array, Array]) -> tuple:
+    def next_near_of_each_row(_: int | Array, carry: tuple[Array, Array]) -> tuple:
         squared, near = carry
         column = jnp.argmax(near, axis=1)
         exact = _sum_of_squares(a - b[column])
         exact = jnp.where(near[rows, column], exact, squared[rows, column])
         return squared.at[rows, column].set(exact), near.at[rows, column].set(False)
 
-    def whole_row(row: Array, squared: Array) -> Array:
+    def whole_row(row: int | Array, squared: Array) -> Array:
         return squared.at[row].set(_sum_of_squares(a[row][None, :] - b))
 
     # Two loops, one of which has no iterations, instead of `lax.cond`: under `vmap` a

@@ -16,13 +16,12 @@ The functions work on NumPy arrays on the host. `siamese_jax.model.Model.identif
 together.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-Labels = Sequence[str] | Sequence[int] | Shaped[np.ndarray, " n"]
+from siamese_jax._labels import Labels, host_labels
 
 
 class NearestClasses(NamedTuple):
@@ -166,13 +165,13 @@ def identification_rates(
     >>> identification_rates(nearest, ["a", "a"], ["a", "b"], 0.2)["one_shot_accuracy"]
     0.5
     """
-    truth = np.asarray(truth)
+    truth = host_labels("truth", truth)
     if truth.shape != nearest.labels.shape:
         raise ValueError(
             f"truth must have one class for each of {len(nearest.labels)} queries; got "
             f"shape {truth.shape}"
         )
-    member = np.isin(truth, np.asarray(gallery_labels))
+    member = np.isin(truth, host_labels("gallery_labels", gallery_labels))
     if not member.any():
         raise ValueError("truth must have a class of the gallery; got none")
     accepted = nearest.distances <= threshold
@@ -188,7 +187,7 @@ def identification_rates(
 
 
 def _check_gallery(distances: np.ndarray, labels: Labels) -> np.ndarray:
-    labels = np.asarray(labels)
+    labels = host_labels("labels", labels)
     if distances.ndim != 2 or labels.shape != distances.shape[1:]:
         raise ValueError(
             f"labels must have one class for each of the columns of distances, "

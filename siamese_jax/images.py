@@ -52,6 +52,7 @@ from siamese_jax._image_folder import (
     passed_over,
     walk,
 )
+from siamese_jax._labels import host_labels
 from siamese_jax._names import enumerated, is_litter, shown
 from siamese_jax.errors import UserError
 
@@ -71,7 +72,8 @@ class LabelledImages(NamedTuple):
 
     def only(self, rows: slice | np.ndarray) -> "LabelledImages":
         """Selects images by their positions, by a slice or by a boolean mask."""
-        return LabelledImages(self.images[rows], self.labels[rows])
+        labels = host_labels("labels", self.labels)
+        return LabelledImages(self.images[rows], labels[rows])
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ of n^3 triplets is made.
 `same` and `where` come from `siamese_jax.relations`: `same` is True where the two are of
 one class, `where` is True where the entry is valid, and None means that all entries are.
 Another shape than that of the matrix raises ValueError, another type of number TypeError.
+The distances of negatives are float32 if those of the matrix are of half precision.
 A NaN among the valid distances of a row makes all results of the row NaN.
 """
 
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from siamese_jax._masks import row_has_nan, sides
+from siamese_jax._numerics import widen
 
 
 class Negatives(NamedTuple):
@@ -56,6 +58,7 @@ def hard_negatives(
     [[1. 0. 0.]]
     """
     positive, negative = sides(distances, same, where)
+    distances = widen(distances)
     nearest = jnp.min(jnp.where(negative, distances, jnp.inf), axis=1, keepdims=True)
     nearest = jnp.broadcast_to(nearest, distances.shape)
     exists = positive & jnp.any(negative, axis=1, keepdims=True)
@@ -85,6 +88,7 @@ def semi_hard_negatives(
     [[3. 0. 0.]]
     """
     positive, negative = sides(distances, same, where)
+    distances = widen(distances)
     ascending = jnp.sort(jnp.where(negative, distances, jnp.inf), axis=1)
     num_negatives = jnp.sum(negative, axis=1, keepdims=True)
     farther = jax.vmap(lambda row, values: jnp.searchsorted(row, values, side="right"))

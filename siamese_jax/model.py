@@ -64,11 +64,13 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from siamese_jax import identification
+from siamese_jax._checks import check_distance_fn
+from siamese_jax._labels import Labels, host_labels
 from siamese_jax._model_folder import Content, read_folder, write_folder
 from siamese_jax.batching import map_batches
 from siamese_jax.distances import euclidean_distance_matrix
 from siamese_jax.errors import UserError
-from siamese_jax.identification import Identification, Labels
+from siamese_jax.identification import Identification
 from siamese_jax.images import (
     ImageFile,
     Preparation,
@@ -130,7 +132,8 @@ class Model:
         the result depends on its own image alone.
       preparation: What is done to an image before it is embedded.
       matrix_fn: `matrix_fn(params, x, y)`, from embeddings `[n, dim]` and `[m, dim]` to
-        distances `[n, m]`; smaller is closer. The Euclidean distance by default.
+        distances `[n, m]`; smaller is closer. The Euclidean distance by default. `verify`
+        and `identify` refuse what clearly gives similarities, such as cosines.
       calibration: What distances mean, or None if nobody has measured it.
       details: How the model was made, as JSON can hold it.
     """
@@ -196,7 +199,7 @@ class Model:
         """Decides whether two images, given as arrays or as files, are of one class.
 
         Raises:
-          ValueError: If the shape of an image is wrong.
+          ValueError: If the shape of an image is wrong, or `matrix_fn` gives similarities.
           TypeError: If an image is not uint8.
           UserError: If a file cannot be read, the model has no calibration, or the distance
             is not finite.
@@ -204,7 +207,9 @@ class Model:
         calibration = self._calibration()
         rows = (x[None] if isinstance(x, np.ndarray | Array) else [x] for x in (a, b))
         images = np.concatenate([self._prepared(row) for row in rows])
-        x, y = self.embed_prepared(images)[:, None]
+        embeddings = self.embed_prepared(images)
+        check_distance_fn("matrix_fn", self.distances, embeddings)
+        x, y = embeddings[:, None]
         distance = float(_finite(self.pair_distances(x, y))[0])
         return Verification(
             same=distance <= calibration.threshold,
@@ -235,16 +240,19 @@ class Model:
 
         Raises:
           ValueError: If there is not one label for each image of the gallery, there are
-            fewer than two classes, or the rate is not between 0 and 1.
+            fewer than two classes, the rate is not between 0 and 1, or `matrix_fn` gives
+            similarities.
           TypeError: If images are not uint8.
           UserError: If a file cannot be read, the model has no calibration, or a distance
             is not finite.
         """
         calibration = self._calibration()
-        num_classes = len(np.unique(np.asarray(labels)))
+        labels = host_labels("labels", labels)
+        num_classes = len(np.unique(labels))
         rate = identification.comparison_rate(false_accept_rate, num_classes)
         threshold = calibration.threshold_at(rate)
         known = self.embed(gallery)
+        check_distance_fn("matrix_fn", self.distances, known)
         distances = _finite(self.distances(self.embed(queries), known))
         nearest = identification.nearest_classes(distances, labels)
         between = _finite(self.distances(known, known))

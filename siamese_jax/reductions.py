@@ -11,6 +11,7 @@
 2
 
 * `mean` (the default) is sum(w v) / sum(w) over the valid terms, and 0 if there is none.
+* `mean_of_active` is the same over the valid terms that are not 0.
 * `mean_and_count` also returns the number of valid terms, which tells a loss of 0 from an
   empty batch.
 * `sum_terms` is sum(w v), the numerator of the mean.
@@ -62,6 +63,8 @@ def make_terms(
 ) -> Terms:
     """Makes terms whose value, weight and gradient are 0 where masked.
 
+    Values and weights of half precision become float32, in which they can be summed.
+
     Args:
       values: One value per pair or anchor.
       where: True where the value is valid. None means that all values are.
@@ -83,7 +86,9 @@ def make_terms(
     check_same_shape("where", where, "the terms", values)
     check_floating("weights", weights)
     check_same_shape("weights", weights, "the terms", values)
-    return Terms(jnp.where(where, values, 0), where, jnp.where(where, weights, 0))
+    return Terms(
+        jnp.where(where, widen(values), 0), where, jnp.where(where, widen(weights), 0)
+    )
 
 
 def sum_terms(terms: Terms) -> Float[Array, ""]:
@@ -92,7 +97,7 @@ def sum_terms(terms: Terms) -> Float[Array, ""]:
     >>> print(sum_terms(make_terms(jnp.ones(2), weights=jnp.array([1.0, 10.0]))))
     11.0
     """
-    return _weighted_sum(terms).astype(terms.values.dtype)
+    return _weighted_sum(terms)
 
 
 def mean(terms: Terms) -> Float[Array, ""]:
@@ -104,7 +109,20 @@ def mean(terms: Terms) -> Float[Array, ""]:
     denominator = jnp.sum(widen(terms.weights))
     empty = denominator == 0
     quotient = _weighted_sum(terms) / jnp.where(empty, 1, denominator)
-    return jnp.where(empty, 0, quotient).astype(terms.values.dtype)
+    return jnp.where(empty, 0, quotient)
+
+
+def mean_of_active(terms: Terms) -> Float[Array, ""]:
+    """Weighted mean of the valid terms other than 0, such as active triplets, or 0 if none.
+
+    The loss of a triplet whose negative is beyond the margin is 0. With training there are
+    more and more of these, and they make the plain `mean` and its gradient small.
+
+    >>> print(mean_of_active(make_terms(jnp.array([0.0, 1.0, 3.0, 0.0]))))
+    2.0
+    """
+    weights = jnp.where(terms.values == 0, 0, terms.weights)
+    return mean(terms._replace(weights=weights))
 
 
 def mean_and_count(terms: Terms) -> MeanAndCount:

@@ -28,12 +28,36 @@ Batch normalisation with `nn.BatchNorm(axis_name="twin")` uses the statistics of
 together, equal to those of the flattened batch. Without the name each input is normalised
 by its own statistics, and the updated running statistics are averaged over the inputs.
 
-Flax NNX modules work through `nnx.split` and `nnx.merge`:
+`from_nnx` does the same for a Flax NNX module. Here is one with both, in a training step:
 
-    graph, params, statistics, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
-
-    def embed(params, x):
-        return nnx.merge(graph, params, statistics, rest)(x)
+>>> import jax
+>>> import optax
+>>> from flax import nnx
+>>> from siamese_jax import losses, training
+>>> class Encoder(nnx.Module):
+...     def __init__(self, rngs):
+...         self.layer = nnx.Linear(2, 4, rngs=rngs)
+...         self.norm = nnx.BatchNorm(4, rngs=rngs)
+...         self.dropout = nnx.Dropout(0.5, rngs=rngs)
+...
+...     def __call__(self, x):
+...         return self.dropout(nnx.relu(self.norm(self.layer(x))))
+>>> params, statistics, apply = from_nnx(Encoder(nnx.Rngs(0)))
+>>> def loss_fn(params, statistics, batch, key):
+...     def embed(params, x, key):
+...         return apply(params, x, statistics=statistics, key=key, train=True)
+...
+...     keys = jax.random.split(key, 2)
+...     (a, b), after = twin(embed, has_statistics=True)(params, batch["pairs"], keys)
+...     loss = losses.contrastive_loss(euclidean_distance(a, b), batch["same"])
+...     return loss, (after, {})
+>>> optimizer = optax.adam(1e-3)
+>>> state = training.init_state(params, optimizer, statistics=statistics)
+>>> batch = {"pairs": jnp.ones((2, 6, 2)), "same": jnp.arange(6) < 3}
+>>> state, metrics = training.train_step(
+...     jax.random.key(0), state, batch, loss_fn=loss_fn, optimizer=optimizer)
+>>> print(apply(state.params, jnp.ones((6, 2)), statistics=state.statistics).shape)
+(6, 4)
 """
 
 from collections.abc import Callable, Mapping
@@ -44,10 +68,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from siamese_jax._checks import check_floating, check_rank, check_scalar
-from siamese_jax._numerics import Scalar, widen
+from siamese_jax._numerics import Scalar, safe_abs, widen
 
-if TYPE_CHECKING:  # the caller of `from_flax` has imported it
+if TYPE_CHECKING:  # the caller of `from_flax` or `from_nnx` has imported it
     import flax.linen as nn
+    from flax import nnx
 
 ApplyFn = Callable[..., Any]
 
@@ -61,7 +86,9 @@ def twin(apply_fn: ApplyFn, *, has_statistics: bool = False) -> ApplyFn:
       apply_fn: `apply_fn(params, x, *extras) -> embeddings`, on any pytrees. The mapped
         axis is named "twin".
       has_statistics: Whether `apply_fn` returns `(embeddings, statistics)`. The statistics
-        are averaged over the inputs, so that one set comes back.
+        are averaged over the inputs, so that one set comes back. Of integers and booleans,
+        such as counters and flags, the largest comes back: they have no mean, and a counter
+        never goes back. (A counter of calls goes up by 1, whatever the number of inputs.)
 
     Returns:
       A function of `(params, inputs, *extras)`. The inputs and each of the extras (one
@@ -78,7 +105,7 @@ def twin(apply_fn: ApplyFn, *, has_statistics: bool = False) -> ApplyFn:
         if not has_statistics:
             return outputs
         embeddings, statistics = outputs
-        return embeddings, jax.tree.map(_mean_of_inputs, statistics)
+        return embeddings, jax.tree.map(_one_of_inputs, statistics)
 
     return apply
 
@@ -134,8 +161,11 @@ def _over_inputs(apply_fn: ApplyFn, *, params_axis: int | None) -> ApplyFn:
     return apply
 
 
-def _mean_of_inputs(stacked: Array) -> Array:
-    return jnp.mean(stacked, axis=0).astype(stacked.dtype)
+def _one_of_inputs(stacked: Array) -> Array:
+    """The mean of floating-point numbers, the largest of integers and booleans."""
+    if jnp.issubdtype(stacked.dtype, jnp.inexact):
+        return jnp.mean(stacked, axis=0)
+    return jnp.max(stacked, axis=0)
 
 
 # Flax -----------------------------------------------------------------------------------
@@ -198,6 +228,107 @@ def from_flax(module: "nn.Module") -> PureEncoder:
     return PureEncoder(init, apply)
 
 
+class BoundEncoder(NamedTuple):
+    """An encoder whose parameters exist, as trees of arrays and one pure function.
+
+    Attributes:
+      params: The parameters, dictionaries of arrays.
+      statistics: The other variables that forward passes may update, such as running
+        averages and counters, and `{}` without them.
+      apply: The function described in `PureEncoder`.
+    """
+
+    params: PyTree
+    statistics: PyTree
+    apply: ApplyFn
+
+
+def from_nnx(module: "nnx.Module") -> BoundEncoder:
+    """Returns `(params, statistics, apply)` of a Flax NNX module, which is left unchanged.
+
+    The module's `__call__` takes `x` alone. `train` has the effect of `module.train()` and
+    `module.eval()`: it sets `deterministic` and `use_running_average` of all layers. With
+    `train=True` the key is folded with a number for each random layer, so that no two
+    layers, steps or inputs draw the same masks.
+
+    `apply` raises ValueError if the trees do not have the shapes of those returned here, or
+    if `train` is true, the module has random layers and `key` is None, since every step
+    would then repeat one mask.
+
+    Args:
+      module: An NNX module.
+
+    >>> from flax import nnx
+    >>> params, statistics, apply = from_nnx(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
+    >>> print(sorted(params), statistics, apply(params, jnp.zeros((5, 3))).shape)
+    ['bias', 'kernel'] {} (5, 4)
+    """
+    from flax import nnx
+
+    groups = (nnx.Param, nnx.RngKey, (nnx.RngState, nnx.Intermediate), nnx.Variable, ...)
+    parts: Any = nnx.split(module, *groups)
+    graph, own_params, own_keys, counts, own_statistics, rest = parts
+    params, statistics = map(nnx.to_pure_dict, (own_params, own_statistics))
+    # of these only the structure is needed: the arrays may be donated
+    own_params, own_statistics = jax.eval_shape(lambda: (own_params, own_statistics))
+
+    def apply(
+        params: PyTree,
+        x: PyTree,
+        *,
+        statistics: PyTree | None = None,
+        key: PRNGKeyArray | None = None,
+        train: bool = False,
+    ) -> Any:
+        merged = nnx.merge(
+            graph,
+            _with_values("params", own_params, params),
+            _fresh_keys(key, own_keys) if train else own_keys,
+            counts,
+            _with_values("statistics", own_statistics, statistics or {}),
+            rest,
+            copy=True,  # variables of this trace, not those of the module
+        )
+        if not train:
+            merged.eval()
+            return merged(x)
+        merged.train()
+        embeddings = merged(x)
+        parts: Any = nnx.split(merged, *groups)
+        return embeddings, nnx.to_pure_dict(parts[4])
+
+    return BoundEncoder(params, statistics, apply)
+
+
+def _with_values(name: str, state: "nnx.State", values: PyTree) -> "nnx.State":
+    """Returns a copy of an NNX state with other values."""
+    from flax import nnx
+
+    trees = nnx.to_pure_dict(state), values
+    wanted, found = (jax.tree.map(jnp.shape, tree) for tree in trees)
+    if wanted != found:
+        raise ValueError(f"{name} must have the shapes {wanted}; got {found}")
+    copy = jax.tree.map(lambda leaf: leaf, state)
+    nnx.replace_by_pure_dict(copy, values)
+    return copy
+
+
+def _fresh_keys(key: PRNGKeyArray | None, keys: "nnx.State") -> "nnx.State":
+    """Returns the NNX state with new keys of the same shapes, each from its own number."""
+    if not jax.tree.leaves(keys):
+        return keys
+    if key is None:
+        raise ValueError("key must be given to train a module with random layers; got None")
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    leaves, structure = jax.tree.flatten(keys)
+    fresh = [
+        jax.random.split(jax.random.fold_in(key, number), leaf.shape)
+        for number, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, fresh)
+
+
 # Pair heads: two embeddings, or their distance, to the log-odds of "same" ---------------
 
 
@@ -220,8 +351,7 @@ def threshold_logits(
     check_floating("distances", distances)
     check_scalar("threshold", threshold)
     check_scalar("scale", scale)
-    logits = scale * (threshold - widen(distances))
-    return logits.astype(distances.dtype)
+    return scale * (threshold - widen(distances))
 
 
 def weighted_l1_logits(
@@ -231,6 +361,8 @@ def weighted_l1_logits(
     bias: Scalar,
 ) -> Float[Array, "*batch"]:
     """Log-odds of "same" from a weighted city-block distance: sum_j w_j |a_j - b_j| + bias.
+
+    The gradient of |a_j - b_j| is 0 where a_j = b_j.
 
     Raises:
       ValueError: If `weights` does not have one entry for each dimension, or `bias` is not
@@ -254,8 +386,8 @@ def weighted_l1_logits(
             f"a and b must have equal shapes ending in one entry for each of the "
             f"{weights.shape[0]} weights; got {a.shape} and {b.shape}"
         )
-    difference = jnp.abs(widen(a) - widen(b))
+    difference = safe_abs(widen(a) - widen(b))
     products = jnp.einsum(
         "...d,d->...", difference, widen(weights), precision=jax.lax.Precision.HIGHEST
     )
-    return (products + bias).astype(a.dtype)
+    return products + bias

@@ -30,14 +30,41 @@ batch normalization. The loss function of a network without them returns them un
 The caller compiles. `jax.jit(..., donate_argnums=1)` reuses the memory of the old state for
 the new one, which deletes the parameters that `init_state` was given.
 
+Any optax optimizer will do. One that asks for more than the gradient, such as
+`optax.lbfgs`, `optax.contrib.reduce_on_plateau` or `optax.contrib.sam`, gets it by name:
+
+* `value`, `grad`: the loss and the gradient of this batch.
+* `value_fn`, `obj_fn`: functions of the parameters, the loss of this batch.
+* `grad_fn`: a function of the parameters and of a number that has no effect, the gradient.
+
+Two kinds are refused: `optax.lookahead`, which needs two sets of parameters, and
+`optax.contrib.dpsgd`, which needs a gradient for each example.
+
 On several devices, pass the same `axis_name` to `jax.pmap` and to the step. Gradients,
-statistics and metrics are then averaged over the devices, which have batches of equal size.
-A loss that needs the whole batch has to gather it.
+metrics and floating-point statistics are then averaged over the devices, which have batches
+of equal size. Of statistics that are integers or booleans, such as counters and flags, the
+largest is kept: they have no mean, and a counter never goes back. A loss that needs the
+whole batch has to gather it.
+
+Each device takes a share of the batch: rows i, i + 1, ... of every array. A loss over pairs
+of a batch needs several images of each class in every share. `samplers.sample_batch` gives
+the first image of every class, then the second of every class, and so on, so that shares of
+consecutive rows have all classes if the number of devices divides the number of images of a
+class. Half of the pairs of any share of `samplers.sample_pairs` are of the same class, if
+its size is even. Rows that are sorted by class, cut into shares, give each device a few
+classes of its own: there is nothing to tell apart, and the loss stays where it was.
+
+>>> batch = {"labels": jnp.array([3, 7, 5, 3, 7, 5, 3, 7, 5, 3, 7, 5])}
+>>> shares = jax.tree.map(lambda rows: rows.reshape(2, -1, *rows.shape[1:]), batch)
+>>> print(shares["labels"])  # the first axis is that of `jax.pmap`
+[[3 7 5 3 7 5]
+ [3 7 5 3 7 5]]
 
 All randomness of a step comes from the key and `state.step`, so a run that is interrupted
 and resumed gives the same result as one that is not.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -78,19 +105,31 @@ def init_state(
     """Returns the state before the first step.
 
     Weakly typed arrays such as `jnp.log(0.1)` become strongly typed, as the first update
-    would make them, so that the second call of a compiled step does not compile again.
+    would make them, so that the second call of a compiled step does not compile again. No
+    two leaves are one array, so that the state can be donated.
 
     Args:
       params: Parameters of the network.
       optimizer: An optax optimizer.
       statistics: Arrays that forward passes update, if there are any.
 
+    Raises:
+      ValueError: If the optimizer cannot start from these parameters; it is named.
+
     >>> print(init_state(jnp.zeros(3), optax.sgd(0.1)).step)
     0
     """
     params, statistics = jax.tree.map(_strip_weak_type, (params, statistics))
+    try:
+        optimizer_state = optimizer.init(params)
+    except Exception as error:
+        raise ValueError(
+            f"the optimizer {_name(optimizer)} cannot start from these parameters: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    optimizer_state = jax.tree.map(_strip_weak_type, optimizer_state)
     step = jnp.zeros((), jnp.int32)
-    return TrainState(step, params, statistics, optimizer.init(params))
+    return _without_sharing(TrainState(step, params, statistics, optimizer_state))
 
 
 def with_compute_dtype(apply_fn: ApplyFn, dtype: DTypeLike) -> ApplyFn:
@@ -142,14 +181,15 @@ def train_step(
       loss_fn: See the module's docstring.
       optimizer: An optax optimizer.
       axis_name: Name of the axis of `pmap` or `shard_map` over which gradients, statistics
-        and metrics are averaged. None does not average.
+        and metrics are averaged, as the module's docstring says. None does not average.
 
     Returns:
       The new state, and `metrics` with "loss" added.
 
     Raises:
       ValueError: If `loss_fn` returns a metric named "loss", or statistics of another
-        structure or shape than it was given.
+        structure or shape than it was given, or if the optimizer, which is named, fails or
+        returns updates of another shape than the parameters.
 
     >>> def loss_fn(params, statistics, batch, key):
     ...     return params**2, (statistics, {})
@@ -161,17 +201,21 @@ def train_step(
     0.0 9.0
     """
     key = jax.random.fold_in(key, state.step)
-    params = state.params
     if axis_name is not None:
         key = jax.random.fold_in(key, lax.axis_index(axis_name))
-        params = jax.tree.map(lambda leaf: _device_varying(leaf, axis_name), params)
-    gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (statistics, metrics)), gradients = gradient_fn(
-        params, state.statistics, batch, key
-    )
-    found, wanted = (
-        jax.tree.map(jnp.shape, tree) for tree in (statistics, state.statistics)
-    )
+
+    def evaluate(params: PyTree) -> tuple[tuple[Array, tuple[PyTree, Metrics]], PyTree]:
+        """Returns ((loss, (statistics, metrics)), gradients), averaged over devices."""
+        if axis_name is not None:
+            params = jax.tree.map(lambda leaf: _device_varying(leaf, axis_name), params)
+        gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, aux), gradients = gradient_fn(params, state.statistics, batch, key)
+        if axis_name is None:
+            return (loss, aux), gradients
+        return _average((loss, aux), gradients, axis_name)
+
+    (loss, (statistics, metrics)), gradients = evaluate(state.params)
+    found, wanted = _shapes(statistics), _shapes(state.statistics)
     if found != wanted:
         raise ValueError(
             f"loss_fn must return statistics shaped as they were, {wanted}; got {found} "
@@ -179,16 +223,16 @@ def train_step(
         )
     if "loss" in metrics:
         raise ValueError('loss_fn must not name a metric "loss": the step adds it')
-    metrics = {"loss": loss, **metrics}
-    if axis_name is not None:
-        gradients, statistics, metrics = jax.tree.map(
-            lambda leaf: lax.pmean(leaf, axis_name).astype(jnp.result_type(leaf)),
-            (gradients, statistics, metrics),
-        )
-    updates, optimizer_state = optimizer.update(
-        gradients, state.optimizer_state, state.params
+    updates, optimizer_state = _update(
+        optimizer,
+        gradients,
+        state,
+        value=loss,
+        grad=gradients,
+        **_functions(evaluate, on_devices=axis_name is not None),
     )
     params = optax.apply_updates(state.params, updates)
+    metrics = {"loss": loss, **metrics}
     return TrainState(state.step + 1, params, statistics, optimizer_state), metrics
 
 
@@ -243,6 +287,107 @@ def train_steps(
         )
 
     return lax.scan(body, state, length=num_steps, unroll=unroll)
+
+
+# Optimizers -----------------------------------------------------------------------------
+
+
+def _update(
+    optimizer: optax.GradientTransformation,
+    gradients: PyTree,
+    state: TrainState,
+    **extras: Any,
+) -> tuple[PyTree, PyTree]:
+    """Returns the updates and the new optimizer state; passes what the optimizer takes."""
+    update_fn = optax.with_extra_args_support(optimizer).update
+    while True:
+        try:
+            updates, optimizer_state = update_fn(
+                gradients, state.optimizer_state, state.params, **extras
+            )
+            break
+        except Exception as error:
+            # most optimizers take any keywords, but some only those that they know
+            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if unknown is None or extras.pop(unknown[1], None) is None:
+                raise ValueError(
+                    f"the optimizer {_name(optimizer)} cannot make an update: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+    found, wanted = _shapes(updates), _shapes(state.params)
+    if found != wanted:
+        raise ValueError(
+            f"the optimizer {_name(optimizer)} must return updates shaped as the "
+            f"parameters, {wanted}; got {found}"
+        )
+    return updates, jax.tree.map(_strip_weak_type, optimizer_state)
+
+
+def _functions(
+    evaluate: Callable[[PyTree], Any], *, on_devices: bool
+) -> dict[str, Callable[..., Any]]:
+    """Returns the loss and its gradient as functions, under the names that optax has."""
+
+    def loss(params: PyTree) -> Array:
+        return evaluate(params)[0][0]
+
+    def forward(params: PyTree) -> tuple[Array, PyTree]:
+        (loss, _), gradients = evaluate(params)
+        return loss, gradients
+
+    def backward(gradients: PyTree, factor: float | Array) -> tuple[PyTree]:
+        return (jax.tree.map(lambda leaf: (factor * leaf).astype(leaf.dtype), gradients),)
+
+    if on_devices:  # where the derivative of a mean would be that of the device's own loss
+        loss = jax.custom_vjp(loss)
+        loss.defvjp(forward, backward)
+
+    def value_fn(params: PyTree, *, obj_fn: Any = None, grad_fn: Any = None) -> Array:
+        return loss(
+            params
+        )  # line searches pass on all keywords and insist that it takes them
+
+    def grad_fn(params: PyTree, number: int) -> PyTree:
+        return evaluate(params)[1]
+
+    return {"value_fn": value_fn, "obj_fn": loss, "grad_fn": grad_fn}
+
+
+def _name(optimizer: optax.GradientTransformation) -> str:
+    return getattr(optimizer.init, "__qualname__", "").split(".")[0] or repr(optimizer)
+
+
+def _without_sharing(state: TrainState) -> TrainState:
+    """Copies leaves that are one array with an earlier leaf."""
+    seen: set[int] = set()
+
+    def own(leaf: Array) -> Array:
+        shared = id(leaf) in seen
+        seen.add(id(leaf))
+        return jnp.copy(leaf) if shared else leaf
+
+    return jax.tree.map(own, state)
+
+
+# Shapes and devices ---------------------------------------------------------------------
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.shape, tree)
+
+
+def _average(
+    loss_and_aux: tuple[Array, tuple[PyTree, Metrics]], gradients: PyTree, axis_name: str
+) -> tuple[tuple[Array, tuple[PyTree, Metrics]], PyTree]:
+    loss, (statistics, metrics) = loss_and_aux
+    loss, metrics, gradients = lax.pmean((loss, metrics, gradients), axis_name)
+
+    def over_devices(leaf: Array) -> Array:
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            return lax.pmean(leaf, axis_name).astype(leaf.dtype)
+        return lax.pmax(leaf, axis_name)
+
+    return (loss, (jax.tree.map(over_devices, statistics), metrics)), gradients
 
 
 def _device_varying(leaf: Array, axis_name: str) -> Array:

@@ -22,7 +22,12 @@ MODULES = {
 
 # of files, paths and NumPy arrays: they have tests of their own instead of a row
 HOST_MODULES = {"errors", "identification", "images", "model"}
-HOST_FUNCTIONS = {"samplers.class_index", "siamese.from_flax", "verification.calibrate"}
+HOST_FUNCTIONS = {
+    "samplers.class_index",
+    "siamese.from_flax",
+    "siamese.from_nnx",
+    "verification.calibrate",
+}
 
 # Public functions ----------------------------------------------------------------------
 
@@ -119,12 +124,13 @@ def room(path: pathlib.Path, folder: str) -> str:
     return path.relative_to(ROOT / folder).parts[0].removesuffix(".py")
 
 
-TOOLS = {"_checks", "_numerics"}
+TOOLS = {"_checks", "_labels", "_numerics"}
 CORE = {*TOOLS, "_masks", "distances", "relations", "reductions"}
 NETWORKS = {"_cpu", "convolution", "siamese", "distances"}
 MAY_IMPORT = {
     "errors": set(),
     "_checks": set(),
+    "_labels": {"_checks"},
     "_numerics": set(),
     "_extras": {"errors"},
     "_masks": TOOLS,
@@ -147,11 +153,14 @@ MAY_IMPORT = {
     "_names": set(),
     "_image_file": {"errors", "_extras"},
     "_image_folder": {"errors", "_names", "_image_file"},
-    "images": {"errors", "_extras", "_names", "_image_file", "_image_folder"},
+    "images": {
+        *("errors", "_extras", "_labels", "_names", "_image_file", "_image_folder"),
+    },
     "_model_folder": {"errors", "_extras", "images", "verification"},
     "_match_picture": {"errors", "_extras", "_names", "images", "identification"},
     "model": {
-        *("errors", "_extras", "_model_folder", "images", "batching", "distances"),
+        *("errors", "_checks", "_extras", "_labels", "_model_folder", "images"),
+        *("batching", "distances"),
         *("siamese", "verification", "identification"),
     },
     "cli": {

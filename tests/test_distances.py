@@ -158,3 +158,82 @@ def test_numpy_arrays_are_taken_too(monkeypatch):
         distances.euclidean_distance_matrix(points, points),
         distances.euclidean_distance_matrix(jnp.asarray(points), jnp.asarray(points)),
     )
+
+
+# Singular points --------------------------------------------------------------------------
+
+ORDERS = {
+    "lp_distance": 3,
+    "lp_distance of order 1": 1,
+    "lp_distance of order inf": jnp.inf,
+}
+CONES = ("euclidean_distance", "manhattan_distance", "cosine_distance", *ORDERS)
+
+
+def jacobian(name, a, b, *, suffix=""):
+    """Derivative of the distance by `a`, of one pair or of a matrix with one entry."""
+    fn = getattr(distances, name.split()[0] + suffix)
+    options = {"order": ORDERS[name]} if name in ORDERS else {}
+    if suffix:
+        a, b = a[None], b[None]
+    return jax.jacobian(lambda a: fn(a, b, **options))(a).reshape(-1)
+
+
+@pytest.mark.parametrize("suffix", ["", "_matrix"])
+@pytest.mark.parametrize("name", [*CONES, "squared_euclidean_distance"])
+def test_the_gradient_where_two_vectors_coincide_is_zero(name, suffix):
+    x = jnp.array([0.3, -1.7, 5.0])
+    np.testing.assert_array_equal(jacobian(name, x, x, suffix=suffix), 0)
+    np.testing.assert_array_equal(jacobian(name, 0 * x, 0 * x, suffix=suffix), 0)
+
+
+@pytest.mark.parametrize("suffix", ["", "_matrix"])
+@pytest.mark.parametrize("name", ["cosine_distance", "cosine_similarity"])
+def test_the_gradient_of_a_cosine_at_a_zero_vector_is_zero(name, suffix):
+    found = jacobian(name, jnp.zeros(3), jnp.array([0.3, -1.7, 5.0]), suffix=suffix)
+    np.testing.assert_array_equal(found, 0)
+
+
+def test_the_gradient_of_the_direction_of_a_zero_vector_is_zero():
+    found = jax.jacobian(distances.normalize)(jnp.array([[0.0, 0.0], [3.0, 4.0]]))
+    np.testing.assert_array_equal(found[0], jnp.zeros((2, 2, 2)))
+    np.testing.assert_allclose(found[1, :, 1], [[0.128, -0.096], [-0.096, 0.072]], 1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["", "_matrix"])
+@pytest.mark.parametrize("size", [1e-30, 1e-37, 1e-45])
+def test_directions_of_tiny_vectors_have_finite_gradients(size, suffix):
+    a, b = size * jnp.array([3.0, 4.0]), jnp.array([1.0, 0.0])
+    found = jacobian("cosine_distance", a, b, suffix=suffix)
+    direction = jax.jacobian(distances.normalize)(a)
+    if size < 1e-38:  # no normal number: as zero
+        assert not found.any()
+        assert not direction.any()
+        return
+    np.testing.assert_allclose(found * size, [-0.128, 0.096], rtol=1e-4)
+    wanted = [[0.128, -0.096], [-0.096, 0.072]]
+    np.testing.assert_allclose(direction * size, wanted, rtol=1e-4)
+    np.testing.assert_allclose(distances.normalize(a), [0.6, 0.8], rtol=1e-6)
+
+
+# Half precision ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["", "_matrix"])
+def test_gradients_beyond_float16_are_its_largest_number(suffix):
+    a = jnp.array([1e-6, 0.0, 0.0], jnp.float16)
+    b = jnp.array([0.0, 1.0, 0.0], jnp.float16)
+    largest = float(jnp.finfo(jnp.float16).max)
+    found = jacobian("cosine_distance", a, b, suffix=suffix)
+    assert found.dtype == jnp.float16
+    np.testing.assert_array_equal(found, [0, -largest, 0])
+    direction = jax.jacobian(distances.normalize)(a)
+    np.testing.assert_array_equal(direction, np.diag([0, largest, largest]))
+
+    def mean_of_many(a):
+        return 1e-3 * distances.cosine_distance(a, b)
+
+    wanted = jax.grad(mean_of_many)(a.astype(jnp.float32))
+    np.testing.assert_allclose(jax.grad(mean_of_many)(a), wanted, rtol=1e-3)
+    nan = jax.grad(lambda a: jnp.nan * distances.cosine_distance(a, b))(a)
+    assert np.isnan(nan).all()

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import config as jaxtyping_config
 
 from siamese_jax import encoders
 from siamese_jax.siamese import from_flax, twin
@@ -110,6 +111,70 @@ def test_parameters_have_the_names_and_layout_of_flax(module, size):
         assert name in ("kernel", "bias", "scale")
         if layer.startswith("Conv") and name == "kernel":
             assert leaf.shape[0] == leaf.shape[1] <= leaf.shape[3] + 1
+
+
+# Sizes ----------------------------------------------------------------------------------
+
+LEAST = {
+    "MnistConv": (encoders.MnistConv(8), (3, 3)),
+    "MnistMlp": (encoders.MnistMlp(dim=8), (1, 1)),
+    "MnistTower": (encoders.MnistTower(8), (1, 1)),
+    "OrlConv": (encoders.OrlConv(dim=4), (10, 10)),
+    "OrlConv, stride 2": (encoders.OrlConv(2, dim=4), (21, 21)),
+    "OrlConv, stride 3": (encoders.OrlConv(3, dim=4), (36, 36)),
+    "KochConv": (encoders.KochConv(8), (65, 65)),
+    "KochConv, half": (encoders.KochConv(8, (5, 4, 3, 3)), (42, 42)),
+    "KochConv, tiny": (encoders.KochConv(8, (1, 2, 1, 2)), (18, 18)),
+    "ConvNet": (encoders.ConvNet(), (8, 8)),
+    "ConvNet, no block": (encoders.ConvNet((), 4), (1, 1)),
+    "ConvNet, five blocks": (encoders.ConvNet((2,) * 5, 4), (32, 32)),
+    "ResNet": (encoders.ResNet(4, (4, 8), dim=4), (15, 15)),
+    "ResNet, one stage": (encoders.ResNet(4, (4,), 2, dim=4), (7, 7)),
+    "ResNet, three stages": (encoders.ResNet(2, (2, 2, 2), dim=4), (31, 31)),
+    "Standardized": (encoders.Standardized(encoders.ConvNet((4, 4), 4)), (4, 4)),
+    "GradientMap": (encoders.GradientMap(), (6, 5)),
+    "GradientMap, one cell": (encoders.GradientMap((1, 3), 4), (2, 3)),
+}
+
+
+def test_every_encoder_has_a_least_size():
+    networks = {type(module) for module, _ in LEAST.values()}
+    for name in encoders.__all__:
+        thing = getattr(encoders, name)
+        if "least_size" in vars(thing):
+            assert thing in networks
+        else:  # a head, a layer or a function
+            assert name.endswith("Head") or name in ("Dropout", "oriented_gradients")
+
+
+@pytest.mark.parametrize(("module", "least"), LEAST.values(), ids=LEAST)
+def test_images_that_are_too_small_are_refused_by_name(module, least, monkeypatch):
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)  # as for a user
+    assert module.least_size == least
+    height, width = least
+    init, apply = from_flax(module)
+
+    def embed(*shape, dtype=jnp.float32):
+        images = jnp.zeros(shape, dtype)
+        params, statistics = init(KEY, images)
+        return apply(params, images, statistics=statistics)
+
+    def traced(*shape, **options):
+        return jax.eval_shape(lambda: embed(*shape, **options))
+
+    embeddings = jax.jit(lambda: embed(2, height, width, 1))()
+    assert embeddings.shape[0] == 2
+    assert embeddings.size > 0
+    assert np.isfinite(embeddings).all()
+    name = type(getattr(module, "net", module)).__name__
+    for found in ((height - 1, width), (height, width - 1)):
+        words = f"{name} needs images of at least {height} x {width}; got "
+        with pytest.raises(ValueError, match=f"{words}{found[0]} x {found[1]}"):
+            traced(2, *found, 1)
+    with pytest.raises(ValueError, match=r"needs images \[n, height, width, channels\]"):
+        traced(2, height, width)
+    with pytest.raises(TypeError, match="images must be a floating-point array"):
+        traced(2, height, width, 1, dtype=jnp.uint8)
 
 
 def test_standardized_images_hide_light_and_contrast():

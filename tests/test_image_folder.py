@@ -135,8 +135,8 @@ def test_a_class_is_mirrored_as_a_whole():
     )
     left = jnp.zeros((12, 4, 4, 1)).at[:, :, 0].set(1.0)
     out = supcon.distort(config, jax.random.key(1), left)
-    on_the_right = np.asarray(out[:, 0, 3, 0] == 1).reshape(4, 3)
-    assert (on_the_right.all(axis=1) | ~on_the_right.any(axis=1)).all()
+    on_the_right = np.asarray(out[:, 0, 3, 0] == 1).reshape(3, 4)  # a column is a class
+    assert (on_the_right.all(axis=0) | ~on_the_right.any(axis=0)).all()
     assert 0 < on_the_right.mean() < 1
 
 
@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_learnt_from_is_refused_at_once(finished, tmp_pa
         main(num_classes=7)
     with pytest.raises(UserError, match=r"--num-images: class class\d has 5; got 6"):
         main(num_images=6)
-    with pytest.raises(UserError, match="--image-size must be at least 4 for 2 blocks"):
+    with pytest.raises(UserError, match=r"--image-size must be at least \(4, 4\)"):
         main(image_size=(3, 16))
     with pytest.raises(UserError, match=r"--image-size must be at least \(6, 5\)"):
         main(image_size=(5, 16), encoder="hog")

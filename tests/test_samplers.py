@@ -120,6 +120,20 @@ def test_batches_hold_distinct_classes_and_distinct_examples(max_groups):
         np.testing.assert_allclose(shares, 0.2, atol=0.03)
 
 
+@pytest.mark.parametrize("num_devices", [2, 4])
+def test_shares_of_consecutive_examples_have_all_classes(num_devices):
+    index = samplers.class_index(np.repeat(np.arange(9), 5))
+    batch = samplers.sample_batch(jax.random.key(0), index, 6, 4)
+    np.testing.assert_array_equal(index.class_of[batch.examples], batch.classes)
+    shares = np.asarray(batch.classes).reshape(num_devices, -1)
+    drawn = np.unique(batch.classes)
+    assert len(drawn) == 6
+    for share in shares:
+        names, counts = np.unique(share, return_counts=True)
+        np.testing.assert_array_equal(names, drawn)
+        assert (counts == 4 // num_devices).all()
+
+
 def test_distinct_examples_are_even_and_in_random_order():
     index = samplers.class_index([0] * 7 + [1] * 5)
     keys = jax.random.split(jax.random.key(1), 4000)
@@ -327,7 +341,8 @@ def test_every_subset_of_a_class_is_equally_likely():
     index = samplers.class_index([0] * 5 + [1] * 5)
     keys = jax.random.split(jax.random.key(2), 4000)
     batches = jax.jit(jax.vmap(lambda key: samplers.sample_batch(key, index, 2, 3)))(keys)
-    subsets = np.sort(np.asarray(batches.examples).reshape(-1, 3) % 5, axis=1)
+    subsets = np.sort(np.asarray(batches.examples).reshape(-1, 3, 2) % 5, axis=1)
+    subsets = np.moveaxis(subsets, 2, 1).reshape(-1, 3)
     _, counts = np.unique(subsets, axis=0, return_counts=True)
     assert len(counts) == 10  # 5 choose 3
     np.testing.assert_allclose(counts / counts.sum(), 0.1, atol=0.015)

@@ -1,32 +1,21 @@
 """Tests of one set of parameters for several inputs: plain functions, linen and NNX."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-from siamese_jax import siamese
+from siamese_jax import losses, siamese, training
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.encoders import MnistTower
 
+KEY = jax.random.key(5)
 PAIR = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3)), jnp.float32)
-
-
-def test_twin_works_for_nnx_through_split_and_merge():
-    graph, params = nnx.split(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
-
-    def apply_fn(params, x):
-        return nnx.merge(graph, params)(x)
-
-    def loss(params):
-        return jnp.mean(euclidean_distance(*siamese.twin(apply_fn)(params, PAIR)))
-
-    value, gradient = jax.value_and_grad(loss)(params)
-    a, b = (apply_fn(params, x) for x in PAIR)
-    np.testing.assert_allclose(value, jnp.mean(euclidean_distance(a, b)), rtol=1e-6)
-    assert all(np.abs(leaf).sum() > 0 for leaf in jax.tree.leaves(gradient)[1:])
 
 
 def test_three_inputs_make_triplets():
@@ -134,6 +123,166 @@ def test_a_module_without_statistics_has_none():
     np.testing.assert_array_equal(embeddings, apply(params, jnp.ones((3, 8, 8, 1))))
 
 
+# NNX --------------------------------------------------------------------------------------
+
+
+class Noisy(nnx.Module):
+    """Dense, batch normalisation, two dropouts of one shape, and a count of the calls."""
+
+    def __init__(self, rngs, *, axis_name=None):
+        self.layers = nnx.List([nnx.Linear(3, 8, rngs=rngs), nnx.Linear(8, 8, rngs=rngs)])
+        self.norm = nnx.BatchNorm(8, momentum=0.5, axis_name=axis_name, rngs=rngs)
+        self.dropouts = nnx.List([nnx.Dropout(0.5, rngs=rngs) for _ in range(2)])
+        self.num_calls = nnx.Variable(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x):
+        self.num_calls[...] += 1
+        x = self.norm(self.layers[0](x))
+        return self.layers[1](self.dropouts[0](x) + self.dropouts[1](x))
+
+
+def nnx_loss(apply):
+    def loss_fn(params, statistics, batch, key):
+        def embed(params, x, key):
+            return apply(params, x, statistics=statistics, key=key, train=True)
+
+        twin = siamese.twin(embed, has_statistics=True)
+        (a, b), after = twin(params, batch, jax.random.split(key))
+        loss = losses.contrastive_loss(euclidean_distance(a, b), jnp.arange(6) < 3)
+        return loss, (after, {"embedding": a[0, 0]})
+
+    return loss_fn
+
+
+def test_an_nnx_module_becomes_trees_and_a_function():
+    module = Noisy(nnx.Rngs(0))
+    params, statistics, apply = siamese.from_nnx(module)
+    assert set(params) == {"layers", "norm"}
+    assert set(statistics) == {"norm", "num_calls"}
+
+    def evaluate(params, x):
+        return apply(params, x, statistics=statistics)
+
+    found = jax.jit(siamese.twin(evaluate))(params, PAIR)
+    moved = jax.tree.map(lambda leaf: leaf + 1, params)
+    other = evaluate(moved, PAIR[0])
+    module.eval()
+    for x, embeddings in zip(PAIR, found, strict=True):
+        np.testing.assert_allclose(embeddings, module(x), rtol=1e-5, atol=1e-6)
+    assert (np.abs(other - module(PAIR[0])) > 0.1).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_nnx_module_is_trained_with_statistics_and_new_masks(compiled):
+    params, statistics, apply = siamese.from_nnx(Noisy(nnx.Rngs(0)))
+    loss_fn, optimizer = nnx_loss(apply), optax.sgd(0.0)
+    step = partial(training.train_step, loss_fn=loss_fn, optimizer=optimizer)
+    if compiled:
+        step = jax.jit(step, donate_argnums=1)
+    state = training.init_state(params, optimizer, statistics=statistics)
+    means, embeddings = [state.statistics["norm"]["mean"].copy()], set()
+    for number in range(3):
+        assert state.statistics["num_calls"] == number
+        state, metrics = step(jax.random.key(1), state, PAIR)
+        means.append(state.statistics["norm"]["mean"].copy())
+        embeddings.add(float(metrics["embedding"]))
+    assert len(embeddings) == 3  # another mask in each step, as nothing else changes
+    dense = PAIR @ state.params["layers"][0]["kernel"]
+    np.testing.assert_allclose(means[1], dense.mean(axis=(0, 1)) / 2, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(means[2], 1.5 * means[1], rtol=1e-5)
+
+    run = jax.jit(
+        lambda key, state: training.train_steps(
+            key,
+            state,
+            PAIR,
+            num_steps=4,
+            batch_fn=lambda key, step, data: data,
+            loss_fn=loss_fn,
+            optimizer=optimizer,
+        )
+    )
+    state, metrics = run(jax.random.key(1), state)
+    assert state.statistics["num_calls"] == 7
+    assert len(set(metrics["embedding"].tolist())) == 4
+
+
+@pytest.mark.slow
+def test_gradients_of_an_nnx_module_are_those_of_its_own():
+    module = Noisy(nnx.Rngs(0))
+    params, statistics, apply = siamese.from_nnx(module)
+
+    def loss(params):
+        embeddings, _ = apply(params, PAIR[0], statistics=statistics, key=KEY, train=True)
+        return jnp.sum(embeddings**2)
+
+    gradients = jax.jit(jax.grad(loss))(params)
+    change = jax.tree.map(lambda g: 1e-2 * g / optax.tree.norm(gradients), gradients)
+    ahead, behind = (
+        loss(jax.tree.map(lambda p, c, sign=sign: p + sign * c, params, change))
+        for sign in (1, -1)
+    )
+    np.testing.assert_allclose(
+        (ahead - behind) / 2, 1e-2 * optax.tree.norm(gradients), rtol=1e-3
+    )
+
+
+def test_no_two_inputs_and_layers_share_a_mask():
+    class Dropouts(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.dropouts = nnx.List([nnx.Dropout(0.5, rngs=rngs) for _ in range(3)])
+
+        def __call__(self, x):
+            return jnp.stack([dropout(x) for dropout in self.dropouts])
+
+    params, statistics, apply = siamese.from_nnx(Dropouts())
+    assert (params, statistics) == ({}, {})
+
+    def embed(params, x, key):
+        return apply(params, x, key=key, train=True)
+
+    x = jnp.ones((2, 64))
+    keys = jax.random.split(KEY)
+    masks, after = siamese.twin(embed, has_statistics=True)(params, x, keys)
+    assert after == {}
+    assert len({tuple(row) for row in np.reshape(masks, (-1, 64)).tolist()}) == 6
+    old_style, _ = apply(params, x[0], key=jax.random.key_data(keys[0]), train=True)
+    np.testing.assert_array_equal(old_style, masks[0])
+    np.testing.assert_array_equal(apply(params, x), jnp.stack([x] * 3))
+    with pytest.raises(ValueError, match="key must be given to train"):
+        apply(params, x, train=True)
+
+
+def test_nnx_trees_of_another_structure_are_refused():
+    params, _, apply = siamese.from_nnx(Noisy(nnx.Rngs(0)))
+    with pytest.raises(ValueError, match="statistics must have the shapes"):
+        apply(params, PAIR[0])
+    params, _, apply = siamese.from_nnx(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match="params must have the shapes"):
+        apply({"kernel": params["kernel"]}, PAIR[0])
+
+
+@pytest.mark.slow
+def test_joint_batch_statistics_of_an_nnx_module():
+    joint = siamese.from_nnx(Noisy(nnx.Rngs(0), axis_name=siamese.TWIN_AXIS))
+    alone = siamese.from_nnx(Noisy(nnx.Rngs(0)))
+
+    def updated(encoder, x):
+        return encoder.apply(
+            encoder.params, x, statistics=encoder.statistics, key=KEY, train=True
+        )
+
+    twin = siamese.twin(lambda _, x: updated(joint, x), has_statistics=True)
+    _, found = twin((), PAIR)
+    _, wanted = updated(alone, PAIR.reshape(12, 3))
+    for name in ("mean", "var"):
+        np.testing.assert_allclose(
+            found["norm"][name], wanted["norm"][name], rtol=1e-5, atol=1e-7
+        )
+
+
 # Batch statistics -------------------------------------------------------------------------
 
 
@@ -193,6 +342,28 @@ def test_separate_batch_statistics_are_averaged_into_one_set():
         *map(jax.tree.leaves, (statistics, singles[0][1], singles[1][1])), strict=True
     ):
         np.testing.assert_allclose(found, (a + b) / 2, rtol=1e-5)
+
+
+def test_counters_and_flags_are_not_averaged():
+    def apply_fn(params, x):
+        odd = x[0] > 0
+        return x, {
+            "count": jnp.where(odd, 7, 4),
+            "bytes": jnp.where(odd, 1, 4).astype(jnp.uint8),
+            "seen": odd,
+            "mean": x[0].astype(jnp.bfloat16),
+        }
+
+    inputs = jnp.array([[1.0], [0.0]])
+    _, found = siamese.twin(apply_fn, has_statistics=True)((), inputs)
+    assert found == {"count": 7, "bytes": 4, "seen": True, "mean": 0.5}
+    dtypes = {name: value.dtype for name, value in found.items()}
+    assert dtypes == {
+        "count": jnp.int32,
+        "bytes": jnp.uint8,
+        "seen": jnp.bool_,
+        "mean": jnp.bfloat16,
+    }
 
 
 def test_two_towers_learn_apart():

@@ -286,6 +286,27 @@ def test_devices_draw_apart_and_agree_on_the_statistics():
     assert state.statistics["count"].dtype == jnp.int32
 
 
+def test_devices_do_not_average_counters_and_flags():
+    def loss_fn(params, statistics, batch, key):
+        odd = batch > 2
+        statistics = {"count": jnp.where(odd, 8, 3), "seen": odd, "mean": batch}
+        return params * batch, (statistics, {"num_valid": jnp.where(odd, 8, 3)})
+
+    step = partial(
+        training.train_step, loss_fn=loss_fn, optimizer=OPTIMIZER, axis_name="devices"
+    )
+    statistics = {"count": jnp.array(0), "seen": jnp.array(False), "mean": jnp.array(0.0)}
+    state = training.init_state(jnp.ones(()), OPTIMIZER, statistics=statistics)
+    state, metrics = jax.pmap(step, axis_name="devices", in_axes=(None, None, 0))(
+        KEY, state, jnp.array([1.0, 4.0])
+    )
+    for name, wanted in (("count", 8), ("seen", True), ("mean", 2.5)):
+        found = state.statistics[name]
+        assert found.dtype == statistics[name].dtype
+        np.testing.assert_array_equal(found, [wanted, wanted])
+    np.testing.assert_array_equal(metrics["num_valid"], [5.5, 5.5])  # a metric has a mean
+
+
 def test_under_shard_map_gradients_are_averaged_too():
     mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
     step = partial(

@@ -6,7 +6,7 @@ normalised to length 1.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from experiments.engine import optimizers, supcon
 from experiments.engine.config import only_when
@@ -14,9 +14,6 @@ from experiments.engine.loop import System
 from siamese_jax.encoders import ConvNet, GradientMap, Standardized
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
-
-if TYPE_CHECKING:
-    import flax.linen as nn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +45,7 @@ def build(config: PhotographConfig, preparation: Preparation) -> System:
     )
 
 
-def make_encoder(config: PhotographConfig) -> "nn.Module":
+def make_encoder(config: PhotographConfig) -> GradientMap | Standardized:
     """The encoder that `--encoder` names."""
     if config.encoder == "hog":
         return GradientMap()
@@ -64,18 +61,10 @@ def check_size(config: PhotographConfig, size: tuple[int, int], name: str) -> No
       name: What the error message calls the size, such as a flag.
 
     Raises:
-      UserError: If a block of the convolutional network would have nothing to halve, or
-        there are fewer rows or columns of pixels than of cells of oriented gradients.
+      UserError: If it is less than `least_size` of the encoder.
     """
-    if config.encoder == "hog":
-        cells = GradientMap().cells
-        if size[0] < cells[0] or size[1] < cells[1]:
-            raise UserError(
-                f"{name} must be at least {tuple(cells)}, the cells of oriented gradients; "
-                f"got {size}"
-            )
-    elif min(size) < 2 ** len(config.widths):
+    least = make_encoder(config).least_size
+    if size[0] < least[0] or size[1] < least[1]:
         raise UserError(
-            f"{name} must be at least {2 ** len(config.widths)} for "
-            f"{len(config.widths)} blocks; got {size}"
+            f"{name} must be at least {least} for --encoder {config.encoder}; got {size}"
         )

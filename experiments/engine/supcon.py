@@ -66,7 +66,7 @@ def sample_classes(
     *,
     max_groups: int | None = None,
 ) -> LabelledBatch:
-    """Draws `num_classes` classes and `num_images` images of each.
+    """Draws `num_classes` classes and `num_images` images of each, in turns.
 
     Args:
       key: A JAX key.
@@ -208,7 +208,10 @@ def make_sampler(config: SupConConfig) -> Callable[..., LabelledBatch]:
 
 
 def distort(config: SupConConfig, key: jax.Array, images: jax.Array) -> jax.Array:
-    """Distorts each image, and mirrors the images of each class together or not at all."""
+    """Distorts each image, and mirrors the images of each class together or not at all.
+
+    The images are in the order of `samplers.sample_batch`.
+    """
     affine_key, flip_key = jax.random.split(key)
     distortion = augment.Affine(
         max_rotation=config.max_rotation,
@@ -221,5 +224,5 @@ def distort(config: SupConConfig, key: jax.Array, images: jax.Array) -> jax.Arra
     if not config.flip:
         return images
     flipped = jax.random.bernoulli(flip_key, 0.5, (len(images) // config.num_images,))
-    flipped = jnp.repeat(flipped, config.num_images)[:, None, None, None]
+    flipped = jnp.tile(flipped, config.num_images)[:, None, None, None]
     return jnp.where(flipped, images[:, :, ::-1], images)

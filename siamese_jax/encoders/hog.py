@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from siamese_jax.encoders._sizes import check_images
+
 
 def oriented_gradients(
     images: Float[Array, "n height width channels"],
@@ -38,7 +40,13 @@ def oriented_gradients(
       images: Images with values in [0, 1], whose channels are averaged.
       cells: Rows and columns of the grid.
       num_directions: Number of directions, evenly over the circle from right to down.
+
+    Raises:
+      ValueError: If images are not [n, height, width, channels], or have fewer rows or
+        columns than the grid, or than the 2 that make a gradient.
+      TypeError: If images are not floating-point.
     """
+    check_images("oriented_gradients", images, _least_size(cells))
     height, width = images.shape[1:3]
     rows, columns = cells
     gray = jnp.mean(images, axis=3)
@@ -52,6 +60,11 @@ def oriented_gradients(
     energy = _smooth(jnp.sum(in_cells**2, axis=-1, keepdims=True), cells, 1.0, 1.0)
     features = in_cells / jnp.sqrt(energy + 1e-4)
     return features.reshape(images.shape[0], rows * columns * num_directions)
+
+
+def _least_size(cells: tuple[int, int]) -> tuple[int, int]:
+    rows, columns = cells
+    return max(rows, 2), max(columns, 2)
 
 
 def _smooth(
@@ -89,11 +102,17 @@ class GradientMap(nn.Module):
     cells: tuple[int, int] = (6, 5)
     num_directions: int = 8
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """Least height and width of its images."""
+        return _least_size(self.cells)
+
     @nn.compact
     def __call__(
         self, images: Float[Array, "n height width channels"], *, train: bool = False
     ) -> Float[Array, "n dim"]:
         """Embeds images with values in [0, 1]."""
+        check_images(type(self).__name__, images, self.least_size)
         features = oriented_gradients(images, self.cells, self.num_directions)
         dim = features.shape[-1]
         return nn.Dense(dim, use_bias=False, kernel_init=_identity)(features)

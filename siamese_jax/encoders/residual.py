@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from siamese_jax.convolution import convolution, max_pool
 from siamese_jax.encoders._images_last import SWAP, SameConv, by_platform
+from siamese_jax.encoders._sizes import check_images, least_input
 from siamese_jax.siamese import TWIN_AXIS
 
 Images = Float[Array, "n height width channels"]
@@ -42,9 +43,15 @@ class Standardized(nn.Module):
 
     net: nn.Module
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """Least height and width of its images."""
+        return getattr(self.net, "least_size", (1, 1))
+
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
+        check_images("Standardized", images, (1, 1))  # the network says what it needs
         axes = (1, 2, 3)
         mean = jnp.mean(images, axes, keepdims=True)
         deviation = jnp.std(images, axes, keepdims=True)
@@ -64,9 +71,15 @@ class ConvNet(nn.Module):
     dim: int = 64
     joint: bool = False
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """Least height and width of its images."""
+        return 2 ** len(self.widths), 2 ** len(self.widths)
+
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
+        check_images(type(self).__name__, images, self.least_size)
         x = images
         for width in self.widths:
             x = nn.Conv(
@@ -115,9 +128,16 @@ class ResNet(nn.Module):
     dim: int = 256
     dtype: Any = jnp.float32
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """Least height and width of its images."""
+        size = least_input(2 ** (len(self.widths) + 1), stride=2)
+        return size, size
+
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
+        check_images(type(self).__name__, images, self.least_size)
         layers = partial(
             _ResNetLayers, self.stem, self.widths, self.num_blocks, self.dim, self.dtype
         )

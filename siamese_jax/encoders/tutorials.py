@@ -25,6 +25,7 @@ from siamese_jax.distances import euclidean_distance
 from siamese_jax.encoders._dense import dot_general
 from siamese_jax.encoders._images_last import SWAP, PooledConv, by_platform
 from siamese_jax.encoders._pooled import pooled_convolution
+from siamese_jax.encoders._sizes import check_images, least_input
 from siamese_jax.siamese import weighted_l1_logits
 
 Images = Float[Array, "n height width channels"]
@@ -126,9 +127,15 @@ class MnistConv(nn.Module):
 
     dim: int = 128
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """Least height and width of its images."""
+        return 3, 3
+
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
+        check_images(type(self).__name__, images, self.least_size)
         x = _joined_relu(_conv(32, 3)(images))
         return nn.relu(_dense(self.dim)(_flatten(x)))
 
@@ -139,9 +146,15 @@ class MnistMlp(nn.Module):
     dropout: float = 0.5
     dim: int = 128
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """Least height and width of its images."""
+        return 1, 1
+
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
+        check_images(type(self).__name__, images, self.least_size)
         x = nn.relu(_dense(self.dim)(_flatten(images)))
         for _ in range(2):
             x = Dropout(self.dropout)(x, train=train)
@@ -163,9 +176,18 @@ class OrlConv(nn.Module):
     dropout: Sequence[float] = (0.25, 0.25, 0.1)
     dim: int = 50
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """Least height and width of its images."""
+        size = 1
+        for _ in range(2):
+            size = least_input(size, kernel=3, stride=self.stride, window=2)
+        return size, size
+
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
+        check_images(type(self).__name__, images, self.least_size)
         layers = partial(_OrlLayers, self.stride, self.dropout, self.dim)
         return by_platform(self, layers, images, train=train)
 
@@ -217,9 +239,18 @@ class KochConv(nn.Module):
     dim: int = 4096
     kernel_sizes: Sequence[int] = (10, 7, 4, 4)
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """Least height and width of its images."""
+        size = least_input(1, kernel=self.kernel_sizes[-1])
+        for kernel in reversed(self.kernel_sizes[:-1]):
+            size = least_input(size, kernel=kernel, window=2)
+        return size, size
+
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
+        check_images(type(self).__name__, images, self.least_size)
         x = images
         layers = zip((64, 128, 128, 256), self.kernel_sizes, (10, 7, 4, 4), strict=True)
         for depth, (features, size, size_in_paper) in enumerate(layers):
@@ -247,9 +278,15 @@ class MnistTower(nn.Module):
 
     dim: int = 128
 
+    @property
+    def least_size(self) -> tuple[int, int]:
+        """Least height and width of its images."""
+        return 1, 1
+
     @nn.compact
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
+        check_images(type(self).__name__, images, self.least_size)
         return nn.relu(_dense(self.dim)(_flatten(images)))
 
 

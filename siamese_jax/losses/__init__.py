@@ -29,15 +29,16 @@ The arguments that all losses share:
   set the embeddings of padding to zero. None means that all entries are valid.
 * `weights`: the weight of each value that the loss computes, one per entry, or one per
   anchor (row) where the loss computes one value per anchor. None means weight 1.
-* `reduce_fn`: a function from `siamese_jax.reductions`, by default `mean`. None returns the
-  `Terms`.
+* `reduce_fn`: a function from `siamese_jax.reductions`, by default `mean`. `mean_of_active`
+  averages over the triplets or pairs whose loss is not 0. None returns the `Terms`.
 * `margin` is in units of the distance. `temperature` divides the similarities. Both may be
   learned scalars.
 
 Inputs of another shape raise ValueError, those of another type of number TypeError. A batch
 without a valid term (no positive, no negative, or everything masked) gives loss 0 and
 gradient 0, and `mean_and_count` returns the count 0 with it (differentiate it with
-`jax.value_and_grad(..., has_aux=True)`). A NaN input gives a NaN loss.
+`jax.value_and_grad(..., has_aux=True)`). A NaN input gives a NaN loss. The loss of
+half-precision numbers is computed in float32 and is float32.
 """
 
 from siamese_jax.losses.pairs import contrastive_loss, logistic_loss

@@ -51,15 +51,14 @@ def contrastive_loss(
     >>> print(loss)
     0.125
     """
-    d, dtype = _entries("distances", distances, same)
+    d = _entries("distances", distances, same)
     check_scalar("margin", margin)
     check_scalar("positive_margin", positive_margin)
     check_scalar("factor", factor)
     pull = jax.nn.relu(d - positive_margin)
     push = jax.nn.relu(margin - d)
     values = factor * jnp.where(same, pull, push) ** 2
-    terms = make_terms(values.astype(dtype), where=where, weights=weights)
-    return reduce_terms(terms, reduce_fn)
+    return reduce_terms(make_terms(values, where=where, weights=weights), reduce_fn)
 
 
 def logistic_loss(
@@ -91,14 +90,13 @@ def logistic_loss(
     >>> print(f"{logistic_loss(jnp.zeros(2), jnp.array([True, False])):.4f}")  # log 2
     0.6931
     """
-    s, dtype = _entries("similarities", similarities, same)
+    s = _entries("similarities", similarities, same)
     values = jax.nn.softplus(jnp.where(same, -s, s))
-    terms = make_terms(values.astype(dtype), where=where, weights=weights)
-    return reduce_terms(terms, reduce_fn)
+    return reduce_terms(make_terms(values, where=where, weights=weights), reduce_fn)
 
 
-def _entries(name: str, numbers: Array, same: Array) -> tuple[Array, jnp.dtype]:
+def _entries(name: str, numbers: Array, same: Array) -> Array:
     check_floating(name, numbers)
     check_boolean("same", same)
     check_same_shape("same", same, name, numbers)
-    return widen(numbers), numbers.dtype
+    return widen(numbers)

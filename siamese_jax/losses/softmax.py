@@ -54,9 +54,7 @@ def supervised_contrastive_loss(
     sums = jnp.sum(jnp.where(positive, logits, 0), axis=1)
     mean_positive = sums / jnp.maximum(num_positives, 1)
     values = _log_sum_exp(logits, positive | negative) - mean_positive
-    terms = make_terms(
-        values.astype(similarities.dtype), where=num_positives > 0, weights=weights
-    )
+    terms = make_terms(values, where=num_positives > 0, weights=weights)
     return reduce_terms(terms, reduce_fn)
 
 

@@ -53,7 +53,7 @@ def triplet_loss(
         positive_distances,
     )
     difference = widen(positive_distances) - widen(negative_distances)
-    values = jax.nn.relu(difference + margin).astype(positive_distances.dtype)
+    values = jax.nn.relu(difference + margin)
     return reduce_terms(make_terms(values, where=where, weights=weights), reduce_fn)
 
 
@@ -90,6 +90,7 @@ def hard_triplet_loss(
     0.5
     """
     positive, negative = sides(distances, same, where)
+    distances = widen(distances)
     farthest = jnp.max(jnp.where(positive, distances, -jnp.inf), axis=1)
     nearest = jnp.min(jnp.where(negative, distances, jnp.inf), axis=1)
     complete = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
@@ -133,6 +134,17 @@ def semi_hard_triplet_loss(
     >>> matrix = jnp.array([[1.0, 0.5, 1.5, 9.0]])
     >>> same = jnp.array([[True, False, False, False]])
     >>> print(semi_hard_triplet_loss(matrix, same, margin=1.0))  # 1 - 1.5 + 1
+    0.5
+
+    The mean is over all positives. `reductions.mean_of_active` leaves out those whose
+    negative is beyond the margin:
+
+    >>> from siamese_jax.reductions import mean_of_active
+    >>> matrix = jnp.array([[0.5, 1.0, 1.5, 9.0]])
+    >>> same = jnp.array([[True, True, False, False]])
+    >>> print(semi_hard_triplet_loss(matrix, same))  # (0 + 0.5) / 2
+    0.25
+    >>> print(semi_hard_triplet_loss(matrix, same, reduce_fn=mean_of_active))
     0.5
     """
     negatives = semi_hard_negatives(distances, same, where=where)
@@ -205,7 +217,7 @@ def all_triplets_loss(
     num_triplets = jnp.sum(jnp.where(positive, partners, 0), axis=1)
     values = hinges / jnp.maximum(num_triplets, 1)
     has_nan = row_has_nan(distances, positive | negative)[:, 0]
-    values = jnp.where(has_nan, jnp.nan, values).astype(distances.dtype)
+    values = jnp.where(has_nan, jnp.nan, values)
     weights = jnp.ones(len(values), values.dtype) if weights is None else weights
     check_floating("weights", weights)
     check_same_shape("weights", weights, "the anchors", values)

@@ -16,7 +16,8 @@ example numbers, which select the examples: `images[numbers]`.
 [True, False, True, False]
 
 * `sample_pairs`, `sample_partners`, `sample_triplets`: pairs and triplets.
-* `sample_batch`: P classes with K examples each. `sample_episode`: an N-way K-shot task.
+* `sample_batch`: P classes with K examples each, in turns, so that shares of consecutive
+  examples, one for each device, have all classes. `sample_episode`: an N-way K-shot task.
 * `epoch_batch`: the batch of a step when every epoch visits each example once, in random
   order. `permute`: the permutation behind it.
 

@@ -11,7 +11,10 @@ from siamese_jax.samplers.index import ClassIndex, require_classes, require_exam
 
 
 class Batch(NamedTuple):
-    """P classes with K examples each, class after class.
+    """P classes with K examples each: one example of every class, then the second of each.
+
+    A share of consecutive examples, such as a device takes, has all classes if its size is
+    a multiple of P. `examples.reshape(K, P)` has one class in each column.
 
     Attributes:
       examples: Example numbers.
@@ -60,14 +63,14 @@ def sample_batch(
 
     >>> from siamese_jax.samplers import class_index
     >>> index = class_index([0, 0, 1, 1, 2, 2])
-    >>> print(sample_batch(jax.random.key(0), index, 2, 2).classes.shape)
-    (4,)
+    >>> print(sample_batch(jax.random.key(0), index, 2, 2).classes)
+    [0 1 0 1]
     """
     check_at_least("num_per_class", num_per_class, 1)
     class_key, example_key = jax.random.split(key)
     classes = _sample_classes(class_key, index, num_classes, max_groups)
     examples = _sample_distinct(example_key, index, classes, num_per_class, same_rank=False)
-    return Batch(examples.reshape(-1), jnp.repeat(classes, num_per_class))
+    return Batch(examples.T.reshape(-1), jnp.tile(classes, num_per_class))
 
 
 def sample_episode(

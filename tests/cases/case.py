@@ -26,7 +26,7 @@ class Contract(enum.Enum):
     MASK = "a mask equals deletion"
     ORDER = "the order of the batch does not matter"
     DEGENERATE = "degenerate batches are finite, and zero where nothing counts"
-    HALF = "the dtype is kept, and large numbers stay finite"
+    HALF = "half precision is computed in float32, and large numbers stay finite"
     NAN = "NaN in gives NaN out"
     TERMS = "the unreduced terms add up to the weighted sum"
     REFUSALS = "bad input is refused by name when traced"
@@ -115,6 +115,8 @@ class Case:
       singular: Where a naive gradient is NaN.
       refusals: Calls that must raise.
       large_options: More options for the largest numbers.
+      keeps_dtype: Whether results have the type of the inputs, as those of a MAP do by
+        default. Else results of half-precision inputs are float32.
       nan_at: Place of the NaN in the first floating-point array; its first by default.
       exempt: Contracts of its kind that it is not under, each with the reason.
     """
@@ -128,8 +130,13 @@ class Case:
     singular: Singular | None = None
     refusals: tuple[Refusal, ...] = ()
     large_options: tuple[dict, ...] = ()
+    keeps_dtype: bool | None = None
     nan_at: tuple[int, ...] | None = None
     exempt: Mapping[Contract, str] = field(default_factory=dict)
+
+    @property
+    def result_keeps_dtype(self) -> bool:
+        return self.kind is Kind.MAP if self.keeps_dtype is None else self.keeps_dtype
 
     @property
     def contracts(self) -> frozenset[Contract]:

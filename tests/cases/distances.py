@@ -124,6 +124,7 @@ DISTANCES = [
         distances.normalize,
         Kind.ROW_DISTANCE,
         lambda rng: Inputs(two_rows(rng).args[:1]),
+        keeps_dtype=True,
         oracle=lambda x: np.array([[oracles.unit(row) for row in rows] for rows in x]),
         singular=Singular((COINCIDING_A,), learning_rows=(0, -1)),
         refusals=(

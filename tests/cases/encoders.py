@@ -2,10 +2,11 @@
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 
 from siamese_jax import encoders
-from tests.cases.case import Case, Contract, Inputs, Kind, f32
+from tests.cases.case import Case, Contract, Inputs, Kind, Refusal, f32
 
 
 def _gaussian(size, num, i, deviation):
@@ -63,9 +64,29 @@ ENCODERS = [
         lambda rng: Inputs((f32(rng.random((2, 8, 7, 2))),)),
         options=({"cells": (3, 2), "num_directions": 4},),
         oracle=_oriented_gradients,
-        exempt={
-            Contract.HALF: "features are float32 whatever the images",
-            Contract.REFUSALS: "checks nothing, as the layers of a network do not",
-        },
+        refusals=(
+            Refusal(
+                "images without channels",
+                (jnp.zeros((2, 8, 7)),),
+                {},
+                ValueError,
+                r"needs images \[n, height, width, channels\]; got shape \(2, 8, 7\)",
+            ),
+            Refusal(
+                "fewer columns than cells",
+                (jnp.zeros((2, 3, 1, 1)),),
+                {},
+                ValueError,
+                "oriented_gradients needs images of at least 3 x 2; got 3 x 1",
+            ),
+            Refusal(
+                "images are integers",
+                (jnp.zeros((2, 8, 7, 1), jnp.uint8),),
+                {},
+                TypeError,
+                "images must be a floating-point",
+            ),
+        ),
+        exempt={Contract.HALF: "features are float32 whatever the images"},
     ),
 ]

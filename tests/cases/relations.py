@@ -133,6 +133,12 @@ def terms(rng):
     return Inputs((reductions.make_terms(values, **entry_arrays(rng, 8)),))
 
 
+def some_zero_terms(rng):
+    """As of triplets whose negatives are beyond the margin."""
+    values = f32(np.maximum(rng.normal(size=8), 0))
+    return Inputs((reductions.make_terms(values, **entry_arrays(rng, 8)),))
+
+
 def _valid(terms):
     return [(float(v), float(w)) for v, where, w in zip(*terms, strict=True) if where]
 
@@ -207,6 +213,14 @@ REDUCTIONS = [
         terms,
         oracle=_mean_oracle,
         exempt=_TERMS_ONLY,
+    ),
+    Case(
+        "reductions.mean_of_active",
+        reductions.mean_of_active,
+        Kind.REDUCTION,
+        some_zero_terms,
+        oracle=lambda terms: oracles.weighted_mean([x for x in _valid(terms) if x[0]]),
+        exempt=_TERMS_ONLY | {Contract.GRADIENT: "jumps where a value leaves 0"},
     ),
     Case(
         "reductions.sum_terms",

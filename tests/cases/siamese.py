@@ -67,6 +67,7 @@ SIAMESE = [
         lambda rng: Inputs((f32(rng.random(5)),)),
         options=({"threshold": 0.5}, {"threshold": 0.3, "scale": 4.0}),
         oracle=oracles.threshold_logits,
+        keeps_dtype=False,
         refusals=(
             Refusal(
                 "distances are integers",
