@@ -1,8 +1,12 @@
 """Numerical functions that several modules share."""
 
+from typing import TypeVar
+
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 Scalar = float | Float[Array, ""]  # a hyperparameter, which may be a learned one
 
 
@@ -19,3 +23,12 @@ def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """
     zero = x == 0
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+
+
+def just_below(x: AnyArray) -> AnyArray:
+    """Returns numbers a little smaller than x, of the same type.
+
+    The number before 0 is subnormal and would be flushed to 0, so that -tiny is taken.
+    """
+    numpy = np if isinstance(x, np.ndarray) else jnp
+    return numpy.minimum(numpy.nextafter(x, -np.inf), x - jnp.finfo(x.dtype).tiny)

@@ -50,7 +50,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,7 +93,8 @@ class Verification(NamedTuple):
       same: Whether the distance is at most the threshold.
       distance: Distance of the two embeddings.
       threshold: The most accurate threshold on the pairs of the calibration.
-      probability_same: See `verification.Calibration.probability_same`.
+      probability_same: See `verification.Calibration.probability_same`. It is at least 1/2
+        if and only if `same` is True.
     """
 
     same: bool
@@ -119,7 +120,8 @@ class Model:
       matrix_fn: `matrix_fn(params, x, y)`, from embeddings `[n, dim]` and `[m, dim]` to
         distances `[n, m]`; smaller is closer. The Euclidean distance by default.
       calibration: What distances mean, or None if nobody has measured it.
-      details: How the model was made, as JSON can hold it.
+      details: How the model was made, as JSON can hold it. "no_calibration" says why there
+        is none.
     """
 
     params: PyTree
@@ -210,9 +212,13 @@ class Model:
     ) -> Identification:
         """Finds the nearest class of a gallery for each query, or none of them.
 
-        The threshold is the one of the calibration at which strangers, queries of classes
-        that the gallery does not have, should be accepted at the given rate. With N classes
-        a stranger has N chances of a false match; see `identification.comparison_rate`.
+        The threshold is such that, on average, at most the given share of strangers is
+        accepted, queries of classes that the gallery does not have. It is measured on the
+        gallery, which takes 2 / rate - 1 classes (`identification.gallery_threshold`). A
+        smaller gallery takes the threshold of the calibration at which each of its images
+        is a chance of a false match (`verification.Calibration.threshold_at`). If the pairs
+        of the calibration cannot tell so small a rate, no query is accepted;
+        `smallest_rate` of the result is the rate to ask for.
 
         Args:
           gallery: Images with known classes: an array or files, as for `embed`.
@@ -228,17 +234,22 @@ class Model:
             is not finite.
         """
         calibration = self._calibration()
-        num_classes = len(np.unique(np.asarray(labels)))
-        rate = identification.comparison_rate(false_accept_rate, num_classes)
-        threshold = calibration.threshold_at(rate)
         known = self.embed(gallery)
         distances = _finite(self.distances(self.embed(queries), known))
         nearest = identification.nearest_classes(distances, labels)
         between = _finite(self.distances(known, known))
+        threshold, source = _stranger_threshold(
+            calibration, between, labels, false_accept_rate
+        )
         return Identification(
             nearest=nearest,
-            accepted=nearest.distances <= threshold,
+            accepted=identification.is_within(nearest.distances, threshold),
             threshold=threshold,
+            threshold_from=source,
+            smallest_rate=min(
+                identification.smallest_gallery_rate(len(np.unique(np.asarray(labels)))),
+                calibration.smallest_rate(num_comparisons=len(labels)),
+            ),
             strangers_let_in=identification.strangers_let_in(between, labels, threshold),
         )
 
@@ -253,7 +264,11 @@ class Model:
 
     def _calibration(self) -> Calibration:
         if self.calibration is None:
-            raise UserError("the model has no calibration: it cannot decide what is same")
+            reason = self.details.get("no_calibration")
+            raise UserError(
+                "the model has no calibration, so that it cannot decide what is same"
+                + (f": {reason}" if reason else "")
+            )
         return self.calibration
 
 
@@ -334,6 +349,18 @@ def _diagonal(
 
 def _pixels(params: PyTree, images: Array) -> Array:
     return images.reshape(images.shape[0], math.prod(images.shape[1:]))
+
+
+def _stranger_threshold(
+    calibration: Calibration, between: np.ndarray, labels: Labels, rate: float
+) -> tuple[float, Literal["gallery", "pairs"] | None]:
+    """The threshold for a share of strangers, and what it was measured on."""
+    threshold = identification.gallery_threshold(between, labels, rate)
+    if threshold is not None:
+        return threshold, "gallery"
+    if rate >= calibration.smallest_rate(num_comparisons=len(labels)):
+        return calibration.threshold_at(rate, num_comparisons=len(labels)), "pairs"
+    return -math.inf, None
 
 
 def _finite(distances: Array) -> np.ndarray:

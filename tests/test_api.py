@@ -142,7 +142,7 @@ MAY_IMPORT = {
     "training": TOOLS,
     "batching": TOOLS,
     "episodes": {*CORE, "batching", "samplers"},
-    "verification": {*TOOLS, "siamese"},
+    "verification": {*TOOLS, "errors", "siamese"},
     "identification": TOOLS,
     "images": {"errors", "_extras"},
     "_model_folder": {"errors", "_extras", "images", "verification"},
