@@ -114,8 +114,13 @@ def pair_metrics(test: PairDistances, threshold: float) -> dict[str, float]:
 
 
 def chosen_threshold_metrics(train: PairDistances, test: PairDistances) -> dict[str, float]:
-    """Returns the threshold that is best on training pairs, and its accuracy on both."""
+    """Returns the threshold that is best on training pairs, and its accuracy on both.
+
+    All three are NaN if all training pairs are equally far apart.
+    """
     chosen = verification.evaluate_threshold(train, test)
+    if not jnp.min(train.distances) < jnp.max(train.distances):
+        chosen = chosen._replace(**dict.fromkeys(chosen._fields, jnp.array(jnp.nan)))
     return {
         "chosen_threshold": float(chosen.threshold),
         "pair_accuracy_at_chosen_threshold": float(chosen.test_accuracy),

@@ -87,8 +87,12 @@ def cumulative_weights(distances: Array, same: Flags, weights: Array) -> Cumulat
 
 
 def ratio(part: Array, whole: Array) -> Array:
-    """Returns part / whole, or NaN where the whole is 0."""
-    return jnp.where(whole == 0, jnp.nan, part / jnp.where(whole == 0, 1, whole))
+    """Returns part / whole, or NaN where the whole is 0.
+
+    Compiled programs multiply by the reciprocal, so that x / x may fall short of 1.
+    """
+    share = jnp.where(part == whole, 1, part / jnp.where(whole == 0, 1, whole))
+    return jnp.where(whole == 0, jnp.nan, share)
 
 
 # float64 arrays of NumPy, which JAX rounds to float32 unless jax_enable_x64 is set ------

@@ -34,7 +34,8 @@ class Calibration:
       accuracy: Accuracy at that threshold on the pairs.
       scale: P(same) = sigmoid(scale * (threshold - distance)).
       num_different: Number of the different pairs that false match rates come from.
-      ranks: Some ranks from 1 to `num_different`, ascending, at most 5 % apart.
+      ranks: Some ranks from 1 to `num_different`, ascending, about 5 % apart, without gaps
+        up to 20.
       thresholds: For each rank k a threshold just below the k-th smallest distance of these
         different pairs.
     """
@@ -70,7 +71,11 @@ class Calibration:
         and different are as frequent as among the pairs of the calibration.
         """
         beyond = np.asarray(distance, float) - self.threshold
-        probability = 1 / (1 + np.exp(np.clip(self.scale * beyond, -50, 50)))
+        with np.errstate(over="ignore"):
+            # infinity times a scale of 0 would be NaN
+            finite = np.clip(beyond, -np.finfo(float).max, np.finfo(float).max)
+            logits = np.clip(self.scale * finite, -50, 50)
+        probability = 1 / (1 + np.exp(logits))
         # next to the threshold the sigmoid is rounded to 1/2 on both sides
         return np.where(
             beyond > 0, np.minimum(probability, np.nextafter(0.5, 0)), probability
@@ -167,9 +172,9 @@ def calibrate(
     distances, same = _checked("distances", distances), np.asarray(same)
     check_boolean("same", same)
     check_same_shape("same", same, "distances", distances)
-    of_different = distances[~same]
-    different = of_different if different is None else _checked("different", different)
-    _refuse_meaningless(distances, same, different, pairs)
+    further = _checked("different", np.zeros(0) if different is None else different)
+    _refuse_meaningless(distances, same, further, pairs)
+    different = distances[~same] if different is None else further
     threshold, accuracy = _best_threshold(distances, same)
     steps = math.ceil(math.log(len(different), _LARGEST_STEP)) + 1
     ranks = np.unique(np.rint(np.geomspace(1, len(different), steps)).astype(int))
@@ -194,11 +199,11 @@ def _checked(name: str, distances: ArrayLike) -> np.ndarray:
 
 
 def _refuse_meaningless(
-    distances: np.ndarray, same: np.ndarray, different: np.ndarray, pairs: str
+    distances: np.ndarray, same: np.ndarray, further: np.ndarray, pairs: str
 ) -> None:
-    num_same, num_infinite = int(same.sum()), int((~np.isfinite(distances)).sum())
-    num_infinite += int((~np.isfinite(different)).sum())
-    if num_infinite or not 0 < num_same < len(same) or not len(different):
+    num_same = int(same.sum())
+    num_infinite = int((~np.isfinite(np.append(distances, further))).sum())
+    if num_infinite or not 0 < num_same < len(same):
         raise UserError(
             f"{pairs} cannot calibrate: {num_same} same, {len(same) - num_same} different, "
             f"{num_infinite} distances not finite"

@@ -71,7 +71,7 @@ def roc_auc(
     """
     _, false, true = _curve(in_order(distances), same, where, weights)
     below = jnp.trapezoid(true, false)
-    return below / (below + jnp.trapezoid(1 - true, false))
+    return ratio(below, below + jnp.trapezoid(1 - true, false))
 
 
 def equal_error_rate(
