@@ -30,7 +30,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from siamese_jax._numerics import just_below
+from siamese_jax.verification import Calibration
 
+Source = Literal["gallery", "pairs"]
 Labels = Sequence[str] | Sequence[int] | Shaped[np.ndarray, " n"]
 
 
@@ -70,7 +72,7 @@ class Identification(NamedTuple):
     nearest: NearestClasses
     accepted: Bool[np.ndarray, " queries"]
     threshold: float
-    threshold_from: Literal["gallery", "pairs"] | None
+    threshold_from: Source | None
     smallest_rate: float
     strangers_let_in: float
 
@@ -107,6 +109,36 @@ def nearest_classes(
         runner_up_labels=labels[second],
         runner_up_distances=distances[rows, second],
     )
+
+
+def stranger_threshold(
+    calibration: Calibration,
+    distances: Float[np.ndarray, "gallery gallery"],
+    labels: Labels,
+    false_accept_rate: float,
+) -> tuple[float, Source | None]:
+    """Threshold that lets in at most a share of strangers, and what it was measured on.
+
+    It is `gallery_threshold`, if the gallery is large enough, else that of the calibration
+    for as many comparisons as the gallery has images. If neither can tell so small a rate,
+    it is minus infinity, which accepts nothing, and None.
+
+    Args:
+      calibration: What distances mean.
+      distances: Distance of each image of the gallery to each.
+      labels: Class of each image of the gallery.
+      false_accept_rate: Share of strangers that may be accepted.
+
+    Raises:
+      ValueError: As for `gallery_threshold`.
+    """
+    threshold = gallery_threshold(distances, labels, false_accept_rate)
+    if threshold is not None:
+        return threshold, "gallery"
+    num = len(labels)
+    if false_accept_rate < calibration.smallest_rate(num_comparisons=num):
+        return -np.inf, None
+    return calibration.threshold_at(false_accept_rate, num_comparisons=num), "pairs"
 
 
 def gallery_threshold(

@@ -50,7 +50,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -238,7 +238,7 @@ class Model:
         distances = _finite(self.distances(self.embed(queries), known))
         nearest = identification.nearest_classes(distances, labels)
         between = _finite(self.distances(known, known))
-        threshold, source = _stranger_threshold(
+        threshold, source = identification.stranger_threshold(
             calibration, between, labels, false_accept_rate
         )
         return Identification(
@@ -349,18 +349,6 @@ def _diagonal(
 
 def _pixels(params: PyTree, images: Array) -> Array:
     return images.reshape(images.shape[0], math.prod(images.shape[1:]))
-
-
-def _stranger_threshold(
-    calibration: Calibration, between: np.ndarray, labels: Labels, rate: float
-) -> tuple[float, Literal["gallery", "pairs"] | None]:
-    """The threshold for a share of strangers, and what it was measured on."""
-    threshold = identification.gallery_threshold(between, labels, rate)
-    if threshold is not None:
-        return threshold, "gallery"
-    if rate >= calibration.smallest_rate(num_comparisons=len(labels)):
-        return calibration.threshold_at(rate, num_comparisons=len(labels)), "pairs"
-    return -math.inf, None
 
 
 def _finite(distances: Array) -> np.ndarray:

@@ -143,7 +143,7 @@ MAY_IMPORT = {
     "batching": TOOLS,
     "episodes": {*CORE, "batching", "samplers"},
     "verification": {*TOOLS, "errors", "siamese"},
-    "identification": TOOLS,
+    "identification": {*TOOLS, "verification"},
     "images": {"errors", "_extras"},
     "_model_folder": {"errors", "_extras", "images", "verification"},
     "_match_picture": {"errors", "_extras", "images", "identification"},

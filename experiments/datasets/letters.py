@@ -22,6 +22,7 @@ TRAINING = ("latin", "greek", "cyrillic")
 TEST = ("armenian", "georgian")
 
 _FACES = "DejaVuSans*.ttf", "DejaVuSerif*.ttf"
+_GLYPH_FACES = "DejaVuSans.ttf", "DejaVuSans-Bold.ttf"
 _FONT_SIZE = 24  # in images of 32 pixels; larger letters are shrunk to leave a margin
 _MARGIN = 2  # pixels
 # Two letters are compared by the median, over the faces, of the cosine of their pixels.
@@ -92,6 +93,22 @@ def draw_signs(font_dir: pathlib.Path | None = None, *, size: int = 32) -> Lette
     if len(characters) < 2:
         raise UserError(f"fewer than two signs are in all of the {len(faces)} fonts")
     return _draw(faces, characters, np.full(len(characters), "signs"), size)
+
+
+def draw_glyphs(*, size: int = 32) -> Letters:
+    """Draws all glyphs that the sans-serif face has both plain and bold, about 3,500.
+
+    There are two drawings of each. Letters of the training alphabets are left out. The
+    alphabet of all is called "glyphs".
+    """
+    faces = [face for face in _default_faces() if face.name in _GLYPH_FACES]
+    characters = [
+        character
+        for character in _common_characters(faces)
+        if unicodedata.category(character)[0] in "LNPS"
+        and _alphabet(character) not in TRAINING
+    ]
+    return _draw(faces, characters, np.full(len(characters), "glyphs"), size)
 
 
 def _draw(
