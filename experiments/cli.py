@@ -82,6 +82,15 @@ def format_figure(value: float | None) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
+def finite_or_none(value: Any) -> Any:
+    """Returns None for a number without a value, which JSON cannot hold.
+
+    >>> print(finite_or_none(float("nan")), finite_or_none(0.5))
+    None 0.5
+    """
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def show_figures(figures: Mapping[str, Any], path: pathlib.Path | None) -> None:
     """Prints figures["metrics"] as a table and, if a path is given, writes all as JSON.
 

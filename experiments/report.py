@@ -153,7 +153,9 @@ def pair_sections(
         ),
         Section(
             f"Distances of {name}",
-            f"The line is the threshold, {threshold:.3f}.",
+            "The model has no threshold: its distances tell nothing apart."
+            if math.isnan(threshold)
+            else f"The line is the threshold, {threshold:.3f}.",
             distance_histogram(distances, same, threshold),
         ),
         roc_section({name: curve}),
@@ -201,8 +203,9 @@ def curves(
         means = np.convolve(values, np.ones(window) / window, mode="valid")
         axes.plot(steps, values, color=_PALE, linewidth=0.6)
         axes.plot(steps[window - 1 :], means, color=_INK)
+        finite = np.append(values[np.isfinite(values)], 0)
         axes.set(
-            xlabel="step", title=name, ylim=(0, float(np.quantile(values, 0.99)) * 1.05)
+            xlabel="step", title=name, ylim=(0, float(np.quantile(finite, 0.99)) * 1.05)
         )
         axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -226,14 +229,21 @@ def roc(curves_by_name: Mapping[str, RocCurve]) -> "Figure":
 def distance_histogram(
     distances: np.ndarray, same: np.ndarray, threshold: float
 ) -> "Figure":
-    """Plots the distances of same and of different pairs, and the threshold."""
+    """Plots the finite distances of same and of different pairs, and the threshold.
+
+    A threshold that is NaN is not shown.
+    """
     figure = _figure(figsize=(5.5, 3))
     axes = figure.subplots()
-    low, high = min(0.0, float(np.min(distances))), float(np.max(distances))
+    finite = np.isfinite(distances)
+    distances, same = distances[finite], same[finite]
+    low = float(np.min(distances, initial=0.0))
+    high = float(np.max(distances, initial=low))
     bins = np.linspace(low, high + 1e-9, 60).tolist()
     for kind, color, label in ((True, _CORRECT, "same"), (False, _WRONG, "different")):
         axes.hist(distances[same == kind], bins, alpha=0.6, color=color, label=label)
-    axes.axvline(threshold, color="#222", linewidth=1, label="threshold")
+    if not math.isnan(threshold):
+        axes.axvline(threshold, color="#222", linewidth=1, label="threshold")
     axes.set(xlabel="distance", yticks=[])
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # beside the bars
     axes.spines[["top", "right", "left"]].set_visible(False)

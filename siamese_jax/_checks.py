@@ -7,14 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+AnyArray = Array | np.ndarray
 
-def check_rank(name: str, array: Array, rank: int) -> None:
+
+def check_rank(name: str, array: AnyArray, rank: int) -> None:
     """Raises ValueError unless `array` has exactly `rank` axes."""
     if jnp.ndim(array) != rank:
         raise ValueError(f"{name} must have {rank} axes; got shape {jnp.shape(array)}")
 
 
-def check_same_shape(name: str, array: Array, other_name: str, other: Array) -> None:
+def check_same_shape(name: str, array: AnyArray, other_name: str, other: AnyArray) -> None:
     """Raises ValueError unless the two shapes are equal, since nothing is broadcast."""
     if jnp.shape(array) != jnp.shape(other):
         raise ValueError(
@@ -23,17 +25,17 @@ def check_same_shape(name: str, array: Array, other_name: str, other: Array) -> 
         )
 
 
-def check_floating(name: str, array: Array) -> None:
+def check_floating(name: str, array: AnyArray) -> None:
     """Raises TypeError unless `array` has a floating-point dtype."""
     _check_dtype(name, array, jnp.floating, "floating-point")
 
 
-def check_boolean(name: str, array: Array) -> None:
+def check_boolean(name: str, array: AnyArray) -> None:
     """Raises TypeError unless `array` is boolean."""
     _check_dtype(name, array, jnp.bool_, "boolean")
 
 
-def check_integer(name: str, array: Array) -> None:
+def check_integer(name: str, array: AnyArray) -> None:
     """Raises TypeError unless `array` has an integer dtype."""
     _check_dtype(name, array, jnp.integer, "integer", "an")
 
@@ -93,7 +95,7 @@ _FEW = 8  # embeddings that are tried
 
 
 def _check_dtype(
-    name: str, array: Array, kind: type, words: str, article: str = "a"
+    name: str, array: AnyArray, kind: type, words: str, article: str = "a"
 ) -> None:
     dtype = getattr(array, "dtype", None)
     if dtype is None:

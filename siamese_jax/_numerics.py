@@ -1,9 +1,13 @@
 """Numerical functions that several modules share."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 Scalar = float | Float[Array, ""]  # a hyperparameter, which may be a learned one
 
 
@@ -45,3 +49,12 @@ def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def safe_abs(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Absolute value, with gradient 0 at 0 instead of the 1 of `jnp.abs`."""
     return jnp.where(x == 0, 0, jnp.abs(x))
+
+
+def just_below(x: AnyArray) -> AnyArray:
+    """Returns numbers a little smaller than x, of the same type.
+
+    The number before 0 is subnormal and would be flushed to 0, so that -tiny is taken.
+    """
+    numpy = np if isinstance(x, np.ndarray) else jnp
+    return numpy.minimum(numpy.nextafter(x, -np.inf), x - jnp.finfo(x.dtype).tiny)

@@ -108,7 +108,8 @@ class Verification(NamedTuple):
       same: Whether the distance is at most the threshold.
       distance: Distance of the two embeddings.
       threshold: The most accurate threshold on the pairs of the calibration.
-      probability_same: See `verification.Calibration.probability_same`.
+      probability_same: See `verification.Calibration.probability_same`. It is at least 1/2
+        if and only if `same` is True.
     """
 
     same: bool
@@ -135,7 +136,8 @@ class Model:
         distances `[n, m]`; smaller is closer. The Euclidean distance by default. `verify`
         and `identify` refuse what clearly gives similarities, such as cosines.
       calibration: What distances mean, or None if nobody has measured it.
-      details: How the model was made, as JSON can hold it.
+      details: How the model was made, as JSON can hold it. "no_calibration" says why there
+        is none.
     """
 
     params: PyTree
@@ -228,9 +230,13 @@ class Model:
     ) -> Identification:
         """Finds the nearest class of a gallery for each query, or none of them.
 
-        The threshold is the one of the calibration at which strangers, queries of classes
-        that the gallery does not have, should be accepted at the given rate. With N classes
-        a stranger has N chances of a false match; see `identification.comparison_rate`.
+        The threshold is such that, on average, at most the given share of strangers is
+        accepted, queries of classes that the gallery does not have. It is measured on the
+        gallery, which takes 2 / rate - 1 classes (`identification.gallery_threshold`). A
+        smaller gallery takes the threshold of the calibration at which each of its images
+        is a chance of a false match (`verification.Calibration.threshold_at`). If the pairs
+        of the calibration cannot tell so small a rate, no query is accepted;
+        `smallest_rate` of the result is the rate to ask for.
 
         Args:
           gallery: Images with known classes: an array or files, as for `embed`.
@@ -248,18 +254,23 @@ class Model:
         """
         calibration = self._calibration()
         labels = host_labels("labels", labels)
-        num_classes = len(np.unique(labels))
-        rate = identification.comparison_rate(false_accept_rate, num_classes)
-        threshold = calibration.threshold_at(rate)
         known = self.embed(gallery)
         check_distance_fn("matrix_fn", self.distances, known)
         distances = _finite(self.distances(self.embed(queries), known))
         nearest = identification.nearest_classes(distances, labels)
         between = _finite(self.distances(known, known))
+        threshold, source = identification.stranger_threshold(
+            calibration, between, labels, false_accept_rate
+        )
         return Identification(
             nearest=nearest,
-            accepted=nearest.distances <= threshold,
+            accepted=identification.is_within(nearest.distances, threshold),
             threshold=threshold,
+            threshold_from=source,
+            smallest_rate=min(
+                identification.smallest_gallery_rate(len(np.unique(labels))),
+                calibration.smallest_rate(num_comparisons=len(labels)),
+            ),
             strangers_let_in=identification.strangers_let_in(between, labels, threshold),
         )
 
@@ -272,7 +283,11 @@ class Model:
 
     def _calibration(self) -> Calibration:
         if self.calibration is None:
-            raise UserError("the model has no calibration: it cannot decide what is same")
+            reason = self.details.get("no_calibration")
+            raise UserError(
+                "the model has no calibration, so that it cannot decide what is same"
+                + (f": {reason}" if reason else "")
+            )
         return self.calibration
 
 

@@ -1,5 +1,6 @@
 """Tests of the command siamese-jax: its answers, its files and its error messages."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -127,7 +128,9 @@ def test_identify_answers_with_the_nearest_class(folder, new_classes, tmp_path, 
     outputs = ("--picture", tmp_path / "match.png", "--json", tmp_path / "answers.json")
     run(*flags, "--queries", *queries, "--labelled", *outputs)
     found = json.loads((tmp_path / "answers.json").read_text())
-    assert set(found) == {"metrics", "threshold", "num_classes", "picture", "queries"}
+    assert set(found) == {
+        *("metrics", "threshold", "threshold_from", "num_classes", "picture", "queries")
+    }
     assert found["picture"] == str(tmp_path / "match.png")
     assert found["num_classes"] == 2
     assert [query["file"] for query in found["queries"]] == [str(q) for q in queries]
@@ -143,8 +146,12 @@ def test_identify_answers_with_the_nearest_class(folder, new_classes, tmp_path, 
     assert 0 <= found["metrics"]["strangers_let_in"] <= 1
     shown = capsys.readouterr().out
     assert shown.count("nearest class") == len(queries)
-    assert f"threshold {found['threshold']:.4f}, for 2 classes" in shown
+    words = f"threshold {found['threshold']:.4f}, for 2 classes, from the pairs"
+    assert words in shown
+    assert found["threshold_from"] == "pairs"
     assert "one_shot_accuracy" in shown
+    assert not any(query["in_gallery"] for query in found["queries"])
+    assert "a file of the gallery" not in shown
 
 
 def test_the_threshold_follows_the_rate_and_the_number_of_classes(
@@ -155,11 +162,102 @@ def test_the_threshold_follows_the_rate_and_the_number_of_classes(
     flags = (*flags, "--queries", query, "--json", tmp_path / "answers.json")
     run(*flags, "--false-accept-rate", 0.36)
     found = json.loads((tmp_path / "answers.json").read_text())
-    # of two classes: 1 - (1 - 0.36)^(1/2) = 0.2
-    wanted = load_model(folder).calibration.threshold_at(0.2)
-    assert found["threshold"] == pytest.approx(wanted)
+    calibration = load_model(folder).calibration  # the gallery has four images
+    assert found["threshold"] == calibration.threshold_at(0.36, num_comparisons=4)
     assert found["picture"] is None
     assert list(found["metrics"]) == ["strangers_let_in"]
+
+
+def test_few_classes_behind_a_calibration_are_named(
+    folder, stripes, new_classes, tmp_path, capsys
+):
+    a, query = stripes / "class0" / "0.png", next((new_classes / "queries").rglob("*.png"))
+    gallery = ("--gallery", new_classes / "gallery", "--queries", query)
+    words = "warning: calibrated on 4 classes only (all pairs of four classes): "
+    loaded = load_model(folder)
+
+    def errors(num_classes):
+        calibration = dataclasses.replace(loaded.calibration, num_classes=num_classes)
+        save_model(tmp_path / "one", dataclasses.replace(loaded, calibration=calibration))
+        for command in (("verify", a, a), ("identify", *gallery)):
+            run(*command, "--model", tmp_path / "one")
+            yield capsys.readouterr().err
+
+    of_verify, of_identify = errors(4)
+    assert of_verify.startswith(words)
+    assert of_identify.startswith(f"{words}more images of the gallery's classes may come")
+    assert of_verify.count("\n") == of_identify.count("\n") == 1
+    assert not any(errors(20))
+    assert not any(errors(None))
+
+
+def test_a_rate_that_cannot_be_told_is_named_with_one_that_can(
+    folder, new_classes, tmp_path, capsys
+):
+    query = next((new_classes / "queries").rglob("*.png"))
+    flags = ("identify", "--model", folder, "--gallery", new_classes / "gallery")
+    flags = (*flags, "--queries", query, "--json", tmp_path / "answers.json")
+    run(*flags, "--false-accept-rate", 0.001)
+    shown, error = capsys.readouterr()
+    found = json.loads((tmp_path / "answers.json").read_text())
+    assert found["threshold"] is None
+    assert found["threshold_from"] is None
+    assert found["queries"][0]["answer"] is None
+    assert found["queries"][0]["nearest"] in NAMES
+    assert "none of these (nearest class" in shown
+    assert "no threshold for 2 classes" in shown
+    assert error.startswith("warning: neither the 4 images of the gallery nor the pairs")
+    asked = error.partition("--false-accept-rate ")[2].split()[0]
+    run(*flags, "--false-accept-rate", asked)
+    found = json.loads((tmp_path / "answers.json").read_text())
+    assert found["threshold_from"] == "pairs"
+
+
+def test_queries_of_the_gallery_are_named(folder, new_classes, tmp_path, capsys):
+    gallery = new_classes / "gallery"
+    known = next(gallery.rglob("*.png"))
+    copy, link = tmp_path / "copy.png", tmp_path / "link.png"
+    copy.write_bytes(known.read_bytes())
+    link.symlink_to(known)
+    new = next((new_classes / "queries").rglob("*.png"))
+    queries = (known, copy, link, new)
+    flags = ("--model", folder, "--gallery", gallery, "--queries", *queries)
+    run("identify", *flags, "--json", tmp_path / "answers.json")
+    found = json.loads((tmp_path / "answers.json").read_text())["queries"]
+    assert [query["in_gallery"] for query in found] == [True, True, True, False]
+    lines = capsys.readouterr().out.splitlines()
+    for line, query in zip(lines, queries, strict=False):
+        named = query is not new
+        assert line.startswith(f"{query}{' (a file of the gallery)' if named else ''}: ")
+
+
+def test_a_model_without_calibration_ends_with_the_reason(
+    folder, new_classes, tmp_path, capsys
+):
+    reason = "the model tells nothing apart, all 40 distances are 0"
+    model = dataclasses.replace(
+        load_model(folder), calibration=None, details={"no_calibration": reason}
+    )
+    save_model(tmp_path / "model", model)
+    image = next((new_classes / "queries").rglob("*.png"))
+    fails(capsys, reason, "verify", "--model", tmp_path / "model", image, image)
+    flags = ("--gallery", new_classes / "gallery", "--queries", image)
+    fails(capsys, reason, "identify", "--model", tmp_path / "model", *flags)
+
+
+def test_verdict_and_printed_probability_agree_next_to_the_threshold(
+    folder, stripes, tmp_path, capsys
+):
+    a, b = stripes / "class0" / "0.png", stripes / "class0" / "1.png"
+    loaded = load_model(folder)
+    distance = loaded.verify(a, b).distance
+    for threshold, shown in ((distance, "0.500"), (np.nextafter(distance, 0), "0.499")):
+        near = dataclasses.replace(loaded.calibration, threshold=float(threshold))
+        save_model(tmp_path / "near", dataclasses.replace(loaded, calibration=near))
+        run("verify", "--model", tmp_path / "near", a, b)
+        line = capsys.readouterr().out
+        assert line.startswith("same" if shown == "0.500" else "different")
+        assert line.endswith(f"probability of the same {shown}\n")
 
 
 def test_the_picture_frames_accepted_answers_green_and_others_red(

@@ -58,10 +58,47 @@ def test_strangers_are_images_without_their_own_class():
     assert identification.strangers_let_in(distances, LABELS, 0.1) == 0.0
 
 
-def test_comparisons_together_let_in_the_rate():
-    for num_classes in (1, 2, 30):
-        rate = identification.comparison_rate(0.1, num_classes)
-        assert 1 - (1 - rate) ** num_classes == pytest.approx(0.1)
+def line_distances(points):
+    points = np.asarray(points, float)
+    return np.abs(points[:, None] - points[None, :])
+
+
+def test_the_gallery_threshold_by_hand():
+    # Nearest classes of 29 points with growing gaps: 1 for the first two, then 2, 3, ...
+    distances = line_distances(np.cumsum(np.arange(29)))
+    labels = np.arange(29)
+
+    def let_in(rate):
+        threshold = identification.gallery_threshold(distances, labels, rate)
+        return round(29 * identification.strangers_let_in(distances, labels, threshold))
+
+    assert identification.gallery_threshold(distances, labels, 1.9 / 30) is None
+    assert identification.smallest_gallery_rate(29) == pytest.approx(2 / 30)
+    # at most rate * 30 - 2 of the classes
+    assert let_in(2 / 30) == 0
+    assert let_in(3 / 30) == 0  # the first two are equally near: both or none
+    assert let_in(4 / 30) == 2
+    assert let_in(5 / 30) == 3
+    assert let_in(15 / 30) == 13
+
+
+def test_in_a_gallery_a_class_counts_by_the_share_of_its_images():
+    points = np.concatenate([np.arange(19) ** 2, [200.5, 201, 202]])  # near 14 ** 2
+    labels = np.concatenate([np.arange(19), [19, 19, 19]])
+    distances = line_distances(points)
+    threshold = identification.gallery_threshold(distances, labels, 0.25)
+    # 20 classes: at most 3.25 let in; distances 1, 1, 3, then 4.5 + 4.5 / 3
+    assert 3 < threshold < 5
+
+
+def test_equal_distances_are_all_kept_out():
+    distances = np.where(np.eye(40, dtype=bool), 0, np.float32(0.7))
+    threshold = identification.gallery_threshold(distances, np.arange(40), 0.5)
+    assert identification.strangers_let_in(distances, np.arange(40), threshold) == 0
+    copies = np.zeros((40, 40), np.float32)  # every image is in every class
+    threshold = identification.gallery_threshold(copies, np.arange(40), 0.5)
+    assert identification.strangers_let_in(copies, np.arange(40), threshold) == 0
+    assert identification.is_within(np.float32([threshold]), threshold).all()
 
 
 def test_what_makes_no_sense_is_refused():
@@ -74,9 +111,7 @@ def test_what_makes_no_sense_is_refused():
         identification.strangers_let_in(np.zeros((0, 0)), np.array([], str), 1.0)
     for rate in (0.0, 1.0, float("nan")):
         with pytest.raises(ValueError, match=r"false_accept_rate must be in \(0, 1\)"):
-            identification.comparison_rate(rate, 2)
-    with pytest.raises(ValueError, match="num_classes must be at least 1; got 0"):
-        identification.comparison_rate(0.1, 0)
+            identification.gallery_threshold(np.zeros((4, 4)), LABELS, rate)
     found = nearest_of([0.4, 0.2, 0.3, 0.9])
     with pytest.raises(ValueError, match="truth must have one class for each of 1 queries"):
         identification.identification_rates(found, ["a", "b"], LABELS, 1.0)

@@ -80,7 +80,7 @@ def test_a_model_comes_back_from_its_folder(saved):
 
 def test_the_folder_says_how_the_model_was_made(saved):
     facts = json.loads((saved[1] / "model.json").read_text())
-    assert (facts["format"], facts["format_version"]) == ("siamese_jax model", 1)
+    assert (facts["format"], facts["format_version"]) == ("siamese_jax model", 2)
     assert facts["image_shape"] == [*SIZE, 1]
     assert facts["embedding_dim"] == 128
     assert facts["distance_parameters"] == ["head/0", "head/1"]
@@ -207,7 +207,6 @@ def test_a_loaded_model_can_be_calibrated_and_saved_again(saved, copied):
 
 
 def test_files_hold_no_nan(tmp_path):
-    calibration = dataclasses.replace(toy_calibration(), even_distance=float("nan"))
     details = {
         "rate": np.float32("nan"),
         "rates": (1.0, float("inf")),
@@ -216,7 +215,7 @@ def test_files_hold_no_nan(tmp_path):
         "matrix": np.eye(2),
     }
     model = pixel_model(Preparation(SIZE))
-    model = dataclasses.replace(model, calibration=calibration, details=details)
+    model = dataclasses.replace(model, calibration=toy_calibration(), details=details)
     save_model(tmp_path / "model", model)
     text = (tmp_path / "model" / "model.json").read_text()
     assert "NaN" not in text
@@ -229,7 +228,7 @@ def test_files_hold_no_nan(tmp_path):
         "folder": "runs",
         "matrix": [[1.0, 0.0], [0.0, 1.0]],
     }
-    assert np.isnan(loaded.calibration.even_distance)
+    assert loaded.calibration == model.calibration
     with pytest.raises(ValueError, match="hold what JSON can; got set"):
         save_model(tmp_path / "other", dataclasses.replace(model, details={"a": {1}}))
     assert not (tmp_path / "other").exists()
@@ -295,7 +294,7 @@ def test_a_folder_that_is_no_model_is_named(copied):
 def test_another_format_is_refused_by_name(copied):
     facts = json.loads((copied / "model.json").read_text())
     (copied / "model.json").write_text(json.dumps(facts | {"format_version": 7}))
-    with pytest.raises(UserError, match=r"version 7; this version .* reads .*, version 1"):
+    with pytest.raises(UserError, match=r"version 7; this version .* reads .*, version 2"):
         load_model(copied)
     (copied / "model.json").write_text(json.dumps(facts | {"format": "other"}))
     with pytest.raises(UserError, match="has the format 'other'"):
@@ -331,6 +330,8 @@ def test_damaged_facts_are_named(copied):
     fails(json.dumps(facts | {"preparation": facts["preparation"] | {"tilt": 3}}))
     fails(json.dumps(facts | {"preparation": facts["preparation"] | {"size": [0, 3]}}))
     fails(json.dumps(facts | {"calibration": {"threshold": 1.0}}))
+    without = facts["calibration"] | {"threshold": None}
+    fails(json.dumps(facts | {"calibration": without}))
 
 
 def run_python(code, **options):

@@ -33,7 +33,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments.cli import print_table, read_json, write_whole
+from experiments.cli import finite_or_none, print_table, read_json, write_whole
 from experiments.engine import checkpoints
 from experiments.engine.config import (
     RunConfig,
@@ -203,9 +203,10 @@ def finish(
       model: The trained model with its calibration; None for a run that is a summary of
         several others.
     """
-    figures = {name: _finite_or_none(value) for name, value in metrics.items()}
+    figures = {name: finite_or_none(value) for name, value in metrics.items()}
     if model is not None:
         details = {
+            **model.details,
             "settings": as_json(config),
             "step": int(trained.best.step),
             "metrics": figures,
@@ -249,10 +250,6 @@ def _check_finite(metrics: dict[str, np.ndarray], step: int) -> None:
                 f"{name} is {array[bad]} at step {step + 1 + bad}: training has diverged; "
                 "what was saved before is kept"
             )
-
-
-def _finite_or_none(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _versions() -> dict[str, str]:

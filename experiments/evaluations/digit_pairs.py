@@ -137,23 +137,25 @@ def evaluate(
     embeddings = model.embed(splits.test.images)
     test = pair_distances(model, embeddings, test_pairs)
     train = pair_distances(model, model.embed(splits.train.images), train_pairs)
-    validation = pair_distances(
-        model, model.embed(splits.validation.images), validation_pairs
+    of_validation = model.embed(splits.validation.images)
+    model = pair_metrics.calibrate(
+        model,
+        pair_distances(model, of_validation, validation_pairs),
+        "pairs of training images that no pair trained on",
+        of_validation,
+        splits.validation.labels,
     )
-    calibration = pair_metrics.calibrate_pairs(
-        validation, "pairs of training images that no pair trained on"
-    )
-    threshold = calibration.threshold if threshold is None else threshold
+    validation_threshold = pair_metrics.threshold_of(model)
+    threshold = validation_threshold if threshold is None else threshold
     train_rates = verification.decision_rates(*train, threshold)
-    test_rates = verification.decision_rates(*test, calibration.threshold)
+    test_rates = verification.decision_rates(*test, validation_threshold)
     metrics = {
         **pair_metrics.pair_metrics(test, threshold),
         "pair_accuracy_training_pairs": float(train_rates.accuracy),
         **pair_metrics.chosen_threshold_metrics(train, test),
-        "validation_threshold": calibration.threshold,
+        "validation_threshold": validation_threshold,
         "pair_accuracy_at_validation_threshold": float(test_rates.accuracy),
     }
-    model = dataclasses.replace(model, calibration=calibration)
     return DigitEvaluation(model, metrics, embeddings, test_pairs, test, threshold)
 
 

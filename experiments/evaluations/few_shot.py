@@ -13,7 +13,7 @@ from experiments.datasets.omniglot import Characters
 from experiments.engine.pair_batches import random_pairs
 from experiments.evaluations.pair_metrics import (
     PairDistances,
-    calibrate_pairs,
+    calibrate,
     pair_distances,
 )
 from siamese_jax import episodes, samplers, verification
@@ -22,7 +22,6 @@ from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages
 from siamese_jax.model import Model
 from siamese_jax.samplers import Pairs
-from siamese_jax.verification import Calibration
 
 FEW_SHOT = ((20, 1), (5, 1), (20, 5), (5, 5))  # ways and shots
 _SHORT_NAMES = {
@@ -131,6 +130,16 @@ def drawing_distances(model: Model, characters: Characters, pairs: Pairs) -> Pai
     return pair_distances(model, model.embed(characters.images, batch_size=64), pairs)
 
 
+def calibrate_drawings(
+    model: Model, characters: Characters, pairs: Pairs, description: str
+) -> tuple[Model, PairDistances]:
+    """Returns the model, calibrated on pairs of drawings, and the distances of these."""
+    embeddings = model.embed(characters.images, batch_size=64)
+    distances = pair_distances(model, embeddings, pairs)
+    labels = np.asarray(characters.labels)
+    return calibrate(model, distances, description, embeddings, labels), distances
+
+
 # Classes of any images ------------------------------------------------------------------
 
 
@@ -186,8 +195,11 @@ def all_pairs(labels: np.ndarray) -> Pairs:
     return Pairs(examples, jnp.asarray(labels[first] == labels[second]))
 
 
-def calibrate_model(model: Model, dataset: LabelledImages, description: str) -> Calibration:
-    """Returns what a model's distances mean, from 4,000 random pairs of images.
+def calibrate_model(model: Model, dataset: LabelledImages, description: str) -> Model:
+    """Returns the model, calibrated on 4,000 random pairs of images.
+
+    See `pair_metrics.calibrate` for the rates of false matches, and for a model whose
+    distances mean nothing.
 
     Args:
       model: The model to calibrate.
@@ -195,8 +207,9 @@ def calibrate_model(model: Model, dataset: LabelledImages, description: str) -> 
       description: What pairs these are, such as "pairs of the validation classes".
 
     Raises:
-      UserError: If fewer than two classes have two images, or a distance is not finite.
+      UserError: If fewer than two classes have two images.
     """
     pairs = random_pairs(evaluation_key("calibration pairs"), dataset.labels, 4_000)
     embeddings = model.embed(dataset.images)
-    return calibrate_pairs(pair_distances(model, embeddings, pairs), description)
+    distances = pair_distances(model, embeddings, pairs)
+    return calibrate(model, distances, description, embeddings, dataset.labels)

@@ -4,7 +4,6 @@ The classes of a data set are in three parts. A model is trained on the first, i
 are calibrated on the second, and it is tested on the third.
 """
 
-import dataclasses
 import json
 import pathlib
 from typing import NamedTuple
@@ -18,7 +17,7 @@ from experiments.engine.config import RunConfig
 from experiments.engine.data import ClassData, class_data
 from experiments.engine.loop import System, Trained
 from experiments.evaluations import few_shot
-from experiments.evaluations.pair_metrics import PairDistances
+from experiments.evaluations.pair_metrics import PairDistances, threshold_of
 from siamese_jax import verification
 from siamese_jax.images import LabelledImages, Preparation, prepare
 from siamese_jax.model import Model, pixel_model
@@ -110,18 +109,17 @@ def evaluate(
       noun: What a class is, in the plural, such as "persons".
     """
     description = f"pairs of the validation {noun}"
-    calibration = few_shot.calibrate_model(model, validation, description)
-    threshold = calibration.threshold
+    model = few_shot.calibrate_model(model, validation, description)
+    threshold = threshold_of(model)
     metrics, pairs = few_shot.unseen_class_metrics(model, test, threshold)
     of_validation, _ = few_shot.unseen_class_metrics(model, validation, threshold)
     metrics |= {f"validation_{name}": figure for name, figure in of_validation.items()}
     pixels = pixel_model(model.preparation)
-    pixel_threshold = few_shot.calibrate_model(pixels, validation, description).threshold
+    pixels = few_shot.calibrate_model(pixels, validation, f"{description}, by pixels")
     of_pixels, pixel_pairs = few_shot.unseen_class_metrics(
-        pixels, test, pixel_threshold, suffix="_pixels"
+        pixels, test, threshold_of(pixels), suffix="_pixels"
     )
-    calibrated = dataclasses.replace(model, calibration=calibration)
-    return Evaluated(metrics | of_pixels, calibrated, pairs, pixel_pairs)
+    return Evaluated(metrics | of_pixels, model, pairs, pixel_pairs)
 
 
 def report_sections(
@@ -135,12 +133,11 @@ def report_sections(
       evaluated: The result of `evaluate`.
     """
     model = evaluated.model
-    assert model.calibration is not None
     pairs_and_distances = report.pair_sections(
         prepare(test.images, model.preparation),
         few_shot.all_pairs(test.labels),
         np.asarray(evaluated.pairs.distances),
-        model.calibration.threshold,
+        threshold_of(model),
         cmap="gray",
     )[:2]
     curves = {

@@ -12,7 +12,8 @@ letter is a class, and each face of the font gives one example of it. Every draw
 distorted anew each time it is used. The model learns from Latin, Greek and Cyrillic letters
 which drawings show the same letter. It is tested on Armenian and Georgian letters: a letter
 in one face has to be found among 20 letters of its alphabet in another face. The letters
-are new to the model, the faces are not.
+are new to the model, the faces are not. Thresholds are chosen on digits, punctuation marks
+and symbols, which are new to it too.
 
 At the end some test letters are written to WORKDIR/examples as picture files, dark ink on
 white paper, and the commands that apply the trained model to them are printed.
@@ -29,7 +30,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.datasets import evaluation_key
-from experiments.datasets.letters import TEST, TRAINING, Letters, draw_letters
+from experiments.datasets.letters import (
+    TEST,
+    TRAINING,
+    Letters,
+    draw_letters,
+    draw_signs,
+)
 from experiments.engine import loop, optimizers, supcon
 from experiments.engine.config import RunConfig
 from experiments.engine.data import ClassData
@@ -57,7 +64,7 @@ class Config(RunConfig):
       temperature: Temperature of the loss before training; it is learnt.
       num_episodes: Number of test tasks for each alphabet.
       num_ways: Number of letters in a test task.
-      num_pairs: Number of test pairs, and of training pairs for the threshold.
+      num_pairs: Number of test pairs, and of pairs of signs for the threshold.
     """
 
     experiment: ClassVar[str] = "glyphs"
@@ -206,10 +213,13 @@ def main(config: Config) -> None:
     system = build(config)
     trained = loop.train(config, system, ClassData(jnp.asarray(train.images), index))
     print("evaluating ...")
+    signs = draw_signs(config.font_dir)
     evaluated = letters_one_shot.evaluate(
         system.model(trained.state),
         letters,
         distort_for_test(letters.images),
+        signs,
+        distort_for_test(signs.images),
         num_episodes=config.num_episodes,
         num_ways=config.num_ways,
         num_pairs=config.num_pairs,

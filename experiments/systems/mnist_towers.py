@@ -137,9 +137,10 @@ def preparation(config: Config) -> Preparation:
 
 
 class Split(NamedTuple):
-    """Images, and the two pairs of each image: with a match and with a mismatch."""
+    """Images, their classes, and the two pairs of each: with a match and a mismatch."""
 
     images: jax.Array
+    labels: jax.Array
     pairs: samplers.Pairs
 
 
@@ -171,7 +172,8 @@ def make_split(key: jax.Array, config: Config, dataset: LabelledImages) -> Split
     index = samplers.class_index(dataset.labels)
     partners = samplers.sample_partners(key, index, anchors, same)
     images = jnp.asarray(prepare(dataset.images, preparation(config)))
-    return Split(images, samplers.Pairs(jnp.stack([anchors, partners]), same))
+    pairs = samplers.Pairs(jnp.stack([anchors, partners]), same)
+    return Split(images, jnp.asarray(dataset.labels), pairs)
 
 
 # Training and evaluation ----------------------------------------------------------------
@@ -239,13 +241,11 @@ def main(config: Config) -> None:
 def calibrated(config: Config, model: Model, validation: Split) -> Model:
     """The model of variant c with a calibration on the validation pairs."""
     embeddings = model.embed_prepared(np.asarray(validation.images))
-    distances = model.pair_distances(*embeddings[validation.pairs.examples])
+    pairs = pair_metrics.pair_distances(model, embeddings, validation.pairs)
     omniglot_pairs = config.dataset == "omniglot"
     which = "the validation alphabets" if omniglot_pairs else "training images"
-    calibration = verification.calibrate(
-        distances, validation.pairs.same, pairs=f"pairs of {which}"
-    )
-    return dataclasses.replace(model, calibration=calibration)
+    labels = np.asarray(validation.labels)
+    return pair_metrics.calibrate(model, pairs, f"pairs of {which}", embeddings, labels)
 
 
 def print_side_by_side(config: Config, metrics: dict[str, float]) -> None:

@@ -52,8 +52,8 @@ from experiments.engine.pair_batches import PairBatch, PairConfig
 from experiments.evaluations import few_shot
 from experiments.evaluations.pair_metrics import (
     PairDistances,
-    calibrate_pairs,
     pair_metrics,
+    threshold_of,
 )
 from siamese_jax import augment, losses, samplers, verification
 from siamese_jax.distances import distance_matrix
@@ -106,6 +106,7 @@ class Config(PairConfig):
 
 PAIRS_PER_EPOCH = 150_000
 CHECKPOINT_EPISODES = 2_000
+NUM_COMPARED = 8  # drawings of each character in pairs
 TASKS = ("random_20_way", "within_alphabet")
 # the tasks at the end: their name, the characters, and the end of the metric's name
 FINAL_TASKS: tuple[tuple[str, omniglot.Part, str], ...] = (
@@ -286,12 +287,6 @@ def make_evaluation(config: Config, system: System, validation: Characters) -> E
     return Evaluation(evaluate, "within_alphabet_accuracy", config.patience)
 
 
-def compare_drawings(model: Model, characters: Characters) -> PairDistances:
-    """Distances of pairs of drawings, of eight drawings of each character."""
-    drawings = omniglot.first_drawings(characters, 8)
-    return few_shot.drawing_distances(model, drawings, few_shot.draw_pairs(drawings))
-
-
 def final_metrics(config: Config, model: Model, threshold: float) -> dict[str, float]:
     """The tutorial's random tasks, tasks within alphabets, and pairs of test drawings."""
     metrics: dict[str, float] = {}
@@ -301,8 +296,10 @@ def final_metrics(config: Config, model: Model, threshold: float) -> dict[str, f
         index = characters.class_index()
         accuracy = task_accuracy(name, model, embeddings, index, config.num_episodes)
         metrics |= few_shot.as_metrics(f"{name}_accuracy{suffix}", accuracy)
-    test_pairs = compare_drawings(model, omniglot.load("test"))
-    return metrics | pair_metrics(test_pairs, threshold)
+    drawings = omniglot.first_drawings(omniglot.load("test"), NUM_COMPARED)
+    pairs = few_shot.draw_pairs(drawings)
+    compared = few_shot.drawing_distances(model, drawings, pairs)
+    return metrics | pair_metrics(compared, threshold)
 
 
 def main(config: Config) -> None:
@@ -321,12 +318,16 @@ def main(config: Config) -> None:
     trained = loop.train(config, system, data, evaluation=evaluation)
     print("evaluating ...")
     model = system.model(trained.best)
-    pairs = compare_drawings(model, validation)
-    calibration = calibrate_pairs(pairs, "pairs of drawings of the validation alphabets")
-    metrics = final_metrics(config, model, calibration.threshold)
-    model = dataclasses.replace(model, calibration=calibration)
+    drawings = omniglot.first_drawings(validation, NUM_COMPARED)
+    model, pairs = few_shot.calibrate_drawings(
+        model,
+        drawings,
+        few_shot.draw_pairs(drawings),
+        "pairs of drawings of the validation alphabets",
+    )
+    metrics = final_metrics(config, model, threshold_of(model))
     loop.finish(config, metrics, trained, model)
-    write_report(config, metrics, pairs, calibration.threshold)
+    write_report(config, metrics, pairs, threshold_of(model))
 
 
 def write_report(

@@ -52,7 +52,7 @@ from experiments.engine.data import ClassData
 from experiments.engine.loop import System
 from experiments.engine.supcon import LabelledBatch
 from experiments.evaluations import few_shot, lake_trials
-from experiments.evaluations.pair_metrics import calibrate_pairs
+from experiments.evaluations.pair_metrics import threshold_of
 from siamese_jax import augment, distances, samplers
 from siamese_jax.encoders import ResNet
 from siamese_jax.images import Preparation, prepare
@@ -309,16 +309,16 @@ def main(config: Config) -> None:
     name, characters = next(iter(parts.items()))
     drawings = omniglot.first_drawings(characters, 8)
     pairs = few_shot.draw_pairs(drawings)
-    compared = few_shot.drawing_distances(model, drawings, pairs)
-    calibration = calibrate_pairs(compared, f"pairs of drawings of the {name} characters")
+    model, compared = few_shot.calibrate_drawings(
+        model, drawings, pairs, f"pairs of drawings of the {name} characters"
+    )
     metrics = evaluate(config, model, parts, runs)
-    model = dataclasses.replace(model, calibration=calibration)
     loop.finish(config, metrics, trained, model)
     sections = report.pair_sections(
         drawings.images,
         pairs,
         np.asarray(compared.distances),
-        calibration.threshold,
+        threshold_of(model),
         name=f"{name} pairs",
         cmap="gray",
     )

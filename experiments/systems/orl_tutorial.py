@@ -128,8 +128,7 @@ def run_pairs(config: Config, faces: LabelledImages) -> None:
         **pair_metrics.chosen_threshold_metrics(train, test),
         "pair_eer_pixels": float(verification.equal_error_rate(*of_pixels)),
     }
-    calibration = pair_metrics.calibrate_pairs(train, "training pairs")
-    model = dataclasses.replace(model, calibration=calibration)
+    model = pair_metrics.calibrate(model, train, "training pairs", embeddings, faces.labels)
     loop.finish(config, metrics, trained, model)
     sections = report.pair_sections(
         np.asarray(images),

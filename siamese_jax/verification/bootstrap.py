@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from siamese_jax._checks import check_at_least, check_integer
-from siamese_jax.verification._pairs import prepare
+from siamese_jax.verification._pairs import Flags, Numbers, check_representable, prepare
 
 StatisticFn = Callable[..., Float[Array, ""]]
 
@@ -25,9 +26,9 @@ class Interval(NamedTuple):
 def bootstrap_interval(
     key: PRNGKeyArray,
     statistic_fn: StatisticFn,
-    distances: Float[Array, " n"],
-    same: Bool[Array, " n"],
-    identities: Int[Array, "2 n"],
+    distances: Numbers,
+    same: Flags,
+    identities: Int[Array, "2 n"] | Int[np.ndarray, "2 n"],
     *,
     num_identities: int,
     num_samples: int = 1000,
@@ -71,6 +72,7 @@ def bootstrap_interval(
     check_at_least("num_samples", num_samples, 2)
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1); got {level}")
+    check_representable("distances", distances)
     prepare(distances, same, None, None)
     check_integer("identities", identities)
     if identities.shape != (2, *distances.shape):
