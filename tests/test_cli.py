@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 
 import jax
@@ -396,7 +397,10 @@ def test_a_terminal_without_the_letters_shows_escapes(folder, stripes, tmp_path)
     os.link(stripes / "class0" / "0.png", file)
     flags = ("embed", "--model", str(folder), "--out", str(file.with_suffix(".npy")))
     options = os.environ | {"PYTHONIOENCODING": "ascii"}
-    result = run_python("-m", "siamese_jax", *flags, str(file), env=options)
+    command = [sys.executable, "-m", "siamese_jax", *flags, str(file)]
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=options
+    )
     assert result.returncode == 0, result.stderr
     assert r"Jos\xe9/0.npy: 1 embeddings" in result.stdout
 
