@@ -335,7 +335,7 @@ def test_a_name_is_text_in_answers_files_and_pictures(
     found = json.loads((tmp_path / "a.json").read_bytes().decode())["queries"][0]
     wanted = {"caf\udce9": r"caf\udce9", "two\nlines": r"two\nlines"}.get(name, name)
     assert found["answer"] == found["nearest"] == wanted
-    assert f"/{wanted}/0.png: {wanted} (nearest {wanted} at 0.0000" in shown.out
+    assert f"{wanted}/0.png (a file of the gallery): {wanted} (nearest" in shown.out
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     run("embed", "--model", folder, "--out", tmp_path / "E.npy", gallery)
     files = json.loads((tmp_path / "E.json").read_bytes().decode())["files"]
