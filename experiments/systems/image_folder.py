@@ -29,7 +29,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from experiments.cli import command_line
 from experiments.engine import loop, photographs, supcon
+from experiments.engine.config import check_config, setting
 from experiments.engine.loop import System
 from experiments.evaluations import unseen_classes
 from experiments.evaluations.unseen_classes import ClassSplit, select_classes
@@ -49,12 +51,10 @@ class Config(photographs.PhotographConfig):
 
     experiment: ClassVar[str] = "image_folder"
 
-    num_steps: int = 300
-    steps_per_call: int = 10
-    checkpoint_every: int = 100
+    num_steps: int = setting(300, at_least=1)
 
     data_dir: pathlib.Path | None = None
-    image_size: tuple[int, int] = (64, 64)
+    image_size: tuple[int, int] = setting((64, 64), at_least=1)
     color: bool = False
 
 
@@ -106,6 +106,7 @@ def load(config: Config) -> LabelledImages:
 
 def main(config: Config) -> None:
     """Trains, evaluates on classes never seen, reports, and says how to use the model."""
+    check_config(config)
     dataset = load(config)
     names = split_classes(dataset.labels, config.seed)
     train = select_classes(dataset, names.train)
@@ -126,3 +127,7 @@ def main(config: Config) -> None:
         f"  siamese-jax identify --model {config.directory / 'model'} "
         f"--gallery {config.data_dir} --queries FILE ...\n"
     )
+
+
+if __name__ == "__main__":
+    command_line(main, Config)
