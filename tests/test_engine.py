@@ -219,9 +219,7 @@ def toy_system(learning_rate=0.1):
         return distance + noise, (statistics, {})
 
     def model(state):
-        return Model(
-            state.params, lambda params, x: x.reshape(len(x), -1), Preparation((1, 1))
-        )
+        return Model(state.params, lambda params, x: x.reshape(-1, 1), Preparation((1, 1)))
 
     return System(init, sample, loss, optax.sgd(learning_rate), model)
 

@@ -235,10 +235,11 @@ def test_flags_that_a_variant_would_ignore_are_refused(name):
 # Longer runs, and runs from a model -----------------------------------------------------
 
 
-def each_variant():
-    for name in SYSTEMS:
-        for number, settings in enumerate(VARIANTS[name]):
-            yield pytest.param(name, settings, id=f"{name}-{number}")
+EACH_VARIANT = [
+    pytest.param(name, settings, id=f"{name}-{number}")
+    for name in SYSTEMS
+    for number, settings in enumerate(VARIANTS[name])
+]
 
 
 def small_system(name, settings, num_steps):
@@ -259,7 +260,7 @@ def first_updates(system, params):
     return np.stack(found)
 
 
-@pytest.mark.parametrize(("name", "settings"), each_variant())
+@pytest.mark.parametrize(("name", "settings"), EACH_VARIANT)
 def test_a_run_can_be_lengthened_where_its_updates_do_not_depend_on_its_length(
     name, settings
 ):
@@ -270,7 +271,7 @@ def test_a_run_can_be_lengthened_where_its_updates_do_not_depend_on_its_length(
     assert config.can_be_lengthened == equal
 
 
-@pytest.mark.parametrize(("name", "settings"), each_variant())
+@pytest.mark.parametrize(("name", "settings"), EACH_VARIANT)
 def test_every_system_starts_from_its_own_model(name, settings, monkeypatch):
     _, system = small_system(name, settings, 10)
     shapes = jax.eval_shape(lambda: loop.initial_state(system, jax.random.key(0)))
