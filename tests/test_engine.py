@@ -408,6 +408,23 @@ def test_training_stops_when_nothing_better_comes_and_keeps_the_best(tmp_path):
     assert (tmp_path / "evaluations.jsonl").read_text() == lines
 
 
+def test_the_seconds_of_training_are_without_evaluations(tmp_path):
+    config = RunConfig(tmp_path, num_steps=4, steps_per_call=1, checkpoint_every=1)
+    loop.start(config)
+
+    def slow(state):
+        time.sleep(0.5)
+        return {"figure": float(state.step)}
+
+    trained = toy_run(config, evaluation=logs.Evaluation(slow, "figure", 9))
+    assert 0 < trained.seconds < 4 * 0.5
+    assert logs.read_log(tmp_path)["seconds"][-1] == pytest.approx(
+        trained.seconds, abs=0.01
+    )
+    (board,) = (tmp_path / "tensorboard").glob("events*")
+    assert b"evaluation/figure" in board.read_bytes()
+
+
 def test_without_an_evaluation_there_is_no_best_and_the_last_state_serves(tmp_path):
     config = RunConfig(tmp_path, num_steps=2, steps_per_call=1, checkpoint_every=1)
     like = loop.initial_state(toy_system(), jax.random.key(0))

@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_learnt_from_is_refused_at_once(finished, tmp_pa
     with pytest.raises(UserError, match="--image-size must be at least 4 for 2 blocks"):
         main(image_size=(3, 16))
     with pytest.raises(UserError, match=r"--image-size must be at least \(6, 5\)"):
-        main(image_size=(5, 16), encoder="hog")
+        main(image_size=(5, 16), encoder="hog", widths=(16, 32, 64, 128), dim=64)
     with pytest.raises(UserError, match="--data-dir"):
         main(data_dir=None)
     with pytest.raises(UserError, match="--widths is used only with --encoder conv"):

@@ -57,11 +57,20 @@ def main(config: Config) -> None:
 
 
 def prepare_tfds(name: str) -> None:
-    """Downloads a set and prepares it as array_record files, which need no TensorFlow."""
+    """Downloads a set and prepares it as array_record files, which need no TensorFlow.
+
+    Raises:
+      UserError: If there is no such set, or TensorFlow is needed and missing.
+    """
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(name, data_dir=str(_tfds_folder()), file_format="array_record")
-    builder.download_and_prepare()
+    folder = str(_tfds_folder())
+    try:
+        builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+        builder.download_and_prepare()
+    except (tfds.core.DatasetNotFoundError, ImportError) as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{name!r} cannot be prepared: {words}") from error
 
 
 # Reading --------------------------------------------------------------------------------
