@@ -35,7 +35,7 @@ def load_parameters(
       UserError: If the folder is no model, or the model has another encoder.
     """
     tree = {"params": state.params, "statistics": state.statistics}
-    given, wanted = as_in_state(load_model(folder).params), named_arrays(tree)
+    given, wanted = read_parameters(folder), named_arrays(tree)
     _check_encoder(folder, given, wanted)
     shapes = {name: array.shape for name, array in given.items()}
     taken = {name for name, array in wanted.items() if shapes.get(name) == array.shape}
@@ -49,13 +49,25 @@ def load_parameters(
     return training.init_state(tree["params"], optimizer, statistics=tree["statistics"])
 
 
+def read_parameters(folder: pathlib.Path) -> Arrays:
+    """The parameters of a model by the names that they have in the state of a run.
+
+    Raises:
+      UserError: If the folder is no model.
+    """
+    try:
+        return as_in_state(load_model(folder).params)
+    except UserError as error:
+        raise UserError(f"--init-from: {error}") from error
+
+
 def named_arrays(tree: Any) -> Arrays:
     """The arrays of a tree by name: their keys, joined by "/"."""
     return {_name(path): array for path, array in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def as_in_state(params: Arrays) -> Arrays:
-    """The parameters of a model by the names that they have in the state of a run.
+    """Renames the parameters of a model as they are named in the state of a run.
 
     A model holds its encoder's parameters alone, or under "params" beside its statistics,
     or under "encoder" beside everything else that was learnt.

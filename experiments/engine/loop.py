@@ -5,7 +5,8 @@ prepares the folder of the run, `train` runs the steps, `finish` writes the resu
 
     workdir/config.json     the settings; a run with other settings is refused
     workdir/metrics.jsonl   one line for each step, also after the run was killed
-    workdir/tensorboard/    the same curves, one point for each compiled call
+    workdir/tensorboard/    the same curves, one point for each compiled call, and the
+                            figures of evaluations.jsonl
     workdir/checkpoints/    the last two states
     workdir/evaluations.jsonl, workdir/best/   for systems that are evaluated as they train
     workdir/model/          the trained model, for `siamese-jax` and the evaluations
@@ -43,12 +44,12 @@ from experiments.engine.config import (
     command,
     stream,
 )
-from experiments.engine.init_from import load_parameters
+from experiments.engine.init_from import load_parameters, read_parameters
 from experiments.engine.logs import Evaluation, EvaluationLog, Log, locked
 from experiments.engine.stops import stop_requests
 from siamese_jax import training
 from siamese_jax.errors import UserError
-from siamese_jax.model import Model, load_model, save_model
+from siamese_jax.model import Model, save_model
 from siamese_jax.training import Metrics, TrainState
 
 
@@ -143,7 +144,7 @@ def prepare_folder(config: RunConfig) -> None:
     if path.exists() and started:
         _check_settings(config, read_json(path), asked)
     elif config.init_from is not None:
-        load_model(config.init_from)
+        read_parameters(config.init_from)
     directory.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(asked, indent=2) + "\n")
 

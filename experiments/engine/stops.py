@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -22,14 +23,14 @@ def stop_requests() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
     handlers = {
         number: handler
         for number in (signal.SIGINT, signal.SIGTERM)
         if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
     }
-    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     for number in handlers:
         signal.signal(number, lambda *_: None)  # the thread acts
     watcher = threading.Thread(target=_watch, args=(reader, set(handlers), asked))
@@ -41,14 +42,14 @@ def stop_requests() -> Iterator[threading.Event]:
         signal.set_wakeup_fd(before)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        os.close(writer)  # ends the thread
+        writer.close()  # ends the thread
         watcher.join()
-        os.close(reader)
+        reader.close()
 
 
-def _watch(reader: int, numbers: set[int], asked: threading.Event) -> None:
-    """Reads the numbers of signals from a pipe until it is closed."""
-    while received := os.read(reader, 1):
+def _watch(reader: socket.socket, numbers: set[int], asked: threading.Event) -> None:
+    """Reads the numbers of signals until the other end is closed."""
+    while received := reader.recv(1):
         if received[0] not in numbers:
             continue
         if asked.is_set():
