@@ -420,6 +420,6 @@ def test_a_model_that_does_not_fit_is_refused_by_the_name_of_a_parameter(
 
 def test_a_folder_that_is_no_model_is_refused_before_any_work(tmp_path):
     config = toy_config(tmp_path / "run", init_from=tmp_path / "nothing")
-    with pytest.raises(UserError, match="--init-from: .*nothing is no model folder"):
+    with pytest.raises(UserError, match=r"--init-from: .*nothing is no model folder"):
         loop.start(config)
     assert not config.workdir.exists()

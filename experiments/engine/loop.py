@@ -226,9 +226,7 @@ def train(
             seconds = time.perf_counter() - began
             log.write(step, metrics, log.seconds + seconds)
             speed = (done - step) * images_per_step / seconds
-            shown = {"loss": f"{metrics['loss'].mean():.4f}", "images/s": f"{speed:,.0f}"}
-            progress.set_postfix(shown, refresh=False)
-            progress.update(done - step)
+            _show(progress, metrics["loss"], speed)
             if done % config.checkpoint_every == 0 or done == config.num_steps:
                 log.write_figures(done, evaluations.add(done, state))
                 checkpoints.save(saved, done, state)
@@ -302,6 +300,13 @@ def _progress_bar(num_steps: int, first: int) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=num_steps, initial=first, unit="step", mininterval=0.5)
+
+
+def _show(progress: Any, losses: np.ndarray, speed: float) -> None:
+    """Advances the bar by the steps of a call, with their mean loss and images a second."""
+    shown = {"loss": f"{losses.mean():.4f}", "images/s": f"{speed:,.0f}"}
+    progress.set_postfix(shown, refresh=False)
+    progress.update(len(losses))
 
 
 def _check_finite(metrics: dict[str, np.ndarray], step: int) -> None:
