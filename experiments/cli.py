@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from siamese_jax._names import print_any_name, shown
 from siamese_jax.errors import UserError
 
 ConfigT = TypeVar("ConfigT")  # a frozen dataclass
@@ -55,10 +56,11 @@ def command_line(
         description="",
         config=(tyro.conf.PositionalRequiredArgs,) if positional else (),
     )
+    print_any_name()
     try:
         main(config)
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt as stopped:
         again = f"{program} {shlex.join(same_run(config, flags))}".strip()

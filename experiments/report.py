@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from experiments.cli import format_figure, read_json, write_whole
 from experiments.engine.logs import read_log
+from siamese_jax._names import shown
 from siamese_jax.samplers import Pairs
 from siamese_jax.verification import RocCurve, roc_curve
 
@@ -96,7 +98,10 @@ def _as_text(value: float | None) -> str:
 def _as_png(figure: "Figure") -> str:
     """Returns a picture as the address of an image, with the image in it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    with warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -328,8 +333,9 @@ def confusion_matrix(shares: np.ndarray, names: Sequence[str]) -> "Figure":
     picture = axes.imshow(shares, cmap="Reds", vmin=0)
     figure.colorbar(picture, ax=axes, shrink=0.8, format=lambda share, _: f"{share:.0%}")
     ticks = np.arange(len(names))
-    axes.set_xticks(ticks, names)
-    axes.set_yticks(ticks, names)
+    texts = [shown(name) for name in names]
+    axes.set_xticks(ticks, texts, parse_math=False)  # a name may hold $
+    axes.set_yticks(ticks, texts, parse_math=False)
     return figure
 
 

@@ -14,6 +14,7 @@ DIR is a folder that `siamese_jax.model.save_model` has written.
 """
 
 import inspect
+import io
 import json as json_format  # the commands have a flag of this name
 import os
 import pathlib
@@ -23,6 +24,7 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from siamese_jax._extras import import_extra
+from siamese_jax._names import print_any_name, shown
 from siamese_jax.errors import UserError
 
 if TYPE_CHECKING:  # imported in the functions, so that --help is quick
@@ -47,11 +49,12 @@ def main(*, arguments: Sequence[str] | None = None) -> None:
     SystemExit: 2
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    print_any_name()
     try:
         run = _parse(arguments)
         run()
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -84,6 +87,7 @@ def verify(
         the answer cannot be written.
     """
     check_output("--json", json)
+    _print_remarks([], [a, b])
     found = _load(model).verify(a, b)
     print(
         f"{'same' if found.same else 'different'}: distance {found.distance:.4f}, "
@@ -122,7 +126,7 @@ def identify(
     Args:
       model: The folder of the model.
       gallery: A folder with one sub-folder for each class.
-      queries: Image files.
+      queries: Image files, and folders of images.
       labelled: Take the folder of each query for its class, and count the right answers.
       false_accept_rate: Share of strangers that may be taken for a class of the gallery.
       picture: A PNG or JPEG file for the first 12 queries above their nearest images.
@@ -133,34 +137,35 @@ def identify(
       UserError: If a flag makes no sense, the model, the gallery or an image cannot be
         read, the model has no calibration, or an answer cannot be written.
     """
-    from siamese_jax.images import list_folder
+    from siamese_jax.images import class_names, list_folder, list_images
 
     check_output("--json", json)
     check_output("--picture", picture, endings=(".png", ".jpg", ".jpeg"))
     if not 0 < false_accept_rate < 1:
         raise UserError(f"--false-accept-rate must be in (0, 1); got {false_accept_rate}")
-    if not queries:
+    asked = list_images(queries)
+    if not asked:
         raise UserError("--queries: at least one image file is needed; got none")
-    _check_files("--queries", queries)
+    _check_files("--queries", asked)
     files = list_folder(gallery)
-    labels = [file.parent.name for file in files]
+    _print_remarks([gallery, *queries], [*files, *asked])
+    labels = class_names(files)
     if len(set(labels)) < 2:
         raise UserError(f"{gallery} has one class, {labels[0]}; two are needed")
-    truth = _classes_of(queries, labels) if labelled else None
+    truth = _classes_of(asked, files) if labelled else None
 
     loaded = _load(model)
-    found = loaded.identify(files, labels, queries, false_accept_rate=false_accept_rate)
-    answers = _answers(found, queries, labels, truth)
-    answers["picture"] = None if picture is None else str(picture)
+    found = loaded.identify(files, labels, asked, false_accept_rate=false_accept_rate)
+    answers = _answers(found, asked, labels, truth)
+    answers["picture"] = None if picture is None else shown(str(picture))
     _print_answers(answers)
     if json is not None:
         _write_json(json, answers)
     if picture is not None:
-        from siamese_jax._match_picture import draw_matches
-
         nearest = [files[position] for position in found.nearest.positions]
-        draw_matches(queries, nearest, found).save(picture)
-        print(f"picture: {picture}")
+        drawn = _draw(picture, asked, nearest, found)
+        if json is not None and not drawn:
+            _write_json(json, answers | {"picture": None})
 
 
 def embed(
@@ -193,12 +198,13 @@ def embed(
     if not files:
         raise UserError("at least one image file or folder is needed; got none")
     _check_files("images", files)
+    _print_remarks(images, files)
     vectors = np.asarray(_load(model).embed(files), np.float32)
     part = out.with_name(f"{out.name}.part")
     with part.open("wb") as file:
         np.save(file, vectors)
     part.replace(out)
-    _write_json(list_file, {"files": [str(file) for file in files]})
+    _write_json(list_file, {"files": [shown(str(file)) for file in files]})
     print(f"{out}: {vectors.shape[0]} embeddings of {vectors.shape[1]} numbers")
     print(f"{list_file}: their image files")
 
@@ -293,12 +299,22 @@ def _check_files(name: str, files: Sequence[pathlib.Path]) -> None:
             raise UserError(f"{name}: {file} is not a file")
 
 
+def _print_remarks(paths: Sequence[pathlib.Path], files: Sequence[pathlib.Path]) -> None:
+    from siamese_jax.images import remarks
+
+    for line in remarks(paths, files):
+        print(line, file=sys.stderr)
+
+
 def _classes_of(
-    queries: Sequence[pathlib.Path], gallery_labels: Sequence[str]
+    queries: Sequence[pathlib.Path], gallery: Sequence[pathlib.Path]
 ) -> list[str]:
-    # the folder where a file lies, not the one that a link leads to
-    truth = [pathlib.Path(os.path.abspath(file)).parent.name for file in queries]
-    if not set(truth) & set(gallery_labels):
+    """The folders of the queries; those of a class have the gallery's name for it."""
+    from siamese_jax.images import class_names
+
+    names = class_names([*gallery, *queries])
+    labels, truth = names[: len(gallery)], names[len(gallery) :]
+    if not set(truth) & set(labels):
         raise UserError(
             "--labelled: no query is of a class of the gallery; the queries' folders are "
             f"{', '.join(sorted(set(truth))[:5])}"
@@ -331,11 +347,11 @@ def _answers(
         "num_classes": len(set(labels)),
         "queries": [
             {
-                "file": str(file),
-                "answer": str(label) if accepted else None,
-                "nearest": str(label),
+                "file": shown(str(file)),
+                "answer": shown(label) if accepted else None,
+                "nearest": shown(label),
                 "distance": float(distance),
-                "runner_up": str(second),
+                "runner_up": shown(second),
                 "runner_up_distance": float(second_distance),
             }
             for file, label, distance, second, second_distance, accepted in zip(
@@ -362,6 +378,27 @@ def _print_answers(answers: dict[str, Any]) -> None:
     width = max(map(len, answers["metrics"]))
     for name, value in answers["metrics"].items():
         print(f"  {name:<{width}}  {value:.4f}")
+
+
+def _draw(
+    picture: pathlib.Path,
+    queries: Sequence[pathlib.Path],
+    nearest: Sequence[pathlib.Path],
+    found: "Identification",
+) -> bool:
+    """Writes the picture, or warns that there is none: the answers do not depend on it."""
+    try:
+        from siamese_jax._match_picture import draw_matches
+
+        drawn, encoded = draw_matches(queries, nearest, found), io.BytesIO()
+        drawn.save(encoded, "PNG" if picture.suffix.lower() == ".png" else "JPEG")
+        picture.write_bytes(encoded.getvalue())
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        print(f"warning: no picture was made: {shown(reason)}", file=sys.stderr)
+        return False
+    print(f"picture: {picture}")
+    return True
 
 
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:

@@ -26,27 +26,32 @@ the nearest class of a gallery or none of them.
     parameters.safetensors  the parameters of both, by name
     model.json              preparation, calibration, versions, how the model was made
 
-The two functions are exported by `jax.export` for CPU, CUDA and TPU, for any n and m. The
-folder holds no other code and needs none: the lines below use it where jax, numpy,
-safetensors and flatbuffers are installed. They take images that are prepared already, as
-float32 in [0, 1]. JAX promises to read exported functions for at least six months after
-the version that wrote them.
+The two functions are exported by `jax.export` for CPU, CUDA and TPU, for any n and m. They
+take prepared images as float32 in [0, 1]. The folder holds no other code: the lines below
+compare two image files where jax, numpy, safetensors and flatbuffers are installed.
+`siamese_jax.images`, which needs Pillow, reads the files and prepares them as in training,
+by the steps that `preparation` lists. JAX promises to read exported functions for at least
+six months after the version that wrote them.
 
     import json, pathlib
     import jax, numpy as np
     from jax import export
     from safetensors.numpy import load_file
-    folder = pathlib.Path("model")
+    from siamese_jax import images
+    folder, files = pathlib.Path("model"), ["a.png", "b.png"]
     facts = json.loads((folder / "model.json").read_text())
     params = jax.device_put(load_file(folder / "parameters.safetensors"))
     encoder = export.deserialize((folder / "encoder.jax").read_bytes())
     distances = export.deserialize((folder / "distances.jax").read_bytes())
-    images = np.zeros((3, *facts["image_shape"]), np.float32)
-    embeddings = encoder.call(params, images)
+    preparation = images.Preparation(**facts["preparation"])
+    prepared = images.read_prepared(files, preparation).astype(np.float32) / 255
+    embeddings = encoder.call(params, prepared)
     matrix = distances.call(params, embeddings, embeddings)
+    print(matrix[0, 1])
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,13 +74,21 @@ from siamese_jax.images import (
     Preparation,
     check_images,
     prepare,
-    read_image,
+    read_prepared,
 )
 from siamese_jax.verification import Calibration
 
 # Images of any one size as in their files, or the files.
-Images = UInt8[np.ndarray, "_n _height _width _channels"] | Sequence[ImageFile]
-Image = UInt8[np.ndarray, "_height _width _channels"] | ImageFile
+Images = (
+    UInt8[np.ndarray, "_n _height _width _channels"]
+    | UInt8[Array, "_n _height _width _channels"]
+    | Sequence[ImageFile]
+)
+Image = (
+    UInt8[np.ndarray, "_height _width _channels"]
+    | UInt8[Array, "_height _width _channels"]
+    | ImageFile
+)
 Vectors = Float[Array, "n dim"] | Float[np.ndarray, "n dim"]
 OtherVectors = Float[Array, "m dim"] | Float[np.ndarray, "m dim"]
 
@@ -141,7 +154,7 @@ class Model:
 
         Raises:
           ValueError: If the shape of the images is wrong, or there is none.
-          TypeError: If the images are not uint8.
+          TypeError: If the images are neither uint8 nor a list of files.
           UserError: If a file cannot be read as an image.
         """
         return self.embed_prepared(self._prepared(images), batch_size=batch_size)
@@ -189,7 +202,7 @@ class Model:
             is not finite.
         """
         calibration = self._calibration()
-        rows = (x[None] if isinstance(x, np.ndarray) else [x] for x in (a, b))
+        rows = (x[None] if isinstance(x, np.ndarray | Array) else [x] for x in (a, b))
         images = np.concatenate([self._prepared(row) for row in rows])
         x, y = self.embed_prepared(images)[:, None]
         distance = float(_finite(self.pair_distances(x, y))[0])
@@ -243,13 +256,11 @@ class Model:
         )
 
     def _prepared(self, images: Images) -> np.ndarray:
-        if isinstance(images, np.ndarray):
-            return prepare(images, self.preparation)
-        if not len(images):
-            raise ValueError("images must have at least one file; got none")
-        color = self.preparation.color
-        read = (read_image(file, color=color)[None] for file in images)
-        return np.concatenate([prepare(image, self.preparation) for image in read])
+        if isinstance(images, np.ndarray | Array):
+            return prepare(np.asarray(images), self.preparation)
+        if isinstance(images, str | os.PathLike):
+            raise TypeError(f"images must be an array or a list of files; got {images!r}")
+        return read_prepared(images, self.preparation)
 
     def _calibration(self) -> Calibration:
         if self.calibration is None:

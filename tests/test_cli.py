@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -207,6 +208,102 @@ def test_embeddings_come_with_the_list_of_their_files(folder, stripes, tmp_path,
     assert "6 embeddings of 128 numbers" in capsys.readouterr().out
 
 
+# Names and other files ------------------------------------------------------------------
+
+
+ODD_NAMES = [
+    "Ba$$in",
+    r"$\frac{a_1}^2$",
+    os.fsdecode(b"caf\xe9"),
+    "two\nlines",
+    "\u0627\u0628",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_is_text_in_answers_files_and_pictures(
+    folder, stripes, tmp_path, name, capsys
+):
+    gallery = tmp_path / "gallery"
+    for number, one in enumerate(("other", name)):
+        (gallery / one).mkdir(parents=True)
+        os.link(stripes / f"class{number}" / "0.png", gallery / one / "0.png")
+    flags = ("identify", "--model", folder, "--gallery", gallery)
+    queries = ("--queries", gallery / name / "0.png", "--labelled")
+    outputs = ("--json", tmp_path / "a.json", "--picture", tmp_path / "a.png")
+    run(*flags, *queries, *outputs)
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    found = json.loads((tmp_path / "a.json").read_bytes().decode())["queries"][0]
+    wanted = {"caf\udce9": r"caf\udce9", "two\nlines": r"two\nlines"}.get(name, name)
+    assert found["answer"] == found["nearest"] == wanted
+    assert f"/{wanted}/0.png: {wanted} (nearest {wanted} at 0.0000" in shown.out
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    run("embed", "--model", folder, "--out", tmp_path / "E.npy", gallery)
+    files = json.loads((tmp_path / "E.json").read_bytes().decode())["files"]
+    assert f"{gallery}/{wanted}/0.png" in files
+    run("verify", "--model", folder, *[gallery / name / "0.png"] * 2)
+    missing = gallery / name / "1.png"
+    capsys.readouterr()
+    fails(capsys, f"{wanted}/1.png", "verify", "--model", folder, missing, missing)
+
+
+def test_one_text_is_one_class_in_gallery_and_queries(folder, stripes, tmp_path):
+    composed, decomposed = "Jos\u00e9", "Jose\u0301"
+    for place, name, number, file in (
+        *(("gallery", decomposed, 4, 0), ("gallery", composed, 4, 1)),
+        *(("gallery", "anna", 5, 0), ("queries", composed, 4, 2)),
+    ):
+        (tmp_path / place / name).mkdir(parents=True, exist_ok=True)
+        source = stripes / f"class{number}" / f"{file}.png"
+        os.link(source, tmp_path / place / name / f"{file}.png")
+    flags = ("identify", "--model", folder, "--gallery", tmp_path / "gallery")
+    queries = ("--queries", tmp_path / "queries", "--labelled")
+    run(*flags, *queries, "--json", tmp_path / "a.json")
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["num_classes"] == 2
+    assert found["queries"][0]["nearest"] == decomposed
+    assert found["queries"][0]["runner_up"] == "anna"
+    assert found["metrics"]["one_shot_accuracy"] == 1
+
+
+def test_what_is_not_read_is_said_in_a_line(folder, stripes, new_classes, tmp_path, capsys):
+    gallery = tmp_path / "gallery"
+    shutil.copytree(new_classes / "gallery", gallery)
+    for name in ("class4/Thumbs.db", "class4/._0.png", ".DS_Store", "class5/1.heic"):
+        (gallery / name).write_bytes(b"no image")
+    (gallery / "__MACOSX").mkdir()
+    frames = [Image.new("L", (20, 16), value) for value in (0, 255)]
+    moving = tmp_path / "moving.gif"
+    frames[0].save(moving, save_all=True, append_images=frames[1:])
+    run("verify", "--model", folder, moving, stripes / "class0" / "0.png")
+    frame = "read only the first frame of 1 file of 2: moving.gif\n"
+    assert capsys.readouterr().err == frame
+    flags = ("--model", folder, "--gallery", gallery, "--queries")
+    litter = (gallery / "class4" / "Thumbs.db", gallery / "__MACOSX")
+    run("identify", *flags, moving, *litter, "--json", tmp_path / "a.json")
+    lines = capsys.readouterr().err.splitlines()
+    heic = "1 .heic (not an image format that Pillow reads)"
+    assert lines == [f"passed over 1 file of 5: {heic}", frame[:-1].replace("2:", "5:")]
+    found = json.loads((tmp_path / "a.json").read_text())["queries"]
+    assert [query["file"] for query in found] == [str(moving)]
+    run("embed", "--model", folder, "--out", tmp_path / "E.npy", gallery, moving)
+    assert capsys.readouterr().err.splitlines() == lines
+    assert len(np.load(tmp_path / "E.npy")) == 5
+    fails(capsys, "at least one image file", "identify", *flags, *litter)
+
+
+def test_a_terminal_without_the_letters_shows_escapes(folder, stripes, tmp_path):
+    (tmp_path / "Jos\u00e9").mkdir()
+    file = tmp_path / "Jos\u00e9" / "0.png"
+    os.link(stripes / "class0" / "0.png", file)
+    flags = ("embed", "--model", str(folder), "--out", str(file.with_suffix(".npy")))
+    options = os.environ | {"PYTHONIOENCODING": "ascii"}
+    result = run_python("-m", "siamese_jax", *flags, str(file), env=options)
+    assert result.returncode == 0, result.stderr
+    assert r"Jos\xe9/0.npy: 1 embeddings" in result.stdout
+
+
 # Misuse ---------------------------------------------------------------------------------
 
 
@@ -274,8 +371,14 @@ def test_an_answer_is_not_lost_when_the_picture_fails(
     query = next((new_classes / "queries").rglob("*.png"))
     flags = ("--model", folder, "--gallery", new_classes / "gallery", "--queries", query)
     outputs = ("--picture", tmp_path / "match.png", "--json", tmp_path / "answers.json")
-    fails(capsys, "disk full", "identify", *flags, *outputs)
-    assert json.loads((tmp_path / "answers.json").read_text())["queries"]
+    run("identify", *flags, *outputs)
+    shown = capsys.readouterr()
+    assert shown.err == "warning: no picture was made: OSError: disk full\n"
+    assert str(query) in shown.out
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    assert answers["queries"]
+    assert answers["picture"] is None
+    assert not (tmp_path / "match.png").exists()
 
 
 # Help, packages and processes -----------------------------------------------------------

@@ -54,6 +54,32 @@ def weighted_distance(params, x, y):
 # From images to decisions ---------------------------------------------------------------
 
 
+def test_images_are_arrays_of_numpy_or_jax_or_files(tmp_path, monkeypatch):
+    model, images = make_model(), random_images(2, size=(9, 7))
+    files = [tmp_path / f"{i}.png" for i in range(2)]
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image[..., 0]).save(file)
+    for same in (jnp.asarray(images), files, [str(file) for file in files]):
+        np.testing.assert_array_equal(model.embed(same), model.embed(images))
+    answer = model.verify(*images)
+    assert model.verify(*jnp.asarray(images)) == answer == model.verify(*files)
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)  # as for a user
+    with pytest.raises(TypeError, match="images must be uint8; got float32"):
+        model.embed(jnp.zeros((2, 9, 7, 1)))
+    with pytest.raises(TypeError, match=r"an array or a list of files; got 'a\.png'"):
+        model.embed("a.png")
+    with pytest.raises(TypeError, match="must be the name of a file; got ndarray"):
+        model.embed(list(images))
+
+
+def test_files_are_laid_on_the_ground_of_the_preparation(tmp_path):
+    drawing = Image.new("RGBA", SIZE[::-1], (0, 0, 0, 0))
+    drawing.save(tmp_path / "a.png")
+    for background in (255, 0):
+        model = pixel_model(Preparation(SIZE, background=background))
+        assert model.embed([tmp_path / "a.png"]).tolist() == [[background / 255] * 48]
+
+
 def test_embeddings_are_those_of_prepared_images_between_0_and_1():
     model, images = make_model(), random_images(5)
     x = jnp.asarray(255 - images, jnp.float32) / 255

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from siamese_jax import episodes, samplers
 from siamese_jax import model as model_module
@@ -24,7 +25,6 @@ from tests.test_model import (
     make_model,
     random_images,
     toy_calibration,
-    weighted_distance,
 )
 
 pytestmark = pytest.mark.slow
@@ -91,6 +91,7 @@ def test_the_folder_says_how_the_model_was_made(saved):
         "color": False,
         "invert": True,
         "resampling": "lanczos",
+        "background": 255,
     }
 
 
@@ -338,30 +339,64 @@ def run_python(code, **options):
     ).stdout
 
 
-def test_a_folder_is_used_by_the_lines_of_the_docstring_with_jax_alone(saved, tmp_path):
-    model, folder = saved
+def write_kinds_of_images(folder):
+    """A turned phone picture, a scan, a transparent drawing, a palette; of many sizes."""
+    rng, exif = np.random.default_rng(0), Image.Exif()
+    exif[274] = 6
+    pixels = rng.integers(0, 256, (20, 31, 4), dtype=np.uint8)
+    Image.fromarray(pixels[..., :3]).save(folder / "phone.jpg", exif=exif)
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 200).save(folder / "scan.tif")
+    Image.fromarray(pixels).save(folder / "drawing.png")
+    Image.fromarray(pixels[:9, :, :3]).quantize(16).save(folder / "palette.gif")
+    return [
+        folder / name for name in ("phone.jpg", "scan.tif", "drawing.png", "palette.gif")
+    ]
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    [
+        Preparation(SIZE, invert=True),
+        Preparation(SIZE, background=0),
+        Preparation(SIZE, resampling="every-second-pixel"),
+    ],
+)
+def test_the_lines_of_the_docstring_give_the_distance_of_verify(tmp_path, preparation):
+    model, folder = make_model(preparation=preparation), tmp_path / "a model"
+    save_model(folder, model)
+    files = write_kinds_of_images(tmp_path)
     lines = inspect.cleandoc(model_module.__doc__).split("    import json, pathlib\n")[1]
     lines = inspect.cleandoc("    import json, pathlib\n" + lines)
-    images = random_images(3)
-    np.save(tmp_path / "images.npy", (255 - images).astype(np.float32) / 255)
     used = lines.replace('pathlib.Path("model")', f"pathlib.Path({str(folder)!r})")
-    used = used.replace(
-        'np.zeros((3, *facts["image_shape"]), np.float32)',
-        f"np.load({str(tmp_path / 'images.npy')!r})",
-    )
-    assert used.count(str(tmp_path)) == 1
+    used = used.replace('["a.png", "b.png"]', str([str(file) for file in files]))
     assert used.count(str(folder)) == 1
-    blocked = ("flax", "optax", "siamese_jax", "experiments", "orbax", "PIL", "tyro")
+    assert used.count("phone.jpg") == 1
+    blocked = ("flax", "optax", "siamese_jax.model", "experiments", "orbax", "tyro")
     code = (
         f"import sys\nfor name in {blocked}:\n    sys.modules[name] = None\n{used}\n"
-        f"np.savez({str(tmp_path / 'out.npz')!r}, embeddings=embeddings, matrix=matrix)\n"
+        f"np.save({str(tmp_path / 'out.npy')!r}, matrix)\n"
     )
-    run_python(code, cwd=tmp_path)
-    x = model.embed(images)
-    with np.load(tmp_path / "out.npz") as found:
-        np.testing.assert_allclose(found["embeddings"], x, rtol=1e-4, atol=1e-5)
-        matrix = weighted_distance(model.params, x, x)
-        np.testing.assert_allclose(found["matrix"], matrix, rtol=1e-3, atol=1e-4)
+    printed = float(run_python(code, cwd=tmp_path))
+    matrix = np.load(tmp_path / "out.npy")
+    assert printed == pytest.approx(matrix[0, 1])
+    for other, distance in zip(files[1:], matrix[0, 1:], strict=True):
+        answer = model.verify(files[0], other)
+        assert answer.distance == pytest.approx(distance, rel=1e-4)
+    assert len(set(matrix[0].tolist())) == 4
+
+
+def test_a_model_without_a_ground_has_a_white_one(copied):
+    path = copied / "model.json"
+    facts = json.loads(path.read_text())
+    assert facts["preparation"].pop("background") == 255
+    path.write_text(json.dumps(facts))
+    assert load_model(copied).preparation == Preparation(SIZE, invert=True)
+    facts["preparation"]["background"] = 256
+    path.write_text(json.dumps(facts))
+    with pytest.raises(
+        UserError, match=r"model.json is damaged .* background must be in 0"
+    ):
+        load_model(copied)
 
 
 def test_importing_brings_in_no_package_that_is_used_later():
