@@ -134,7 +134,7 @@ def test_a_command_checks_its_numbers_before_it_looks_at_anything(
         kind = typing.get_type_hints(CONFIGS[name])[field.name]
         if typing.get_origin(kind) is tuple:
             continue
-        value = "-1" if kind is int else "-0.5"
+        value = "-1" if int in (kind, *typing.get_args(kind)) else "-0.5"
         flag = "--" + field.name.replace("_", "-")
         with pytest.raises(SystemExit) as stopped:
             run_experiment([name, *required, flag, value])
