@@ -4,10 +4,12 @@ A runnable module has a frozen dataclass `Config`, whose fields are the flags, a
 `main(config)`. Its docstring is what `--help` shows first.
 """
 
+import inspect
 import json
 import logging
 import math
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -19,13 +21,16 @@ ConfigT = TypeVar("ConfigT")  # a frozen dataclass
 
 
 def command_line(
-    main: Callable[[ConfigT], Any], config_type: type[ConfigT], flags: Sequence[str]
+    main: Callable[[ConfigT], Any],
+    config_type: type[ConfigT],
+    flags: Sequence[str] | None = None,
 ) -> None:
     """Runs a module's `main` with a configuration that is parsed from flags.
 
     A `UserError` or `OSError`, such as `FileNotFoundError`, ends the program with one line,
     `error: ...`, on the standard error stream and exit status 1. Flags that cannot be
-    parsed end it with exit status 2.
+    parsed end it with exit status 2. Ctrl-C ends it with exit status 130 and one line with
+    the command that goes on.
 
     Args:
       main: The function to run. The docstring of its module heads the output of `--help`,
@@ -33,19 +38,21 @@ def command_line(
       config_type: A dataclass with one flag for each field, parsed by the field's type. If
         it has an attribute `positional` that is true, fields without a default are
         positional arguments instead of flags.
-      flags: The command line after the module's name.
+      flags: The command line after the module's name; that of this process if None.
     """
     import tyro
 
+    flags = sys.argv[1:] if flags is None else flags
     logging.getLogger("absl").setLevel(logging.ERROR)
     if not {"-h", "--help"}.isdisjoint(flags):
         # printed here, since tyro joins the lines of a description to paragraphs
         print((sys.modules[main.__module__].__doc__ or "").strip() + "\n")
+    program = f"python -m experiments {pathlib.Path(inspect.getfile(main)).stem}"
     positional = getattr(config_type, "positional", False)
     config = tyro.cli(
         config_type,
         args=flags,
-        prog=f"python -m experiments {main.__module__.rsplit('.', 1)[-1]}",
+        prog=program,
         description="",
         config=(tyro.conf.PositionalRequiredArgs,) if positional else (),
     )
@@ -55,6 +62,18 @@ def command_line(
     except (UserError, OSError) as error:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt as stopped:
+        again = f"{program} {shlex.join(same_run(config, flags))}".strip()
+        print(f"{stopped or 'stopped'}; to go on: {again}", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def same_run(config: Any, flags: Sequence[str]) -> list[str]:
+    """The flags with the folder of the run, if the command makes one."""
+    named = any(flag.split("=")[0] == "--workdir" for flag in flags)
+    if named or not hasattr(config, "directory"):
+        return list(flags)
+    return [*flags, "--workdir", str(config.directory)]
 
 
 # Figures --------------------------------------------------------------------------------
@@ -109,18 +128,21 @@ def show_figures(figures: Mapping[str, Any], path: pathlib.Path | None) -> None:
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """Returns the contents of a JSON file.
+    """Returns the object in a JSON file.
 
     Raises:
-      UserError: If the file is not valid JSON.
+      UserError: If the file is not valid JSON, or holds another value than an object.
       FileNotFoundError: If there is no such file.
     """
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
     except ValueError as error:
         raise UserError(
             f"{path} is damaged ({error}); delete it, or the folder, to start again"
         ) from error
+    return content
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:

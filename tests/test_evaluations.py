@@ -307,8 +307,8 @@ def test_an_unknown_alphabet_is_named_and_all_are_listed(fake_omniglot):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_episodes": 1}, "num_episodes must be at least 2; got 1"),
-        ({"num_ways": 1}, "num_ways must be at least 2; got 1"),
+        ({"num_episodes": 1}, "--num-episodes must be at least 2; got 1"),
+        ({"num_ways": 1}, "--num-ways must be at least 2; got 1"),
         (
             {"alphabets": ("background",), "num_ways": 2},
             "2-way tasks need 2 characters in each alphabet; Tagalog has 1: leave out",
@@ -429,7 +429,7 @@ def test_missing_digits_and_counts_that_make_no_sense_are_named(
 ):
     model = pixel_model(Preparation((28, 28)))
     use_model(model)
-    with pytest.raises(UserError, match="num_episodes must be at least 2; got 1"):
+    with pytest.raises(UserError, match="--num-episodes must be at least 2; got 1"):
         mnist_transfer.main(mnist_transfer.Config(tmp_path, num_episodes=1))
     digits = fake_mnist("mnist", "test")
     nine = digits.only(digits.labels < 9)

@@ -166,7 +166,6 @@ def test_pixels_of_clean_drawings_are_found_among_letters(some_letters):
         ({"num_ways": 200}, "--num-ways: armenian has .* letters; got 200"),
         ({"num_letters": 900}, "--num-letters: latin has .* letters; got 900"),
         ({"num_faces": 13}, "--num-faces: there are 12; got 13"),
-        ({"num_episodes": 1}, "--num-episodes must be at least 2"),
     ],
 )
 def test_glyphs_refuse_what_the_letters_cannot_give_before_training(changes, words):

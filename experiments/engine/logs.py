@@ -71,6 +71,11 @@ class Log:
         for name, array in metrics.items():
             self._board.add_scalar(name, array.mean(), step + len(array))
 
+    def write_figures(self, step: int, figures: dict[str, float]) -> None:
+        """Adds the figures of the evaluation at a step to the TensorBoard events."""
+        for name, figure in figures.items():
+            self._board.add_scalar(f"evaluation/{name}", figure, step)
+
 
 class Evaluation(NamedTuple):
     """How a run is evaluated at every checkpoint, and when it stops early.
@@ -98,10 +103,10 @@ class EvaluationLog:
         self._folder, self._evaluation = workdir, evaluation
         self._lines = list(_lines_until(workdir / "evaluations.jsonl", step))
 
-    def add(self, step: int, state: TrainState) -> None:
-        """Evaluates a state, if the run has an evaluation."""
+    def add(self, step: int, state: TrainState) -> dict[str, float]:
+        """Evaluates a state and returns its figures: none without an evaluation."""
         if self._evaluation is None:
-            return
+            return {}
         from tqdm import tqdm
 
         figures = self._evaluation.evaluate_fn(state)
@@ -119,6 +124,7 @@ class EvaluationLog:
             for line in self._lines
         )
         write_whole(self._folder / "evaluations.jsonl", text)
+        return figures
 
     def out_of_patience(self) -> bool:
         """Whether the last evaluations have brought nothing better."""
@@ -143,12 +149,12 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 
 def _lines_until(path: pathlib.Path, step: int) -> Iterator[dict[str, float]]:
     if path.exists():
-        for text in path.read_text().splitlines():
+        for text in path.read_text(errors="replace").splitlines():
             try:
                 line = _parse(text)
             except json.JSONDecodeError:  # the line was cut short when the run was killed
                 return
-            if line["step"] > step:
+            if not isinstance(line, dict) or line.get("step", step + 1) > step:
                 return
             yield line
 

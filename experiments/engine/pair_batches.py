@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.engine.config import RunConfig, stream
+from experiments.engine.config import RunConfig, setting, stream
 from experiments.engine.data import ClassData, gather
 from siamese_jax import distances, losses, samplers
 from siamese_jax.errors import UserError
@@ -26,7 +26,7 @@ class PairConfig(RunConfig):
       compute_dtype: Type of activations and products; parameters stay float32.
     """
 
-    batch_size: int = 128
+    batch_size: int = setting(128, at_least=1)
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
 

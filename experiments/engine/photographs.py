@@ -9,7 +9,7 @@ import dataclasses
 from typing import Literal
 
 from experiments.engine import optimizers, supcon
-from experiments.engine.config import only_when
+from experiments.engine.config import setting
 from experiments.engine.loop import System
 from siamese_jax.encoders import ConvNet, GradientMap, Standardized
 from siamese_jax.errors import UserError
@@ -28,8 +28,15 @@ class PhotographConfig(supcon.SupConConfig):
     """
 
     encoder: Literal["hog", "conv"] = "conv"
-    widths: tuple[int, ...] = only_when((16, 32, 64, 128), encoder="conv")
-    dim: int = only_when(64, encoder="conv")
+    widths: tuple[int, ...] = setting(
+        (16, 32, 64, 128), at_least=1, only_when={"encoder": "conv"}
+    )
+    dim: int = setting(64, at_least=1, only_when={"encoder": "conv"})
+
+    @property
+    def can_be_lengthened(self) -> bool:
+        """No: the learning rate falls to zero at the last step."""
+        return False
 
 
 def build(config: PhotographConfig, preparation: Preparation) -> System:

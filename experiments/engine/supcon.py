@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine.config import RunConfig
+from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import ClassData, gather
 from experiments.engine.loop import System
 from siamese_jax import augment, distances, losses, relations, samplers, training
@@ -50,11 +50,6 @@ def check_batch(labels: np.ndarray, num_classes: int, num_images: int) -> None:
         raise UserError(
             f"--num-images: class {names[counts.argmin()]!s} has {counts.min()}; "
             f"got {num_images}"
-        )
-    if num_images < 2 or num_classes < 2:
-        raise UserError(
-            "--num-classes and --num-images must be at least 2; "
-            f"got {num_classes} and {num_images}"
         )
 
 
@@ -184,15 +179,15 @@ class SupConConfig(RunConfig):
         face is another face, so this adds training classes.
     """
 
-    num_classes: int = 16
-    num_images: int = 4
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    temperature: float = 0.1
-    max_rotation: float = 10.0
-    max_shear: float = 0.1
-    max_scale: float = 0.15
-    max_shift: float = 0.08
+    num_classes: int = setting(16, at_least=2)
+    num_images: int = setting(4, at_least=2)
+    learning_rate: float = setting(2e-3, above=0)
+    weight_decay: float = setting(1e-4, at_least=0)
+    temperature: float = setting(0.1, above=0)
+    max_rotation: float = setting(10.0, at_least=0)
+    max_shear: float = setting(0.1, at_least=0, below=1)
+    max_scale: float = setting(0.15, at_least=0, below=1)
+    max_shift: float = setting(0.08, at_least=0, at_most=1)
     flip: bool = True
 
 

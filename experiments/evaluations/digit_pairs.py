@@ -71,13 +71,20 @@ def class_sampler(config: PairConfig) -> Callable[..., LabelledBatch]:
     """Returns a sampler of as many images as the batch's pairs have, evenly over digits.
 
     Raises:
-      UserError: If the batch is too small for two images of each digit.
+      UserError: If the batch is too small for two images of each digit. The sampler raises
+        it for a batch with more images of a digit than there are.
     """
     if config.batch_size < digits.NUM_DIGITS:
         raise UserError(f"--batch-size must be at least 10; got {config.batch_size}")
     num_images = 2 * config.batch_size // digits.NUM_DIGITS
 
     def sample(key: jax.Array, step: jax.Array, data: ClassData) -> LabelledBatch:
+        label, rarest = data.classes.smallest_class
+        if num_images > rarest:
+            raise UserError(
+                f"--batch-size {config.batch_size} has {num_images} images of each digit; "
+                f"there are {rarest} of {label}"
+            )
         return supcon.sample_classes(key, data, digits.NUM_DIGITS, num_images)
 
     return sample

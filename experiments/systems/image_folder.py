@@ -36,7 +36,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from experiments.cli import command_line
 from experiments.engine import loop, photographs, supcon
+from experiments.engine.config import check_config, setting
 from experiments.engine.loop import System
 from experiments.evaluations import unseen_classes
 from experiments.evaluations.unseen_classes import ClassSplit, select_classes
@@ -69,15 +71,13 @@ class Config(photographs.PhotographConfig):
 
     experiment: ClassVar[str] = "image_folder"
 
-    num_steps: int = 300
-    steps_per_call: int = 10
-    checkpoint_every: int = 100
+    num_steps: int = setting(300, at_least=1)
 
     data_dir: pathlib.Path | None = None
-    image_size: tuple[int, int] = (64, 64)
+    image_size: tuple[int, int] = setting((64, 64), at_least=1)
     color: bool = False
-    background: int = 255
-    min_images: int | None = None
+    background: int = setting(255, at_least=0, at_most=255)
+    min_images: int | None = setting(None, at_least=1)
 
 
 def build(config: Config) -> System:
@@ -134,8 +134,6 @@ def load(config: Config) -> LabelledImages:
     """
     if config.data_dir is None:
         raise UserError("--data-dir: a folder with one sub-folder a class")
-    if not 0 <= config.background <= 255:
-        raise UserError(f"--background must be in 0 to 255; got {config.background}")
     photographs.check_size(config, config.image_size, "--image-size")
     files = choose_files(config.data_dir, config.min_images)
     return LabelledImages(
@@ -167,6 +165,7 @@ def choose_files(folder: pathlib.Path, min_images: int | None) -> list[pathlib.P
 
 def main(config: Config) -> None:
     """Trains, evaluates on classes never seen, reports, and says how to use the model."""
+    check_config(config)
     dataset = load(config)
     names = split_classes(dataset.labels, config.seed)
     train = select_classes(dataset, names.train)
@@ -190,3 +189,7 @@ def main(config: Config) -> None:
     print(
         f"  siamese-jax identify --model {model} --gallery {gallery} --queries FILE ...\n"
     )
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

@@ -35,9 +35,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import report
+from experiments.cli import command_line
 from experiments.datasets import digits, evaluation_key, omniglot
 from experiments.engine import loop, optimizers, pair_batches
-from experiments.engine.config import stream
+from experiments.engine.config import setting, stream
 from experiments.engine.loop import System, Trained
 from experiments.engine.pair_batches import PairBatch, PairConfig, PairData
 from experiments.evaluations import pair_metrics
@@ -67,14 +68,14 @@ class Config(PairConfig):
 
     experiment: ClassVar[str] = "mnist_towers"
 
-    num_steps: int = 75_000  # 10 epochs of 120,000 pairs
-    steps_per_call: int = 750
-    checkpoint_every: int = 7_500  # an epoch
+    num_steps: int = setting(75_000, at_least=1)  # 10 epochs of 120,000 pairs
+    steps_per_call: int = setting(750, at_least=1)
+    checkpoint_every: int = setting(7_500, at_least=1)  # an epoch
 
     dataset: Literal["mnist", "digits", "omniglot"] = "mnist"
     variants: tuple[Variant, ...] = ("a", "b", "c")
-    batch_size: int = 16
-    learning_rate: float = 1e-3
+    batch_size: int = setting(16, at_least=1)
+    learning_rate: float = setting(1e-3, above=0)
 
 
 # The system -----------------------------------------------------------------------------
@@ -203,7 +204,7 @@ def of_variant(config: Config, variant: Variant) -> Config:
 
 def train_variant(config: Config, train: Split) -> Trained:
     """Trains the one variant of `config`."""
-    loop.start(config)
+    loop.prepare_folder(config)
     return loop.train(config, build(config), PairData(train.images, train.pairs))
 
 
@@ -276,3 +277,7 @@ def write_report(
         sections.append(report.Section(f"Training of variant {variant}", note, picture))
     title = f"Two towers: {config.dataset}"
     report.write_report(config.directory, title, metrics, sections)
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

@@ -41,10 +41,11 @@ import numpy as np
 import optax
 
 from experiments import report
+from experiments.cli import command_line
 from experiments.datasets import evaluation_key, omniglot
 from experiments.datasets.omniglot import Characters
 from experiments.engine import loop, optimizers, pair_batches
-from experiments.engine.config import only_when
+from experiments.engine.config import setting
 from experiments.engine.data import ClassData, gather
 from experiments.engine.logs import Evaluation
 from experiments.engine.loop import System
@@ -87,21 +88,20 @@ class Config(PairConfig):
 
     experiment: ClassVar[str] = "omniglot_koch"
 
-    num_steps: int = 20_000
-    steps_per_call: int = 10
-    checkpoint_every: int = 500
+    num_steps: int = setting(20_000, at_least=1)
+    checkpoint_every: int = setting(500, at_least=1)
 
     size: Literal["full", "half"] = "full"
     schedule: Literal["tutorial", "paper"] = "tutorial"
     affine: bool = False
-    batch_size: int = 32
-    learning_rate: float | None = None
-    momentum: float = only_when(0.9, schedule="paper")
-    l2_convolution: float = 2e-4
-    l2_dense: float = 1e-3
-    patience: int = 20
-    num_drawings: int = 4
-    num_episodes: int = 10_000
+    batch_size: int = setting(32, at_least=2)
+    learning_rate: float | None = setting(None, above=0)
+    momentum: float = setting(0.9, at_least=0, below=1, only_when={"schedule": "paper"})
+    l2_convolution: float = setting(2e-4, at_least=0)
+    l2_dense: float = setting(1e-3, at_least=0)
+    patience: int = setting(20, at_least=1)
+    num_drawings: int = setting(4, at_least=2, at_most=20)
+    num_episodes: int = setting(10_000, at_least=2)
 
 
 PAIRS_PER_EPOCH = 150_000
@@ -176,6 +176,10 @@ def sample_pairs(config: Config, key: jax.Array, data: ClassData) -> PairBatch:
     """Draws different characters; every other one is paired with its own character."""
     anchor_key, partner_key, affine_key = jax.random.split(key, 3)
     num = config.batch_size
+    if num > data.classes.num_classes:
+        raise UserError(
+            f"--batch-size: there are {data.classes.num_classes} characters; got {num}"
+        )
     anchors = samplers.sample_batch(anchor_key, data.classes, num, 1).examples
     same = jnp.arange(num) % 2 == 0
     partners = samplers.sample_partners(partner_key, data.classes, anchors, same)
@@ -304,8 +308,6 @@ def final_metrics(config: Config, model: Model, threshold: float) -> dict[str, f
 
 def main(config: Config) -> None:
     """Trains with an evaluation at each checkpoint, then evaluates the best state."""
-    if not 2 <= config.num_drawings <= 20:
-        raise UserError(f"--num-drawings must be from 2 to 20; got {config.num_drawings}")
     if config.batch_size % 2:
         raise UserError(f"--batch-size must be even; got {config.batch_size}")
     if not loop.start(config):
@@ -352,3 +354,7 @@ def write_report(
     ]
     title = "Koch's siamese network on Omniglot"
     report.write_report(config.directory, title, metrics, sections)
+
+
+if __name__ == "__main__":
+    command_line(main, Config)
