@@ -199,7 +199,7 @@ def test_the_tutorial_refuses_what_makes_no_sense(tmp_path, faces, changes, word
         ({"widths": (4, 4)}, "--widths is used only with --encoder conv"),
         (
             {"encoder": "conv", "widths": (4,) * 6},
-            "the size of the images must be at least 64 for 6 blocks",
+            r"the size of the images must be at least \(64, 64\)",
         ),
     ],
 )
