@@ -12,6 +12,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,6 +24,7 @@ from experiments.engine import loop
 from experiments.engine.config import RunConfig, check_conditions
 from experiments.evaluations import few_shot
 from experiments.systems import glyphs
+from siamese_jax import cli
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model
 from tests.drawings import drawings
@@ -226,6 +228,51 @@ def test_flags_that_a_variant_would_ignore_are_refused(name):
                 changed = dataclasses.replace(config, **{field.name: object()})
                 with pytest.raises(UserError, match=f"--{field.name.replace('_', '-')} is"):
                     check_conditions(changed)
+
+
+# A net that has collapsed ---------------------------------------------------------------
+
+
+def all_equal(params, x, y):
+    return jnp.zeros((x.shape[0], y.shape[0]))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_run_whose_net_tells_nothing_apart_finishes_and_says_so(
+    name, tmp_path, folders, small_data, monkeypatch, capsys
+):
+    module = importlib.import_module(f"experiments.systems.{name}")
+    build = module.build
+
+    def collapsed(config):
+        system = build(config)
+        return system._replace(
+            model=lambda state: dataclasses.replace(
+                system.model(state), matrix_fn=all_equal
+            )
+        )
+
+    monkeypatch.setattr(module, "build", collapsed)
+    run = run_system(name, VARIANTS[name][0], tmp_path / "run", folders)
+    shown = capsys.readouterr().out
+    assert "no calibration: " in shown
+    assert "the model tells nothing apart, all" in shown
+    for path in [*run.workdir.rglob("*.json"), *run.workdir.rglob("*.jsonl")]:
+        if "checkpoints" not in path.parts:
+            assert "NaN" not in path.read_text(), path
+            assert "Infinity" not in path.read_text(), path
+    facts = json.loads((run.workdir / "model" / "model.json").read_text())
+    assert facts["calibration"] is None
+    reason = facts["details"]["no_calibration"]
+    assert "distances are 0" in reason
+    assert (run.workdir / "report.html").exists()
+    image = tmp_path / "image.png"
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(image)
+    command = ["verify", "--model", str(run.workdir / "model"), str(image), str(image)]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments=command)
+    assert caught.value.code == 1
+    assert reason in capsys.readouterr().err
 
 
 # Models ---------------------------------------------------------------------------------
