@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from siamese_jax import identification
+from siamese_jax.verification import calibrate
 
 LABELS = np.array(["a", "a", "b", "c"])
 
@@ -99,6 +100,71 @@ def test_equal_distances_are_all_kept_out():
     threshold = identification.gallery_threshold(copies, np.arange(40), 0.5)
     assert identification.strangers_let_in(copies, np.arange(40), threshold) == 0
     assert identification.is_within(np.float32([threshold]), threshold).all()
+
+
+def random_vectors(rng, num):
+    """One embedding for each class; half of the classes are crowded in five places."""
+    x = rng.normal(size=(num, 8))
+    crowds = 2 * rng.normal(size=(5, 8))
+    x[: num // 2] = crowds[rng.integers(5, size=num // 2)] + 0.7 * x[: num // 2]
+    return rng.permutation(x)
+
+
+def cosine_distances(x, y):
+    x, y = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
+    return np.float32(1 - x @ y.T)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("num_classes", "rate", "source"),
+    [
+        (10, 0.1, "pairs"),
+        (10, 0.01, "pairs"),
+        (19, 0.1, "gallery"),
+        (100, 0.1, "gallery"),
+        (100, 0.01, "pairs"),
+        (199, 0.01, "gallery"),
+        (500, 0.1, "gallery"),
+        (500, 0.01, "gallery"),
+    ],
+)
+def test_strangers_are_let_in_as_often_as_asked(num_classes, rate, source):
+    rng, shares = np.random.default_rng(0), []
+    for _ in range(100 if num_classes < 200 else 30):
+        x = random_vectors(rng, num_classes + 400)
+        gallery, strangers, others = np.split(x, [num_classes, num_classes + 200])
+        pairs = cosine_distances(others, others)[np.triu_indices(200, 1)]
+        calibration = calibrate(
+            np.float32([0, 1]), np.array([True, False]), pairs="toy pairs", different=pairs
+        )
+        threshold, found = identification.stranger_threshold(
+            calibration,
+            cosine_distances(gallery, gallery),
+            np.arange(num_classes),
+            rate,
+        )
+        assert found == source
+        nearest = cosine_distances(strangers, gallery).min(axis=1)
+        shares.append(identification.is_within(nearest, threshold).mean())
+    mean, error = np.mean(shares), np.std(shares) / np.sqrt(len(shares))
+    assert rate / 1.5 - 3 * error <= mean <= rate + 3 * error
+
+
+@pytest.mark.slow
+def test_several_images_of_a_class_let_in_no_more_than_asked():
+    rng, shares = np.random.default_rng(1), []
+    for _ in range(60):
+        x = np.repeat(random_vectors(rng, 200), 4, axis=0)
+        x += 0.3 * rng.normal(size=x.shape)
+        gallery, strangers = x[:240], x[240:]
+        threshold = identification.gallery_threshold(
+            cosine_distances(gallery, gallery), np.repeat(np.arange(60), 4), 0.1
+        )
+        nearest = cosine_distances(strangers, gallery).min(axis=1)
+        shares.append(identification.is_within(nearest, threshold).mean())
+    error = np.std(shares) / np.sqrt(60)
+    assert 0.05 <= np.mean(shares) <= 0.1 + 3 * error
 
 
 def test_what_makes_no_sense_is_refused():

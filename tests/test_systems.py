@@ -26,6 +26,7 @@ from experiments.engine.config import RunConfig, check_conditions
 from experiments.engine.init_from import named_arrays
 from experiments.evaluations import few_shot
 from experiments.systems import glyphs
+from siamese_jax import cli
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model
 from siamese_jax.training import init_state
@@ -292,6 +293,51 @@ def test_every_system_starts_from_its_own_model(name, settings, monkeypatch):
     assert all((array == 2).all() for array in taken)
     found = jax.tree.leaves(system.model(state).params)
     assert all((array == 2).all() for array in found)
+
+
+# A net that has collapsed ---------------------------------------------------------------
+
+
+def all_equal(params, x, y):
+    return jnp.zeros((x.shape[0], y.shape[0]))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_run_whose_net_tells_nothing_apart_finishes_and_says_so(
+    name, tmp_path, folders, small_data, monkeypatch, capsys
+):
+    module = importlib.import_module(f"experiments.systems.{name}")
+    build = module.build
+
+    def collapsed(config):
+        system = build(config)
+        return system._replace(
+            model=lambda state: dataclasses.replace(
+                system.model(state), matrix_fn=all_equal
+            )
+        )
+
+    monkeypatch.setattr(module, "build", collapsed)
+    run = run_system(name, VARIANTS[name][0], tmp_path / "run", folders)
+    shown = capsys.readouterr().out
+    assert "no calibration: " in shown
+    assert "the model tells nothing apart, all" in shown
+    for path in [*run.workdir.rglob("*.json"), *run.workdir.rglob("*.jsonl")]:
+        if "checkpoints" not in path.parts:
+            assert "NaN" not in path.read_text(), path
+            assert "Infinity" not in path.read_text(), path
+    facts = json.loads((run.workdir / "model" / "model.json").read_text())
+    assert facts["calibration"] is None
+    reason = facts["details"]["no_calibration"]
+    assert "distances are 0" in reason
+    assert (run.workdir / "report.html").exists()
+    image = tmp_path / "image.png"
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(image)
+    command = ["verify", "--model", str(run.workdir / "model"), str(image), str(image)]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments=command)
+    assert caught.value.code == 1
+    assert reason in capsys.readouterr().err
 
 
 # Models ---------------------------------------------------------------------------------
