@@ -20,9 +20,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.cli import show_figures
+from experiments.cli import command_line, show_figures
 from experiments.datasets import evaluation_key
 from experiments.datasets.letters import draw_glyphs
+from experiments.engine.config import check_config, setting
 from experiments.engine.pair_batches import random_pairs
 from experiments.evaluations.pair_metrics import calibrate, pair_distances
 from siamese_jax.cli import check_output
@@ -49,10 +50,10 @@ class Config:
     """
 
     model: pathlib.Path
-    num_classes: tuple[int, ...] = (10, 100, 500, 1_000)
-    num_simulated: int = 5_000
-    rates: tuple[float, ...] = (0.1, 0.01)
-    num_calibrations: int = 100
+    num_classes: tuple[int, ...] = setting((10, 100, 500, 1_000), at_least=2)
+    num_simulated: int = setting(5_000, at_least=0)
+    rates: tuple[float, ...] = setting((0.1, 0.01), above=0, below=1)
+    num_calibrations: int = setting(100, at_least=1)
     json: pathlib.Path | None = None
 
 
@@ -62,10 +63,7 @@ def main(config: Config) -> None:
     Raises:
       UserError: If a flag or the folder of the model is wrong.
     """
-    if config.num_calibrations < 1:
-        raise UserError(
-            f"num_calibrations must be at least 1; got {config.num_calibrations}"
-        )
+    check_config(config)
     check_output("--json", config.json)
     model = load_model(config.model)
     glyphs = draw_glyphs()
@@ -144,3 +142,7 @@ def calibrated(model: Model, vectors: np.ndarray) -> Model:
     pairs = random_pairs(evaluation_key("calibration pairs"), labels, NUM_PAIRS)
     distances = pair_distances(model, embeddings, pairs)
     return calibrate(model, distances, "pairs of other classes", embeddings, labels)
+
+
+if __name__ == "__main__":
+    command_line(main, Config)
