@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import pathlib
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -80,12 +81,34 @@ def same_run(config: Any, flags: Sequence[str]) -> list[str]:
 
 
 def print_table(metrics: Mapping[str, float | None]) -> None:
-    """Prints one metric on each line, as `format_figure` writes it."""
-    width = max(map(len, metrics), default=0)
+    """Prints one metric on each line, as `table_rows` writes it."""
+    rows = table_rows(metrics)
+    width = max((len(name) for name, _ in rows), default=0)
     print()
+    for name, text in rows:
+        print(f"  {name:<{width}}  {text}")
+    print()
+
+
+def table_rows(metrics: Mapping[str, float | None]) -> list[tuple[str, str]]:
+    """Returns the name and the text of each metric, with its interval if there is one.
+
+    The interval of a metric is in two others, whose names end in "_low" and "_high".
+
+    >>> print(table_rows({"eer": 0.1, "eer_low": 0.05, "eer_high": 0.2, "num_pairs": 9}))
+    [('eer', '0.1000 (0.0500 to 0.2000)'), ('num_pairs', '9')]
+    """
+    rows = []
     for name, value in metrics.items():
-        print(f"  {name:<{width}}  {format_figure(value)}")
-    print()
+        of = re.sub("_(low|high)$", "", name)
+        if of != name and of in metrics:
+            continue
+        text = format_figure(value)
+        if f"{name}_low" in metrics:
+            low, high = (format_figure(metrics[f"{name}_{end}"]) for end in ("low", "high"))
+            text += f" ({low} to {high})"
+        rows.append((name, text))
+    return rows
 
 
 def format_figure(value: float | None) -> str:

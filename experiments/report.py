@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.cli import format_figure, read_json, write_whole
+from experiments.cli import finite_or_none, read_json, table_rows, write_whole
 from experiments.engine.logs import read_log
 from siamese_jax._names import shown
 from siamese_jax.samplers import Pairs
@@ -60,6 +60,8 @@ def write_report(
     title: str,
     metrics: Mapping[str, float | None],
     sections: Sequence[Section],
+    *,
+    remarks: Sequence[str] = (),
 ) -> None:
     """Writes workdir/report.html, with the settings in workdir/config.json at its end.
 
@@ -69,11 +71,14 @@ def write_report(
       metrics: The figures in the table. None and numbers that are not finite are
         shown as "undefined".
       sections: The pictures.
+      remarks: Sentences about the figures, which stand above them.
     """
+    figures = {name: finite_or_none(value) for name, value in metrics.items()}
     rows = "\n".join(
-        f'<tr><td>{html.escape(name)}</td><td class="number">{_as_text(value)}</td></tr>'
-        for name, value in metrics.items()
+        f'<tr><td>{html.escape(name)}</td><td class="number">{text}</td></tr>'
+        for name, text in table_rows(figures)
     )
+    notes = "\n".join(f'<p class="note">{html.escape(remark)}</p>' for remark in remarks)
     parts = "\n".join(
         f"<h2>{html.escape(section.title)}</h2>\n"
         f'<p class="note">{html.escape(section.note)}</p>\n'
@@ -84,15 +89,11 @@ def write_report(
     page = (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>\n"
-        f"<h1>{html.escape(title)}</h1>\n<table>{rows}</table>\n{parts}\n"
+        f"<h1>{html.escape(title)}</h1>\n{notes}\n<table>{rows}</table>\n{parts}\n"
         f"<details><summary>Configuration</summary><pre>{settings}</pre></details>"
         "</html>\n"
     )
     write_whole(workdir / "report.html", page)  # a run with this page counts as complete
-
-
-def _as_text(value: float | None) -> str:
-    return format_figure(value if value is not None and math.isfinite(value) else None)
 
 
 def _as_png(figure: "Figure") -> str:
@@ -147,8 +148,8 @@ def pair_sections(
         Section(
             "Same or different?",
             f"{name.capitalize()} with their distances, which are green where the decision "
-            "is correct: some of the same class, some of different classes, and then some "
-            "wrong decisions.",
+            "is correct: some of the same class, some of different classes"
+            + (", and then some wrong decisions." if wrong.any() else ". None is wrong."),
             grid,
         ),
         Section(

@@ -174,10 +174,6 @@ def test_a_folder_that_cannot_be_learnt_from_is_refused_at_once(finished, tmp_pa
         main(data_dir=few, min_images=3)
     with pytest.raises(UserError, match=r"--background must be .* at most 255; got 256"):
         main(background=256)
-    with pytest.raises(UserError, match="--num-classes: there are 6 training classes"):
-        main(num_classes=7)
-    with pytest.raises(UserError, match=r"--num-images: class class\d has 5; got 6"):
-        main(num_images=6)
     with pytest.raises(UserError, match=r"--image-size must be at least \(4, 4\)"):
         main(image_size=(3, 16))
     with pytest.raises(UserError, match=r"--image-size must be at least \(6, 5\)"):
@@ -270,3 +266,99 @@ def test_a_folder_as_people_have_it(finished, tmp_path, capsys):
     assert found["num_classes"] == len(PEOPLE)
     assert len(found["queries"]) == 4 * len(PEOPLE)
     assert (run / "a.png").exists()
+
+
+# Sizes of the test, own encoders and own splits -----------------------------------------
+
+
+def test_sizes_and_intervals_stand_beside_the_figures(finished, capsys):
+    metrics = metrics_of(finished.workdir)
+    sizes = {"num_test_classes": 2, "num_test_images": 10, "num_test_pairs": 45}
+    assert {name: metrics[name] for name in sizes} == sizes
+    assert metrics["num_ways"] == 2
+    for name in ("pair_accuracy", "pair_eer", "roc_auc"):
+        assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"]
+    image_folder.main(finished)  # complete: its figures are shown again
+    low, high = (f"{metrics[f'roc_auc_{end}']:.4f}" for end in ("low", "high"))
+    assert f"({low} to {high})" in capsys.readouterr().out
+    page = (finished.workdir / "report.html").read_text()
+    assert "The test has 2 classes: too few for its figures to mean much." in page
+    assert f"({low} to {high})" in page
+
+
+@pytest.mark.parametrize("num_classes", [4, 16])
+def test_batches_shrink_to_what_is_there_in_one_line(num_classes, capsys):
+    labels = np.repeat(NAMES[:6], 3)
+    config = image_folder.Config(num_classes=num_classes, num_images=4)
+    fitted = supcon.fit_batch(config, labels)
+    assert (fitted.num_classes, fitted.num_images) == (min(num_classes, 6), 3)
+    assert "3 images, which is all there are" in capsys.readouterr().out
+    same = image_folder.Config(num_classes=6, num_images=3)
+    assert supcon.fit_batch(same, labels) == same
+    assert not capsys.readouterr().out
+    with pytest.raises(UserError, match=r"1 of 2 classes .* class 'class1' has 1"):
+        supcon.fit_batch(config, np.array(["class0", "class0", "class1"]))
+
+
+def test_a_file_names_the_test_classes(tmp_path):
+    labels = np.repeat([*NAMES, "Jos\u00e9"], 2)
+    file = tmp_path / "test.txt"
+    file.write_text("class3\nJose\u0301\n\n")
+    config = image_folder.Config(test_classes=file)
+    wanted = image_folder.read_names(config)
+    parts = image_folder.split_classes(labels, 0, test_names=wanted)
+    assert parts.test.tolist() == ["Jos\u00e9", "class3"]
+    assert sorted(np.concatenate(parts).tolist()) == sorted(set(labels.tolist()))
+    for names, words in (
+        (["class3", "nobody"], "no class is named nobody"),
+        (["class3"], "2 classes or more"),
+        (NAMES[:9], "4 others"),
+    ):
+        with pytest.raises(UserError, match=words):
+            image_folder.split_classes(labels, 0, test_names=names)
+    with pytest.raises(UserError, match="--test-classes"):
+        image_folder.read_names(image_folder.Config(test_classes=tmp_path / "none"))
+
+
+OWN = """
+import flax.linen as nn
+import jax.numpy as jnp
+
+class Own(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        return nn.Dense(5)(images.reshape(images.shape[0], 256))
+
+class Wrong(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        return images
+
+number = 3
+"""
+
+
+def test_a_network_of_ones_own_is_trained(stripes, tmp_path, monkeypatch):
+    (tmp_path / "own_networks.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = image_folder.Config(
+        workdir=tmp_path / "run",
+        data_dir=stripes,
+        image_size=(16, 16),
+        encoder="own_networks:Own",
+        **{"num_steps": 2, "steps_per_call": 2, "checkpoint_every": 2},
+    )
+    image_folder.main(config)
+    model = load_model(config.workdir / "model")
+    assert model.embed([stripes / "class0" / "0.png"]).shape == (1, 5)
+    for encoder, words in (
+        ("own_networks:Wrong", r"must return embeddings \[n, dim\]"),
+        ("own_networks:number", "must be a Flax linen module; got int"),
+        ("own_networks:Missing", "cannot be imported"),
+        ("no_such_module:Net", "cannot be imported"),
+        ("resnet", "must be hog, conv or package.module:Name; got resnet"),
+    ):
+        with pytest.raises(UserError, match=words):
+            image_folder.main(dataclasses.replace(config, encoder=encoder))
+    with pytest.raises(UserError, match="does not take images"):
+        image_folder.main(dataclasses.replace(config, image_size=(8, 8)))

@@ -8,7 +8,7 @@ al. 2020 with a learnt temperature.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,14 @@ from experiments.engine.data import ClassData, gather
 from experiments.engine.loop import System
 from siamese_jax import augment, distances, losses, relations, samplers, training
 from siamese_jax.errors import UserError
-from siamese_jax.images import Preparation
+from siamese_jax.images import Preparation, small_classes
 from siamese_jax.model import Model
 from siamese_jax.siamese import from_flax
 
 if TYPE_CHECKING:
     import flax.linen as nn
+
+SupConConfigT = TypeVar("SupConConfigT", bound="SupConConfig")
 
 
 class LabelledBatch(NamedTuple):
@@ -51,6 +53,36 @@ def check_batch(labels: np.ndarray, num_classes: int, num_images: int) -> None:
             f"--num-images: class {names[counts.argmin()]!s} has {counts.min()}; "
             f"got {num_images}"
         )
+
+
+def fit_batch(config: SupConConfigT, labels: np.ndarray) -> SupConConfigT:
+    """Makes batches smaller where there are fewer classes or images, and says so.
+
+    Args:
+      config: The settings, with the batches that are asked for.
+      labels: The labels of the training images.
+
+    Raises:
+      UserError: If there are fewer than two classes, or a class has a single image. All
+        such classes are named.
+    """
+    names, counts = np.unique(labels, return_counts=True)
+    if few := small_classes(dict(zip(names.tolist(), counts.tolist(), strict=True)), 2):
+        raise UserError(f"training classes need 2 images: {few}")
+    if len(names) < 2:
+        raise UserError(f"2 training classes are needed; there are {len(names)}")
+    fitted = dataclasses.replace(
+        config,
+        num_classes=min(config.num_classes, len(names)),
+        num_images=min(config.num_images, int(counts.min())),
+    )
+    if fitted != config:
+        print(
+            f"batches have {fitted.num_classes} classes of {fitted.num_images} images, "
+            f"which is all there are, instead of {config.num_classes} of "
+            f"{config.num_images}"
+        )
+    return fitted
 
 
 def sample_classes(

@@ -29,6 +29,8 @@ _SHORT_NAMES = {
     "random_20_way_1_shot": "random_20_way",
 }
 _MAX_PAIRED = 1_000  # up to this number of images, every two of them are a pair
+_MOST_WAYS = 20
+_MOST_RESAMPLED = 20_000  # pairs, in each bootstrap sample
 
 
 # Tasks ----------------------------------------------------------------------------------
@@ -170,7 +172,7 @@ def unseen_class_metrics(
         embeddings,
         index,
         num_episodes=1_000,
-        num_ways=min(20, index.num_classes),
+        num_ways=min(_MOST_WAYS, index.num_classes),
         num_queries=min(9, index.smallest_class[1] - 1),
         matrix_fn=model.distances,
     )
@@ -181,6 +183,59 @@ def unseen_class_metrics(
         "one_shot_accuracy": identified.mean,
     }
     return {f"{name}{suffix}": float(figure) for name, figure in figures.items()}, pairs
+
+
+def sizes(dataset: LabelledImages) -> dict[str, int]:
+    """Returns how large the test of `unseen_class_metrics` is."""
+    num_classes = len(np.unique(dataset.labels))
+    return {
+        "num_test_classes": num_classes,
+        "num_test_images": len(dataset.labels),
+        "num_test_pairs": len(all_pairs(dataset.labels).same),
+        "num_ways": min(_MOST_WAYS, num_classes),
+    }
+
+
+def intervals(pairs: PairDistances, labels: np.ndarray, threshold: float) -> dict:
+    """Returns the ends of 95 % bootstrap intervals of figures of pairs, over classes.
+
+    Args:
+      pairs: The pairs of `all_pairs` with their distances.
+      labels: [n], class of each example.
+      threshold: Pairs up to this distance are called the same.
+
+    Returns:
+      The ends of `pair_accuracy`, `pair_eer` and `roc_auc`, with "_low" and "_high" at the
+      end of their names.
+    """
+    index = samplers.class_index(labels)
+    identities = index.class_of[all_pairs(labels).examples]
+    some = slice(None, None, -(-len(pairs.same) // _MOST_RESAMPLED))
+
+    def figures(distances: jax.Array, same: jax.Array, weights: jax.Array) -> jax.Array:
+        correct = weights * ((distances <= threshold) == same)
+        rates = [
+            jnp.sum(correct * kind) / jnp.sum(weights * kind) for kind in (same, ~same)
+        ]
+        eer = verification.equal_error_rate(distances, same, weights=weights)
+        area = verification.roc_auc(distances, same, weights=weights)
+        return jnp.stack([sum(rates) / 2, eer, area])
+
+    found = verification.bootstrap_interval(
+        evaluation_key("bootstrap over classes"),
+        figures,
+        pairs.distances[some],
+        pairs.same[some],
+        identities[:, some],
+        num_identities=index.num_classes,
+        num_samples=200,
+    )
+    names = ("pair_accuracy", "pair_eer", "roc_auc")
+    return {
+        f"{name}_{end}": float(figure)
+        for end, figures_of_end in found._asdict().items()
+        for name, figure in zip(names, figures_of_end, strict=True)
+    }
 
 
 def all_pairs(labels: np.ndarray) -> Pairs:

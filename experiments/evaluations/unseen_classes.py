@@ -22,6 +22,8 @@ from siamese_jax import verification
 from siamese_jax.images import LabelledImages, Preparation, prepare
 from siamese_jax.model import Model, pixel_model
 
+_FEW_CLASSES = 6  # in a test of fewer, one hard class changes every figure
+
 
 class ClassSplit(NamedTuple):
     """The names of the classes to train on, to calibrate on and to test on."""
@@ -79,7 +81,9 @@ def run(
     evaluated = evaluate(model, validation, test, noun=noun)
     loop.finish(config, evaluated.metrics, trained, evaluated.model)
     sections = report_sections(config.directory, test, evaluated)
-    report.write_report(config.directory, title, evaluated.metrics, sections)
+    lines = remarks(len(names.test), noun)
+    print(*lines, sep="\n")
+    report.write_report(config.directory, title, evaluated.metrics, sections, remarks=lines)
     return trained, evaluated
 
 
@@ -100,7 +104,8 @@ def evaluate(
 
     The metrics are those of `few_shot.unseen_class_metrics`. Names that begin with
     "validation_" are of the validation classes, names that end in "_pixels" of the
-    baseline, which has a threshold from the validation classes too.
+    baseline, which has a threshold from the validation classes too. Figures of pairs have
+    bootstrap intervals, and the size of the test stands beside them.
 
     Args:
       model: The trained model.
@@ -119,7 +124,23 @@ def evaluate(
     of_pixels, pixel_pairs = few_shot.unseen_class_metrics(
         pixels, test, threshold_of(pixels), suffix="_pixels"
     )
-    return Evaluated(metrics | of_pixels, model, pairs, pixel_pairs)
+    metrics |= few_shot.intervals(pairs, test.labels, threshold)
+    return Evaluated(few_shot.sizes(test) | metrics | of_pixels, model, pairs, pixel_pairs)
+
+
+def remarks(num_classes: int, noun: str) -> list[str]:
+    """Returns what to say of the figures of a test, which are of few classes.
+
+    Args:
+      num_classes: Number of test classes.
+      noun: What a class is, in the plural, such as "persons".
+
+    >>> remarks(2, "persons")
+    ['The test has 2 persons: too few for its figures to mean much.']
+    """
+    if num_classes < _FEW_CLASSES:
+        return [f"The test has {num_classes} {noun}: too few for its figures to mean much."]
+    return [f"Figures of pairs have 95 % intervals, by resampling the {noun} of the test."]
 
 
 def report_sections(

@@ -120,7 +120,9 @@ def run_folds(
         runs.append(one)
     figures = [evaluated.metrics for _, evaluated in runs]
     metrics = {
-        name: float(np.mean([fold[name] for fold in figures])) for name in figures[0]
+        name: float(np.mean([fold[name] for fold in figures]))
+        for name in figures[0]
+        if not name.endswith(("_low", "_high"))  # of the classes of one fold
     }
     for name in ("pair_eer", "one_shot_accuracy"):
         metrics[f"{name}_deviation"] = float(np.std([fold[name] for fold in figures]))

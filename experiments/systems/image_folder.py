@@ -8,9 +8,10 @@ Quick:   python -m experiments image_folder --data-dir FOLDER --num-steps 30
 
 A fifth of the classes, at random, is for the test. Another fifth is for validation: the
 threshold is chosen and probabilities are calibrated on it. The encoder is trained on the
-other classes. On the test classes, which it has never seen, it is tested at "same or
-different?" and at one-shot recognition with one image of each class in the gallery, beside
-the baseline of pixels. The names of the classes of each part are in RUN/classes.json.
+other classes. (`--test-classes FILE` names the test classes instead.) On the test classes,
+which it has never seen, it is tested at "same or different?" and at one-shot recognition
+with one image of each class in the gallery, beside the baseline of pixels. The names of the
+classes of each part are in RUN/classes.json.
 
 Every format that Pillow reads by itself is read, as a viewer shows it: turned as the camera
 says, transparent parts white (or of the grey `--background`). Files that are passed over
@@ -20,6 +21,7 @@ Images are resized to `--image-size` (height width), in grey unless `--color` is
 `--no-flip` where left and right differ, as in letters, and say how far your images may be
 rotated, sheared, scaled and shifted: it is the only knowledge about them that goes into
 training. For few images, `--encoder hog` trains a linear map of oriented gradients.
+`--encoder package.module:Name` trains a Flax network of your own.
 
 Then use the model on your images:
 
@@ -31,7 +33,7 @@ import dataclasses
 import pathlib
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -42,7 +44,7 @@ from experiments.engine.config import check_config, setting
 from experiments.engine.loop import System
 from experiments.evaluations import unseen_classes
 from experiments.evaluations.unseen_classes import ClassSplit, select_classes
-from siamese_jax._names import shown
+from siamese_jax._names import comparable, enumerated, shown
 from siamese_jax.errors import UserError
 from siamese_jax.images import (
     LabelledImages,
@@ -67,6 +69,8 @@ class Config(photographs.PhotographConfig):
       background: The grey that shows through transparent images, from 0, black, to 255,
         white.
       min_images: Leave out classes with fewer images.
+      test_classes: A text file with the name of a test class on each line. By default the
+        test classes are drawn at random.
     """
 
     experiment: ClassVar[str] = "image_folder"
@@ -78,6 +82,7 @@ class Config(photographs.PhotographConfig):
     color: bool = False
     background: int = setting(255, at_least=0, at_most=255)
     min_images: int | None = setting(None, at_least=1)
+    test_classes: pathlib.Path | None = None
 
 
 def build(config: Config) -> System:
@@ -90,11 +95,34 @@ def preparation(config: Config) -> Preparation:
     return Preparation(config.image_size, color=config.color, background=config.background)
 
 
-def split_classes(labels: np.ndarray, seed: int) -> ClassSplit:
-    """Splits the classes at random; another seed tests on other classes.
+def read_names(config: Config) -> list[str]:
+    """Reads the names of the test classes, if a file is given.
 
     Raises:
-      UserError: If there are fewer than 6 classes, or classes have a single image.
+      UserError: If it cannot be read as text.
+    """
+    if config.test_classes is None:
+        return []
+    try:
+        lines = config.test_classes.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--test-classes: {config.test_classes}: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def split_classes(
+    labels: np.ndarray, seed: int, *, test_names: Sequence[str] = ()
+) -> ClassSplit:
+    """Splits the classes at random; another seed tests on other classes.
+
+    Args:
+      labels: The class of each image.
+      seed: The seed of the split.
+      test_names: The test classes, instead of random ones.
+
+    Raises:
+      UserError: If there are fewer than 6 classes, classes have a single image, or a test
+        class is not there.
     """
     names, counts = np.unique(labels, return_counts=True)
     if len(names) < 6:
@@ -105,8 +133,21 @@ def split_classes(labels: np.ndarray, seed: int) -> ClassSplit:
     check_counts(dict(zip(names.tolist(), counts.tolist(), strict=True)))
     order = np.random.default_rng(seed).permutation(names)
     num = max(2, len(names) // 5)
-    test, validation, train = np.split(order, [num, 2 * num])
-    return ClassSplit(np.sort(train), np.sort(validation), np.sort(test))
+    if not test_names:
+        test, validation, train = np.split(order, [num, 2 * num])
+        return ClassSplit(np.sort(train), np.sort(validation), np.sort(test))
+    wanted = {comparable(name) for name in test_names}
+    is_test = np.array([comparable(name) in wanted for name in order])
+    if missing := sorted(wanted - {comparable(name) for name in names}):
+        raise UserError(f"--test-classes: no class is named {enumerated(missing)}")
+    if len(wanted) < 2 or len(names) - len(wanted) < 4:
+        raise UserError(
+            f"--test-classes: 2 classes or more, and 4 others to train and calibrate on, "
+            f"are needed; got {len(wanted)} of {len(names)}"
+        )
+    num = min(num, (~is_test).sum() - 2)
+    validation, train = np.split(order[~is_test], [num])
+    return ClassSplit(np.sort(train), np.sort(validation), np.sort(order[is_test]))
 
 
 def check_counts(counts: Mapping[str, int]) -> None:
@@ -134,7 +175,7 @@ def load(config: Config) -> LabelledImages:
     """
     if config.data_dir is None:
         raise UserError("--data-dir: a folder with one sub-folder a class")
-    photographs.check_size(config, config.image_size, "--image-size")
+    photographs.check_encoder(config, preparation(config), "--image-size")
     files = choose_files(config.data_dir, config.min_images)
     return LabelledImages(
         read_prepared(files, preparation(config)), np.array(class_names(files))
@@ -167,9 +208,9 @@ def main(config: Config) -> None:
     """Trains, evaluates on classes never seen, reports, and says how to use the model."""
     check_config(config)
     dataset = load(config)
-    names = split_classes(dataset.labels, config.seed)
+    names = split_classes(dataset.labels, config.seed, test_names=read_names(config))
     train = select_classes(dataset, names.train)
-    supcon.check_batch(train.labels, config.num_classes, config.num_images)
+    config = supcon.fit_batch(config, train.labels)
     if not loop.start(config):
         return
     unseen_classes.run(

@@ -57,7 +57,7 @@ def build(config: Config) -> System:
 def main(config: Config) -> None:
     """Trains, evaluates and reports each fold, then their means."""
     check_config(config)
-    photographs.check_size(config, PREPARATION.size, "the size of the images")
+    photographs.check_encoder(config, PREPARATION, "the size of the images")
     faces = unseen_faces.load_faces(config)
     folds = unseen_faces.split_folds(config, faces.labels)
     for persons in folds.values():
