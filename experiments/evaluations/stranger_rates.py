@@ -77,17 +77,19 @@ def main(config: Config) -> None:
     for num in config.num_classes:
         metrics |= shares_let_in(config, model, vectors, num)
     if config.num_simulated:
-        vectors = random_vectors(config.num_simulated + NUM_CALIBRATING + NUM_STRANGERS)
+        vectors = random_vectors(
+            config.num_simulated + NUM_CALIBRATING + NUM_STRANGERS, vectors.shape[2]
+        )
         few = dataclasses.replace(config, num_calibrations=-(-config.num_calibrations // 5))
         metrics |= shares_let_in(few, model, vectors, config.num_simulated)
     show_figures({"metrics": metrics}, config.json)
 
 
-def random_vectors(num_classes: int) -> np.ndarray:
-    """Returns unit vectors [classes, 2, 64], those of a class around a random centre."""
+def random_vectors(num_classes: int, dim: int) -> np.ndarray:
+    """Returns unit vectors [classes, 2, dim], those of a class around a random centre."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(num_classes, 1, 64))
-    vectors = centres + 0.5 * rng.normal(size=(num_classes, 2, 64))
+    centres = rng.normal(size=(num_classes, 1, dim))
+    vectors = centres + 0.5 * rng.normal(size=(num_classes, 2, dim))
     vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors.astype(np.float32)
 
