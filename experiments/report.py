@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -143,7 +144,7 @@ def pair_sections(
     grid = pair_grid(
         images[examples[:, shown]], distances[shown], same[shown], threshold, cmap=cmap
     )
-    curve = roc_curve(jnp.asarray(distances), jnp.asarray(same))
+    curve = jax.jit(roc_curve)(jnp.asarray(distances), jnp.asarray(same))
     return [
         Section(
             "Same or different?",

@@ -26,8 +26,11 @@ from experiments.engine.pair_batches import (
 )
 from experiments.engine.supcon import LabelledBatch
 from experiments.evaluations import pair_metrics
-from experiments.evaluations.pair_metrics import PairDistances, pair_distances
-from siamese_jax import verification
+from experiments.evaluations.pair_metrics import (
+    PairDistances,
+    decision_rates,
+    pair_distances,
+)
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model
 from siamese_jax.samplers import Pairs
@@ -154,8 +157,8 @@ def evaluate(
     )
     validation_threshold = pair_metrics.threshold_of(model)
     threshold = validation_threshold if threshold is None else threshold
-    train_rates = verification.decision_rates(*train, threshold)
-    test_rates = verification.decision_rates(*test, validation_threshold)
+    train_rates = decision_rates(*train, threshold)
+    test_rates = decision_rates(*test, validation_threshold)
     metrics = {
         **pair_metrics.pair_metrics(test, threshold),
         "pair_accuracy_training_pairs": float(train_rates.accuracy),

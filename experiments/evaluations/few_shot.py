@@ -10,11 +10,15 @@ import numpy as np
 
 from experiments.datasets import evaluation_key
 from experiments.datasets.omniglot import Characters
+from experiments.engine import pair_batches
 from experiments.engine.pair_batches import random_pairs
 from experiments.evaluations.pair_metrics import (
     PairDistances,
     calibrate,
+    decision_rates,
+    equal_error_rate,
     pair_distances,
+    roc_auc,
 )
 from siamese_jax import episodes, samplers, verification
 from siamese_jax.episodes import EpisodeAccuracy
@@ -124,7 +128,7 @@ def few_shot_metrics(
 def draw_pairs(characters: Characters) -> Pairs:
     """Returns 4,000 pairs of drawings, half same, half different within an alphabet."""
     key, index = evaluation_key("pairs of drawings"), characters.class_index()
-    return samplers.sample_pairs(key, index, 4_000, same_group=True)
+    return pair_batches.draw_pairs(key, index, num_pairs=4_000, same_group=True)
 
 
 def drawing_distances(model: Model, characters: Characters, pairs: Pairs) -> PairDistances:
@@ -165,7 +169,7 @@ def unseen_class_metrics(
     pairs = pair_distances(model, embeddings, all_pairs(dataset.labels))
     same = pairs.same
     weights = jnp.where(same, 1 / jnp.sum(same), 1 / jnp.sum(~same))
-    rates = verification.decision_rates(*pairs, threshold, weights=weights)
+    rates = decision_rates(*pairs, threshold, weights=weights)
     index = samplers.class_index(dataset.labels)
     identified = episodes.episode_accuracy(
         evaluation_key("identification"),
@@ -178,8 +182,8 @@ def unseen_class_metrics(
     )
     figures = {
         "pair_accuracy": rates.accuracy,
-        "pair_eer": verification.equal_error_rate(*pairs),
-        "roc_auc": verification.roc_auc(*pairs),
+        "pair_eer": equal_error_rate(*pairs),
+        "roc_auc": roc_auc(*pairs),
         "one_shot_accuracy": identified.mean,
     }
     return {f"{name}{suffix}": float(figure) for name, figure in figures.items()}, pairs

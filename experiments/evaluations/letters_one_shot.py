@@ -16,7 +16,16 @@ import numpy as np
 from experiments import report
 from experiments.datasets import evaluation_key
 from experiments.datasets.letters import TEST, Letters
-from experiments.evaluations.pair_metrics import PairDistances, calibrate, threshold_of
+from experiments.evaluations.pair_metrics import (
+    PairDistances,
+    calibrate,
+    decision_rates,
+    equal_error_rate,
+    evaluate_threshold,
+    roc_auc,
+    roc_curve,
+    threshold_of,
+)
 from experiments.report import Section
 from siamese_jax import distances, episodes, samplers, verification
 from siamese_jax.model import Model, pixel_model
@@ -173,10 +182,9 @@ def pair_metrics(
     """Returns verification metrics; thresholds are chosen on pairs of signs."""
     threshold = threshold_of(model)
     rates, sign_rates = (
-        verification.decision_rates(*pairs.model, threshold)
-        for pairs in (test_pairs, sign_pairs)
+        decision_rates(*pairs.model, threshold) for pairs in (test_pairs, sign_pairs)
     )
-    pixels = verification.evaluate_threshold(sign_pairs.pixels, test_pairs.pixels)
+    pixels = evaluate_threshold(sign_pairs.pixels, test_pairs.pixels)
     interval = verification.bootstrap_interval(
         evaluation_key("bootstrap"),
         verification.roc_auc,
@@ -189,12 +197,12 @@ def pair_metrics(
         "pair_accuracy": rates.accuracy,
         "pair_accuracy_signs": sign_rates.accuracy,
         "pair_accuracy_pixels": pixels.test_accuracy,
-        "pair_eer": verification.equal_error_rate(*test_pairs.model),
-        "pair_eer_pixels": verification.equal_error_rate(*test_pairs.pixels),
-        "roc_auc": verification.roc_auc(*test_pairs.model),
+        "pair_eer": equal_error_rate(*test_pairs.model),
+        "pair_eer_pixels": equal_error_rate(*test_pairs.pixels),
+        "roc_auc": roc_auc(*test_pairs.model),
         "roc_auc_low": interval.low,
         "roc_auc_high": interval.high,
-        "roc_auc_pixels": verification.roc_auc(*test_pairs.pixels),
+        "roc_auc_pixels": roc_auc(*test_pairs.pixels),
     }
     metrics = {name: float(figure) for name, figure in figures.items()}
     return metrics | {"pair_threshold": threshold}
@@ -300,8 +308,8 @@ def pair_sections(evaluated: Evaluated) -> list[Section]:
         name="pairs of test letters",
     )
     curves = {
-        "embeddings": verification.roc_curve(*by_model),
-        "pixels": verification.roc_curve(*by_pixels),
+        "embeddings": roc_curve(*by_model),
+        "pixels": roc_curve(*by_pixels),
     }
     return [examples, histogram, report.roc_section(curves)]
 

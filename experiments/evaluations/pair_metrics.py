@@ -17,6 +17,15 @@ from siamese_jax.samplers import Pairs
 _NUM_STRANGERS = 450
 
 
+# Compiled as a whole: called as they are, each of their operations is compiled by itself.
+decision_rates = jax.jit(verification.decision_rates)
+equal_error_rate = jax.jit(verification.equal_error_rate)
+evaluate_threshold = jax.jit(verification.evaluate_threshold)
+roc_auc = jax.jit(verification.roc_auc)
+roc_curve = jax.jit(verification.roc_curve)
+_rows = jax.jit(lambda array, numbers: tuple(array[numbers]))
+
+
 class PairDistances(NamedTuple):
     """Pairs of examples with their distances.
 
@@ -31,7 +40,7 @@ class PairDistances(NamedTuple):
 
 def pair_distances(model: Model, embeddings: jax.Array, pairs: Pairs) -> PairDistances:
     """Returns the distances of pairs of embeddings, by the model's distance."""
-    a, b = embeddings[pairs.examples]
+    a, b = _rows(embeddings, pairs.examples)
     return PairDistances(model.pair_distances(a, b), jnp.asarray(pairs.same))
 
 
@@ -102,13 +111,13 @@ def pair_metrics(test: PairDistances, threshold: float) -> dict[str, float]:
     A pair is called the same if its distance is at most the threshold. `pair_eer` (the
     equal error rate) and `roc_auc` do not depend on the threshold.
     """
-    rates = verification.decision_rates(*test, threshold)
+    rates = decision_rates(*test, threshold)
     figures = {
         "pair_accuracy": rates.accuracy,
         "pair_precision": rates.precision,
         "pair_recall": rates.recall,
-        "pair_eer": verification.equal_error_rate(*test),
-        "roc_auc": verification.roc_auc(*test),
+        "pair_eer": equal_error_rate(*test),
+        "roc_auc": roc_auc(*test),
     }
     return {name: float(figure) for name, figure in figures.items()}
 
@@ -118,7 +127,7 @@ def chosen_threshold_metrics(train: PairDistances, test: PairDistances) -> dict[
 
     All three are NaN if all training pairs are equally far apart.
     """
-    chosen = verification.evaluate_threshold(train, test)
+    chosen = evaluate_threshold(train, test)
     if not jnp.min(train.distances) < jnp.max(train.distances):
         chosen = chosen._replace(**dict.fromkeys(chosen._fields, jnp.array(jnp.nan)))
     return {

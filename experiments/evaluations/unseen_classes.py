@@ -17,8 +17,7 @@ from experiments.engine.config import RunConfig
 from experiments.engine.data import ClassData, class_data
 from experiments.engine.loop import System, Trained
 from experiments.evaluations import few_shot
-from experiments.evaluations.pair_metrics import PairDistances, threshold_of
-from siamese_jax import verification
+from experiments.evaluations.pair_metrics import PairDistances, roc_curve, threshold_of
 from siamese_jax.images import LabelledImages, Preparation, prepare
 from siamese_jax.model import Model, pixel_model
 
@@ -162,8 +161,8 @@ def report_sections(
         cmap="gray",
     )[:2]
     curves = {
-        "model": verification.roc_curve(*evaluated.pairs),
-        "pixels": verification.roc_curve(*evaluated.pixel_pairs),
+        "model": roc_curve(*evaluated.pairs),
+        "pixels": roc_curve(*evaluated.pixel_pairs),
     }
     return [
         *pairs_and_distances,

@@ -11,8 +11,8 @@ from experiments.engine import loop
 from experiments.engine.config import RunConfig, setting
 from experiments.engine.loop import System
 from experiments.evaluations import unseen_classes
+from experiments.evaluations.pair_metrics import roc_curve
 from experiments.evaluations.unseen_classes import ClassSplit
-from siamese_jax import verification
 from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages, Preparation, load_folder
 
@@ -129,7 +129,7 @@ def run_folds(
     seconds = sum(trained.seconds for trained, _ in runs)
     loop.finish(config, metrics, runs[-1][0]._replace(seconds=seconds), None)
     curves = {
-        f"fold {fold}": verification.roc_curve(*evaluated.pairs)
+        f"fold {fold}": roc_curve(*evaluated.pairs)
         for fold, (_, evaluated) in zip(folds, runs, strict=True)
     }
     note = "Pairs of the test persons of each fold. Each fold has its own page beside this."

@@ -42,7 +42,7 @@ from experiments.engine.config import setting, stream
 from experiments.engine.loop import System, Trained
 from experiments.engine.pair_batches import PairBatch, PairConfig, PairData
 from experiments.evaluations import pair_metrics
-from experiments.evaluations.pair_metrics import PairDistances
+from experiments.evaluations.pair_metrics import PairDistances, decision_rates, roc_curve
 from siamese_jax import losses, reductions, samplers, verification
 from siamese_jax.batching import map_batches
 from siamese_jax.encoders import ConcatenationHead, DistanceHead, MnistTower
@@ -224,8 +224,8 @@ def main(config: Config) -> None:
         trained = train_variant(one, train)
         params = trained.state.params
         tested = pair_distances(one, params, test)
-        curves[variant] = verification.roc_curve(*tested)
-        rates = verification.decision_rates(*pair_distances(one, params, train), 0.0)
+        curves[variant] = roc_curve(*tested)
+        rates = decision_rates(*pair_distances(one, params, train), 0.0)
         figures = pair_metrics.pair_metrics(tested, 0.0) | {
             "training_pair_accuracy": float(rates.accuracy),
             "num_parameters": sum(x.size for x in jax.tree.leaves(params)),

@@ -54,9 +54,10 @@ from experiments.evaluations import few_shot
 from experiments.evaluations.pair_metrics import (
     PairDistances,
     pair_metrics,
+    roc_curve,
     threshold_of,
 )
-from siamese_jax import augment, losses, samplers, verification
+from siamese_jax import augment, losses, samplers
 from siamese_jax.distances import distance_matrix
 from siamese_jax.encoders import KochConv, WeightedL1Head
 from siamese_jax.episodes import EpisodeAccuracy
@@ -344,7 +345,7 @@ def write_report(
             "Pairs of the validation alphabets. The line is their best threshold.",
             report.distance_histogram(values, same, threshold),
         ),
-        report.roc_section({"validation pairs": verification.roc_curve(*pairs)}),
+        report.roc_section({"validation pairs": roc_curve(*pairs)}),
         report.Section(
             "One-shot accuracy during training",
             "20-way tasks over all validation characters, and within an alphabet.",

@@ -40,9 +40,8 @@ from experiments.engine.config import check_config, setting
 from experiments.engine.loop import System
 from experiments.engine.pair_batches import PairConfig, PairData
 from experiments.evaluations import pair_metrics, unseen_faces
-from experiments.evaluations.pair_metrics import pair_distances
+from experiments.evaluations.pair_metrics import equal_error_rate, pair_distances
 from experiments.evaluations.unseen_faces import PREPARATION, FaceConfig
-from siamese_jax import verification
 from siamese_jax.encoders import OrlConv
 from siamese_jax.images import LabelledImages, prepare
 from siamese_jax.model import Model, pixel_model
@@ -131,7 +130,7 @@ def run_pairs(config: Config, faces: LabelledImages) -> None:
     metrics = {
         **pair_metrics.pair_metrics(test, TUTORIAL_THRESHOLD),
         **pair_metrics.chosen_threshold_metrics(train, test),
-        "pair_eer_pixels": float(verification.equal_error_rate(*of_pixels)),
+        "pair_eer_pixels": float(equal_error_rate(*of_pixels)),
     }
     model = pair_metrics.calibrate(model, train, "training pairs", embeddings, faces.labels)
     loop.finish(config, metrics, trained, model)
