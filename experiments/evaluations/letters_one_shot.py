@@ -16,6 +16,7 @@ import numpy as np
 from experiments import report
 from experiments.datasets import evaluation_key
 from experiments.datasets.letters import TEST, Letters
+from experiments.engine.pair_batches import draw_pairs
 from experiments.evaluations.pair_metrics import (
     PairDistances,
     calibrate,
@@ -166,8 +167,8 @@ def compare_pairs(
     model: Model, drawings: Drawings, num_pairs: int, purpose: str
 ) -> ComparedPairs:
     """Draws pairs within alphabets: two faces of one letter, or two letters."""
-    pairs = samplers.sample_pairs(
-        evaluation_key(purpose), drawings.classes, num_pairs, same_group=True
+    pairs = draw_pairs(
+        evaluation_key(purpose), drawings.classes, num_pairs=num_pairs, same_group=True
     )
     by_model = model.pair_distances(*drawings.embeddings[pairs.examples])
     by_pixels = distances.euclidean_distance(*drawings.pixels[pairs.examples])
