@@ -11,14 +11,17 @@ import itertools
 import json
 import math
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.cli import format_figure, read_json, write_whole
+from experiments.cli import finite_or_none, read_json, table_rows, write_whole
 from experiments.engine.logs import read_log
+from siamese_jax._names import shown
 from siamese_jax.samplers import Pairs
 from siamese_jax.verification import RocCurve, roc_curve
 
@@ -58,6 +61,8 @@ def write_report(
     title: str,
     metrics: Mapping[str, float | None],
     sections: Sequence[Section],
+    *,
+    remarks: Sequence[str] = (),
 ) -> None:
     """Writes workdir/report.html, with the settings in workdir/config.json at its end.
 
@@ -67,11 +72,14 @@ def write_report(
       metrics: The figures in the table. None and numbers that are not finite are
         shown as "undefined".
       sections: The pictures.
+      remarks: Sentences about the figures, which stand above them.
     """
+    figures = {name: finite_or_none(value) for name, value in metrics.items()}
     rows = "\n".join(
-        f'<tr><td>{html.escape(name)}</td><td class="number">{_as_text(value)}</td></tr>'
-        for name, value in metrics.items()
+        f'<tr><td>{html.escape(name)}</td><td class="number">{text}</td></tr>'
+        for name, text in table_rows(figures)
     )
+    notes = "\n".join(f'<p class="note">{html.escape(remark)}</p>' for remark in remarks)
     parts = "\n".join(
         f"<h2>{html.escape(section.title)}</h2>\n"
         f'<p class="note">{html.escape(section.note)}</p>\n'
@@ -82,21 +90,20 @@ def write_report(
     page = (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style>\n"
-        f"<h1>{html.escape(title)}</h1>\n<table>{rows}</table>\n{parts}\n"
+        f"<h1>{html.escape(title)}</h1>\n{notes}\n<table>{rows}</table>\n{parts}\n"
         f"<details><summary>Configuration</summary><pre>{settings}</pre></details>"
         "</html>\n"
     )
     write_whole(workdir / "report.html", page)  # a run with this page counts as complete
 
 
-def _as_text(value: float | None) -> str:
-    return format_figure(value if value is not None and math.isfinite(value) else None)
-
-
 def _as_png(figure: "Figure") -> str:
     """Returns a picture as the address of an image, with the image in it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    with warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -137,18 +144,20 @@ def pair_sections(
     grid = pair_grid(
         images[examples[:, shown]], distances[shown], same[shown], threshold, cmap=cmap
     )
-    curve = roc_curve(jnp.asarray(distances), jnp.asarray(same))
+    curve = jax.jit(roc_curve)(jnp.asarray(distances), jnp.asarray(same))
     return [
         Section(
             "Same or different?",
             f"{name.capitalize()} with their distances, which are green where the decision "
-            "is correct: some of the same class, some of different classes, and then some "
-            "wrong decisions.",
+            "is correct: some of the same class, some of different classes"
+            + (", and then some wrong decisions." if wrong.any() else ". None is wrong."),
             grid,
         ),
         Section(
             f"Distances of {name}",
-            f"The line is the threshold, {threshold:.3f}.",
+            "The model has no threshold: its distances tell nothing apart."
+            if math.isnan(threshold)
+            else f"The line is the threshold, {threshold:.3f}.",
             distance_histogram(distances, same, threshold),
         ),
         roc_section({name: curve}),
@@ -196,8 +205,9 @@ def curves(
         means = np.convolve(values, np.ones(window) / window, mode="valid")
         axes.plot(steps, values, color=_PALE, linewidth=0.6)
         axes.plot(steps[window - 1 :], means, color=_INK)
+        finite = np.append(values[np.isfinite(values)], 0)
         axes.set(
-            xlabel="step", title=name, ylim=(0, float(np.quantile(values, 0.99)) * 1.05)
+            xlabel="step", title=name, ylim=(0, float(np.quantile(finite, 0.99)) * 1.05)
         )
         axes.spines[["top", "right"]].set_visible(False)
     return figure
@@ -221,14 +231,21 @@ def roc(curves_by_name: Mapping[str, RocCurve]) -> "Figure":
 def distance_histogram(
     distances: np.ndarray, same: np.ndarray, threshold: float
 ) -> "Figure":
-    """Plots the distances of same and of different pairs, and the threshold."""
+    """Plots the finite distances of same and of different pairs, and the threshold.
+
+    A threshold that is NaN is not shown.
+    """
     figure = _figure(figsize=(5.5, 3))
     axes = figure.subplots()
-    low, high = min(0.0, float(np.min(distances))), float(np.max(distances))
+    finite = np.isfinite(distances)
+    distances, same = distances[finite], same[finite]
+    low = float(np.min(distances, initial=0.0))
+    high = float(np.max(distances, initial=low))
     bins = np.linspace(low, high + 1e-9, 60).tolist()
     for kind, color, label in ((True, _CORRECT, "same"), (False, _WRONG, "different")):
         axes.hist(distances[same == kind], bins, alpha=0.6, color=color, label=label)
-    axes.axvline(threshold, color="#222", linewidth=1, label="threshold")
+    if not math.isnan(threshold):
+        axes.axvline(threshold, color="#222", linewidth=1, label="threshold")
     axes.set(xlabel="distance", yticks=[])
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # beside the bars
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -328,8 +345,9 @@ def confusion_matrix(shares: np.ndarray, names: Sequence[str]) -> "Figure":
     picture = axes.imshow(shares, cmap="Reds", vmin=0)
     figure.colorbar(picture, ax=axes, shrink=0.8, format=lambda share, _: f"{share:.0%}")
     ticks = np.arange(len(names))
-    axes.set_xticks(ticks, names)
-    axes.set_yticks(ticks, names)
+    texts = [shown(name) for name in names]
+    axes.set_xticks(ticks, texts, parse_math=False)  # a name may hold $
+    axes.set_yticks(ticks, texts, parse_math=False)
     return figure
 
 

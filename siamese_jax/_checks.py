@@ -1,16 +1,22 @@
 """Checks of shapes and types, made when a function is traced, so free under `jit`."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, Float
+
+AnyArray = Array | np.ndarray
 
 
-def check_rank(name: str, array: Array, rank: int) -> None:
+def check_rank(name: str, array: AnyArray, rank: int) -> None:
     """Raises ValueError unless `array` has exactly `rank` axes."""
     if jnp.ndim(array) != rank:
         raise ValueError(f"{name} must have {rank} axes; got shape {jnp.shape(array)}")
 
 
-def check_same_shape(name: str, array: Array, other_name: str, other: Array) -> None:
+def check_same_shape(name: str, array: AnyArray, other_name: str, other: AnyArray) -> None:
     """Raises ValueError unless the two shapes are equal, since nothing is broadcast."""
     if jnp.shape(array) != jnp.shape(other):
         raise ValueError(
@@ -19,7 +25,7 @@ def check_same_shape(name: str, array: Array, other_name: str, other: Array) -> 
         )
 
 
-def check_shape(name: str, array: Array, shape: tuple[int, ...], words: str) -> None:
+def check_shape(name: str, array: AnyArray, shape: tuple[int, ...], words: str) -> None:
     """Raises ValueError unless `array` has the shape, which the words explain."""
     if jnp.shape(array) != shape:
         raise ValueError(f"{name} must have shape {shape}, {words}; got {jnp.shape(array)}")
@@ -50,17 +56,17 @@ def check_broadcastable(name: str, value: float | Array, other: Array) -> None:
         )
 
 
-def check_floating(name: str, array: Array) -> None:
+def check_floating(name: str, array: AnyArray) -> None:
     """Raises TypeError unless `array` has a floating-point dtype."""
     _check_dtype(name, array, jnp.floating, "floating-point")
 
 
-def check_boolean(name: str, array: Array) -> None:
+def check_boolean(name: str, array: AnyArray) -> None:
     """Raises TypeError unless `array` is boolean."""
     _check_dtype(name, array, jnp.bool_, "boolean")
 
 
-def check_integer(name: str, array: Array) -> None:
+def check_integer(name: str, array: AnyArray) -> None:
     """Raises TypeError unless `array` has an integer dtype."""
     _check_dtype(name, array, jnp.integer, "integer", "an")
 
@@ -77,8 +83,50 @@ def check_at_least(name: str, value: float, minimum: float) -> None:
         raise ValueError(f"{name} must be at least {minimum}; got {value}")
 
 
+def check_distance_fn(
+    name: str,
+    matrix_fn: Callable[[Array, Array], Float[Array, "n n"]],
+    embeddings: Float[Array, "n dim"],
+) -> None:
+    """Raises ValueError if a function that should give distances gives similarities.
+
+    The signs of a similarity are those of an inner product: of something to itself it is
+    positive, and between two no larger than sqrt(s_ii s_jj), as for cosines, dot products,
+    probabilities and log-odds of "same". A distance has nothing smaller than that to
+    itself, whether this is 0 or not. Similarities that are never positive, such as negated
+    distances, pass. So does whatever is traced or not finite.
+
+    Some embeddings are tried, and copies whose coordinates are shuffled, so that two that
+    are nearly equal are told apart from them.
+    """
+    if isinstance(embeddings, jax.core.Tracer) or not len(embeddings):
+        return
+    rng = np.random.default_rng(0)
+    few = np.asarray(embeddings)[rng.permutation(len(embeddings))[:_FEW]]
+    tried = jnp.asarray(np.concatenate([few, *(rng.permuted(few, axis=1) for _ in "abc")]))
+    matrix = jax.jit(matrix_fn)(tried, tried)
+    if isinstance(matrix, jax.core.Tracer):
+        return
+    found = np.asarray(matrix, np.float64)
+    zero = ~(found.any(axis=0) | found.any(axis=1))  # as cosines of zero vectors are
+    found = found[~zero][:, ~zero]
+    own = np.diag(found)
+    if not np.isfinite(found).all() or not (own > 0).all():
+        return
+    relative = found / np.sqrt(own[:, None] * own[None, :])
+    if (relative <= 1.0001).all() and (relative < 0.99).any():
+        i, j = np.unravel_index(np.argmin(relative), relative.shape)
+        raise ValueError(
+            f"{name} must give distances, smaller for nearer; it gives, like a similarity, "
+            f"{own[i]:.3g} for an embedding and itself and {found[i, j]:.3g} for two others"
+        )
+
+
+_FEW = 8  # embeddings that are tried
+
+
 def _check_dtype(
-    name: str, array: Array, kind: type, words: str, article: str = "a"
+    name: str, array: AnyArray, kind: type, words: str, article: str = "a"
 ) -> None:
     dtype = getattr(array, "dtype", None)
     if dtype is None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from siamese_jax._extras import import_extra
+from siamese_jax._names import shown
 from siamese_jax.identification import Identification
 from siamese_jax.images import read_image
 
@@ -35,7 +36,7 @@ def draw_matches(
     pen = drawing.Draw(picture)
     for column in range(num):
         left, color = _GAP + column * (_CELL + _GAP), RED
-        lines = [str(found.nearest.labels[column])]
+        lines = [shown(found.nearest.labels[column])]
         lines.append(f"{found.nearest.distances[column]:.2f}")
         if found.accepted[column]:
             color = GREEN

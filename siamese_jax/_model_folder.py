@@ -29,7 +29,7 @@ from siamese_jax.images import ImageFile, Preparation
 from siamese_jax.verification import Calibration
 
 FORMAT = "siamese_jax model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PLATFORMS = ("cpu", "cuda", "tpu")
 ENCODER = "encoder.jax"
 DISTANCES = "distances.jax"
@@ -208,7 +208,7 @@ def read_folder(folder: ImageFile) -> Content:
     import_extra("flatbuffers")
     with _blaming(folder / FACTS):
         preparation = _preparation(facts["preparation"])
-        calibration = _calibration(facts["calibration"])
+        calibration = facts["calibration"] and Calibration(**facts["calibration"])
         details, used = dict(facts["details"]), set(facts["distance_parameters"])
         checksums = {name: facts["sha256"][name] for name in DATA}
     data = {name: _read(folder / name, sha) for name, sha in checksums.items()}
@@ -257,13 +257,6 @@ def _read(path: pathlib.Path, checksum: str) -> bytes:
 
 def _preparation(fields: dict[str, Any]) -> Preparation:
     return Preparation(**{**fields, "size": tuple(fields["size"])})
-
-
-def _calibration(fields: dict[str, Any] | None) -> Calibration | None:
-    if fields is None:
-        return None
-    numbers: dict[str, Any] = {k: math.nan if v is None else v for k, v in fields.items()}
-    return Calibration(**numbers)
 
 
 @contextlib.contextmanager

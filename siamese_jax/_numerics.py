@@ -1,9 +1,13 @@
 """Numerical functions that several modules share."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 Scalar = float | Float[Array, ""]  # a hyperparameter, which may be a learned one
 Margin = float | Float[Array, "..."]  # one for all, or one for each row or entry
 
@@ -67,3 +71,12 @@ def row_has_nan(
     [[False]]
     """
     return jnp.any(jnp.isnan(matrix) & where, axis=1, keepdims=True)
+
+
+def just_below(x: AnyArray) -> AnyArray:
+    """Returns numbers a little smaller than x, of the same type.
+
+    The number before 0 is subnormal and would be flushed to 0, so that -tiny is taken.
+    """
+    numpy = np if isinstance(x, np.ndarray) else jnp
+    return numpy.minimum(numpy.nextafter(x, -np.inf), x - jnp.finfo(x.dtype).tiny)

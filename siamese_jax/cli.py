@@ -13,8 +13,11 @@ DIR is a folder that `siamese_jax.model.save_model` has written.
 `siamese-jax COMMAND --help` explains a command and its flags.
 """
 
+import hashlib
 import inspect
+import io
 import json as json_format  # the commands have a flag of this name
+import math
 import os
 import pathlib
 import sys
@@ -23,13 +26,19 @@ from functools import partial, wraps
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 from siamese_jax._extras import import_extra
+from siamese_jax._names import print_any_name, shown
 from siamese_jax.errors import UserError
 
 if TYPE_CHECKING:  # imported in the functions, so that --help is quick
     from siamese_jax.identification import Identification
     from siamese_jax.model import Model
+    from siamese_jax.verification import Calibration
 
 PROGRAM = "siamese-jax"
+# Below this number of classes a calibration comes with a warning. Where .1 of the strangers
+# to 10 letters was asked, all pairs of 2 other letters let in .73, of 3: .46, of 5: .32, of
+# 10: .18, of 20: .12.
+FEW_CLASSES = 20
 
 
 def main(*, arguments: Sequence[str] | None = None) -> None:
@@ -47,11 +56,12 @@ def main(*, arguments: Sequence[str] | None = None) -> None:
     SystemExit: 2
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    print_any_name()
     try:
         run = _parse(arguments)
         run()
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
@@ -69,9 +79,11 @@ def verify(
     """Tell whether two images are of one class.
 
     Prints the distance of the two images, the threshold up to which two images
-    are called the same, and the probability that they are. The threshold and
-    the probability come from the pairs of images that the model was calibrated
-    on. The probability assumes that same and different are equally likely.
+    are called the same, and the probability that they are, which is at least
+    one half exactly then. The threshold and the probability come from the pairs
+    of images that the model was calibrated on, and assume that same and
+    different are as frequent as there. A calibration on fewer than 20 classes
+    comes with a warning.
 
     Args:
       a: An image file.
@@ -84,14 +96,21 @@ def verify(
         the answer cannot be written.
     """
     check_output("--json", json)
-    found = _load(model).verify(a, b)
-    print(
-        f"{'same' if found.same else 'different'}: distance {found.distance:.4f}, "
-        f"threshold {found.threshold:.4f}, "
-        f"probability of the same {found.probability_same:.3f}"
-    )
+    _print_remarks([], [a, b])
+    loaded = _load(model)
+    found = loaded.verify(a, b)
     if json is not None:
         _write_json(json, found._asdict())
+    probability = found.probability_same
+    if not found.same:
+        probability = min(probability, 0.499)  # not rounded up to 0.500
+    print(
+        f"{'same' if found.same else 'different'}: distance {found.distance:.4f}, "
+        f"threshold {found.threshold:.4f}, probability of the same {probability:.3f}"
+    )
+    _warn_if_few(
+        loaded.calibration, "the answer and the probability may be wrong more often"
+    )
 
 
 def identify(
@@ -111,18 +130,24 @@ def identify(
     The answer to a query is the class of the nearest gallery image, or "none
     of these" if even that is farther away than the threshold.
 
-    The threshold comes from the pairs of images that the model was calibrated
-    on. With N classes a stranger, whose class is not in the gallery, has N
-    chances of a false match. Each comparison may therefore match falsely with
-    probability 1 - (1 - rate)^(1/N), where rate is --false-accept-rate.
-    strangers_let_in shows what becomes of this: it is the share of the gallery
-    images that match another class when their own class is left out. With
-    --labelled, queries of classes that are not in the gallery are strangers.
+    The threshold lets in at most the share --false-accept-rate of strangers,
+    whose classes are not in the gallery, on average over galleries. A gallery
+    of 2 / rate - 1 classes or more (19 for .1, 199 for .01) shows it itself:
+    each of its classes plays strangers to the others. For a smaller gallery the
+    threshold comes from the pairs of images that the model was calibrated on;
+    a calibration on fewer than 20 classes comes with a warning. If there are
+    too few pairs for the rate, every answer is "none of these", and a warning
+    says which rate would do.
+
+    strangers_let_in is the share of the gallery images that match another class
+    when their own class is left out. With --labelled, queries of classes that
+    are not in the gallery are strangers. A query that is a file of the gallery,
+    or a copy of one, is named as such.
 
     Args:
       model: The folder of the model.
       gallery: A folder with one sub-folder for each class.
-      queries: Image files.
+      queries: Image files, and folders of images.
       labelled: Take the folder of each query for its class, and count the right answers.
       false_accept_rate: Share of strangers that may be taken for a class of the gallery.
       picture: A PNG or JPEG file for the first 12 queries above their nearest images.
@@ -133,34 +158,49 @@ def identify(
       UserError: If a flag makes no sense, the model, the gallery or an image cannot be
         read, the model has no calibration, or an answer cannot be written.
     """
-    from siamese_jax.images import list_folder
+    from siamese_jax.images import class_names, list_folder, list_images
 
     check_output("--json", json)
     check_output("--picture", picture, endings=(".png", ".jpg", ".jpeg"))
     if not 0 < false_accept_rate < 1:
         raise UserError(f"--false-accept-rate must be in (0, 1); got {false_accept_rate}")
-    if not queries:
+    asked = list_images(queries)
+    if not asked:
         raise UserError("--queries: at least one image file is needed; got none")
-    _check_files("--queries", queries)
+    _check_files("--queries", asked)
     files = list_folder(gallery)
-    labels = [file.parent.name for file in files]
+    _print_remarks([gallery, *queries], [*files, *asked])
+    labels = class_names(files)
     if len(set(labels)) < 2:
         raise UserError(f"{gallery} has one class, {labels[0]}; two are needed")
-    truth = _classes_of(queries, labels) if labelled else None
+    truth = _classes_of(asked, files) if labelled else None
 
     loaded = _load(model)
-    found = loaded.identify(files, labels, queries, false_accept_rate=false_accept_rate)
-    answers = _answers(found, queries, labels, truth)
-    answers["picture"] = None if picture is None else str(picture)
-    _print_answers(answers)
+    found = loaded.identify(files, labels, asked, false_accept_rate=false_accept_rate)
+    answers = _answers(found, asked, labels, truth, _are_copies(asked, files))
+    answers["picture"] = None if picture is None else shown(str(picture))
     if json is not None:
         _write_json(json, answers)
+    _print_answers(answers)
+    if found.threshold_from is None:
+        smallest = math.ceil(1000 * found.smallest_rate) / 1000
+        _warn(
+            f"neither the {len(files)} images of the gallery nor the pairs that the model "
+            f"was calibrated on are enough to tell a rate of {false_accept_rate:g}, so "
+            f"that every answer is none of these; --false-accept-rate {smallest:g} or "
+            "more works, and so do more classes"
+        )
+    if found.threshold_from != "gallery":
+        _warn_if_few(
+            loaded.calibration,
+            "more images of the gallery's classes may come back as none of these, and more "
+            "strangers be let in, than asked",
+        )
     if picture is not None:
-        from siamese_jax._match_picture import draw_matches
-
         nearest = [files[position] for position in found.nearest.positions]
-        draw_matches(queries, nearest, found).save(picture)
-        print(f"picture: {picture}")
+        drawn = _draw(picture, asked, nearest, found)
+        if json is not None and not drawn:
+            _write_json(json, answers | {"picture": None})
 
 
 def embed(
@@ -193,12 +233,13 @@ def embed(
     if not files:
         raise UserError("at least one image file or folder is needed; got none")
     _check_files("images", files)
+    _print_remarks(images, files)
     vectors = np.asarray(_load(model).embed(files), np.float32)
     part = out.with_name(f"{out.name}.part")
     with part.open("wb") as file:
         np.save(file, vectors)
     part.replace(out)
-    _write_json(list_file, {"files": [str(file) for file in files]})
+    _write_json(list_file, {"files": [shown(str(file)) for file in files]})
     print(f"{out}: {vectors.shape[0]} embeddings of {vectors.shape[1]} numbers")
     print(f"{list_file}: their image files")
 
@@ -293,12 +334,22 @@ def _check_files(name: str, files: Sequence[pathlib.Path]) -> None:
             raise UserError(f"{name}: {file} is not a file")
 
 
+def _print_remarks(paths: Sequence[pathlib.Path], files: Sequence[pathlib.Path]) -> None:
+    from siamese_jax.images import remarks
+
+    for line in remarks(paths, files):
+        print(line, file=sys.stderr)
+
+
 def _classes_of(
-    queries: Sequence[pathlib.Path], gallery_labels: Sequence[str]
+    queries: Sequence[pathlib.Path], gallery: Sequence[pathlib.Path]
 ) -> list[str]:
-    # the folder where a file lies, not the one that a link leads to
-    truth = [pathlib.Path(os.path.abspath(file)).parent.name for file in queries]
-    if not set(truth) & set(gallery_labels):
+    """The folders of the queries; those of a class have the gallery's name for it."""
+    from siamese_jax.images import class_names
+
+    names = class_names([*gallery, *queries])
+    labels, truth = names[: len(gallery)], names[len(gallery) :]
+    if not set(truth) & set(labels):
         raise UserError(
             "--labelled: no query is of a class of the gallery; the queries' folders are "
             f"{', '.join(sorted(set(truth))[:5])}"
@@ -312,11 +363,39 @@ def _load(folder: pathlib.Path) -> "Model":
     return load_model(folder)
 
 
+def _are_copies(
+    queries: Sequence[pathlib.Path], gallery: Sequence[pathlib.Path]
+) -> list[bool]:
+    """Whether each query is a file of the gallery or has the same bytes as one."""
+    sizes = {file.stat().st_size for file in queries}
+    known = {_checksum(file) for file in gallery if file.stat().st_size in sizes}
+    return [_checksum(file) in known for file in queries]
+
+
+def _checksum(file: pathlib.Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _warn(words: str) -> None:
+    print(f"warning: {words}", file=sys.stderr)
+
+
+def _warn_if_few(calibration: "Calibration | None", words: str) -> None:
+    if calibration is None or calibration.num_classes is None:
+        return
+    if calibration.num_classes < FEW_CLASSES:
+        _warn(
+            f"calibrated on {calibration.num_classes} classes only ({calibration.pairs}): "
+            f"{words}"
+        )
+
+
 def _answers(
     found: "Identification",
     queries: Sequence[pathlib.Path],
     labels: Sequence[str],
     truth: Sequence[str] | None,
+    in_gallery: Sequence[bool],
 ) -> dict[str, Any]:
     """The answers as JSON has them."""
     from siamese_jax.identification import identification_rates
@@ -328,23 +407,26 @@ def _answers(
     return {
         "metrics": metrics,
         "threshold": found.threshold,
+        "threshold_from": found.threshold_from,
         "num_classes": len(set(labels)),
         "queries": [
             {
-                "file": str(file),
-                "answer": str(label) if accepted else None,
-                "nearest": str(label),
+                "file": shown(str(file)),
+                "answer": shown(label) if accepted else None,
+                "nearest": shown(label),
                 "distance": float(distance),
-                "runner_up": str(second),
+                "runner_up": shown(second),
                 "runner_up_distance": float(second_distance),
+                "in_gallery": copy,
             }
-            for file, label, distance, second, second_distance, accepted in zip(
+            for file, label, distance, second, second_distance, accepted, copy in zip(
                 queries,
                 nearest.labels,
                 nearest.distances,
                 nearest.runner_up_labels,
                 nearest.runner_up_distances,
                 found.accepted,
+                in_gallery,
                 strict=True,
             )
         ],
@@ -354,19 +436,49 @@ def _answers(
 def _print_answers(answers: dict[str, Any]) -> None:
     for query in answers["queries"]:
         print(
-            f"{query['file']}: {query['answer'] or 'none of these'} "
+            f"{query['file']}{' (a file of the gallery)' if query['in_gallery'] else ''}: "
+            f"{query['answer'] or 'none of these'} "
             f"(nearest {query['nearest']} at {query['distance']:.4f}, "
             f"then {query['runner_up']} at {query['runner_up_distance']:.4f})"
         )
-    print(f"threshold {answers['threshold']:.4f}, for {answers['num_classes']} classes")
+    sources = {"gallery": "the gallery", "pairs": "the pairs of the calibration"}
+    classes, source = f"for {answers['num_classes']} classes", answers["threshold_from"]
+    if source is None:
+        print(f"no threshold {classes}")
+    else:
+        print(f"threshold {answers['threshold']:.4f}, {classes}, from {sources[source]}")
     width = max(map(len, answers["metrics"]))
     for name, value in answers["metrics"].items():
         print(f"  {name:<{width}}  {value:.4f}")
 
 
+def _draw(
+    picture: pathlib.Path,
+    queries: Sequence[pathlib.Path],
+    nearest: Sequence[pathlib.Path],
+    found: "Identification",
+) -> bool:
+    """Writes the picture, or warns that there is none: the answers do not depend on it."""
+    try:
+        from siamese_jax._match_picture import draw_matches
+
+        drawn, encoded = draw_matches(queries, nearest, found), io.BytesIO()
+        drawn.save(encoded, "PNG" if picture.suffix.lower() == ".png" else "JPEG")
+        picture.write_bytes(encoded.getvalue())
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        print(f"warning: no picture was made: {shown(reason)}", file=sys.stderr)
+        return False
+    print(f"picture: {picture}")
+    return True
+
+
 def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
     """Writes all of a file or nothing; a number without a value becomes null."""
-    plain = {key: None if value != value else value for key, value in content.items()}
+    plain = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in content.items()
+    }
     part = path.with_name(f"{path.name}.part")
     part.write_text(json_format.dumps(plain, indent=2, allow_nan=False) + "\n")
     part.replace(path)

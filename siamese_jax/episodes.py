@@ -22,7 +22,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-from siamese_jax._checks import check_at_least, check_floating, check_rank
+from siamese_jax._checks import (
+    check_at_least,
+    check_distance_fn,
+    check_floating,
+    check_rank,
+)
 from siamese_jax._numerics import widen
 from siamese_jax.batching import map_batches
 from siamese_jax.distances import euclidean_distance_matrix
@@ -127,7 +132,9 @@ def episode_accuracy(
 
     Raises:
       ValueError: If the number of embeddings is not that of the index, a class or group is
-        too small (named), or `num_query_classes` is not from 1 to `num_ways`.
+        too small (named), `num_query_classes` is not from 1 to `num_ways`, or `matrix_fn`
+        clearly gives similarities. Under `jit` and in `classify`, where there are no
+        numbers yet, the farthest class would be the answer then.
       TypeError: If `embeddings` is not floating-point.
     """
     check_floating("embeddings", embeddings)
@@ -142,6 +149,7 @@ def episode_accuracy(
             f"embeddings must have {index.num_examples} rows, one for each example of the "
             f"index; got {len(embeddings)}"
         )
+    check_distance_fn("matrix_fn", matrix_fn, embeddings)
 
     accuracies = _accuracies(
         jax.random.split(key, num_episodes),

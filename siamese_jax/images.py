@@ -1,7 +1,11 @@
 """Image files and folders as arrays, and the preparation of images for a network.
 
 Images are uint8 arrays `[height, width, channels]` with one channel (grey) or three
-(colour). A folder of labelled images has one sub-folder for each class, named as the class.
+(colour), as a viewer shows them: see `read_image`. A folder of labelled images has one
+sub-folder for each class, named as the class. Names are compared as text, so that "é" is
+one letter however it is stored. Hidden files and folders, whose names begin with a dot, and
+`__MACOSX`, `@eaDir`, `Thumbs.db` and `desktop.ini`, which systems leave behind, are never
+taken for images or classes.
 
 >>> import pathlib, tempfile
 >>> from PIL import Image
@@ -30,7 +34,7 @@ Reading files, changing sizes and turning colour into grey need Pillow, which
 """
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -38,12 +42,21 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 
 from siamese_jax._extras import import_extra
+from siamese_jax._image_file import ImageFile as ImageFile
+from siamese_jax._image_file import has_several_frames, read_pixels
+from siamese_jax._image_folder import (
+    files_by_class,
+    images_among,
+    names_of_folders,
+    num_files,
+    passed_over,
+    walk,
+)
+from siamese_jax._labels import host_labels
+from siamese_jax._names import enumerated, is_litter, shown
 from siamese_jax.errors import UserError
 
-ImageFile = str | pathlib.Path
 Resampling = Literal["lanczos", "every-second-pixel"]
-
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm")
 
 
 class LabelledImages(NamedTuple):
@@ -59,15 +72,17 @@ class LabelledImages(NamedTuple):
 
     def only(self, rows: slice | np.ndarray) -> "LabelledImages":
         """Selects images by their positions, by a slice or by a boolean mask."""
-        return LabelledImages(self.images[rows], self.labels[rows])
+        labels = host_labels("labels", self.labels)
+        return LabelledImages(self.images[rows], labels[rows])
 
 
 @dataclass(frozen=True)
 class Preparation:
     """How an image becomes the input of a network.
 
-    The steps are, in this order: conversion to grey or to colour, inversion if `invert`,
-    resizing.
+    The steps are, in this order: transparent images are laid on a ground of the grey
+    `background`, conversion to grey or to colour, inversion if `invert`, resizing. The
+    first step is one of files, as arrays have no transparency.
 
     Attributes:
       size: Height and width after the preparation, in pixels.
@@ -75,10 +90,11 @@ class Preparation:
       invert: Replaces each value x by 255 - x.
       resampling: "lanczos" resizes with Pillow's Lanczos filter. "every-second-pixel"
         resizes in that way to twice the size and then takes every second row and column.
+      background: What shows through transparent images, from 0, black, to 255, white.
 
     Raises:
-      ValueError: If the size is not two numbers of at least 1, or the resampling is
-        unknown.
+      ValueError: If the size is not two numbers of at least 1, the resampling is unknown,
+        or the background is not in 0 to 255.
 
     >>> Preparation(size=(28, 28)).image_shape
     (28, 28, 1)
@@ -88,6 +104,7 @@ class Preparation:
     color: bool = False
     invert: bool = False
     resampling: Resampling = "lanczos"
+    background: int = 255
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
@@ -99,6 +116,8 @@ class Preparation:
                 f"resampling must be one of {', '.join(get_args(Resampling))}; "
                 f"got {self.resampling}"
             )
+        if not 0 <= self.background <= 255:
+            raise ValueError(f"background must be in 0 to 255; got {self.background}")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -155,76 +174,182 @@ def check_images(name: str, images: np.ndarray) -> None:
         )
 
 
+# Files ----------------------------------------------------------------------------------
+
+
 def read_image(
-    file: ImageFile, *, color: bool = False
+    file: ImageFile, *, color: bool = False, background: int = 255
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """Reads one image file, in grey or in colour.
+    """Reads one image file, in grey or in colour, as a viewer shows it.
+
+    All formats are read that Pillow reads by itself. If a file has several frames or pages,
+    the first is read.
+
+    * The image is turned as the EXIF data of the file say.
+    * Where it is transparent, a ground of the grey `background` shows through.
+    * A grey value v of 16 bits becomes v // 256, and so does each colour of 16 bits. In PGM
+      and PPM files the largest value is the one that the file declares.
+    * A floating-point grey value v becomes 255 v, rounded; all must be in [0, 1].
+    * Integers of 32 bits or with a sign are refused, since the file does not say which
+      value is white.
+
+    Args:
+      file: The name of the file.
+      color: Three channels if true, else one.
+      background: What shows through transparent parts, from 0, black, to 255, white.
 
     Raises:
-      UserError: If the file cannot be read as an image, or Pillow is not installed.
+      UserError: If the file cannot be read as an image, has more pixels than Pillow allows
+        (`PIL.Image.MAX_IMAGE_PIXELS`) or values of unknown meaning, or Pillow is not
+        installed. The message names the file.
+      TypeError: If `file` is not the name of a file.
     """
-    pil = import_extra("PIL.Image")
-    try:
-        with pil.open(file) as opened:
-            pixels = np.asarray(opened.convert("RGB" if color else "L"))
-    except (OSError, SyntaxError, ValueError, pil.DecompressionBombError) as error:
-        raise UserError(f"{file} cannot be read as an image: {error}") from error
-    return pixels if color else pixels[:, :, None]
+    return read_pixels(file, color=color, background=background)
 
 
-def list_folder(folder: ImageFile) -> list[pathlib.Path]:
-    """Lists the image files of a folder that has one sub-folder for each class.
+def read_prepared(
+    files: Sequence[ImageFile], preparation: Preparation
+) -> UInt8[np.ndarray, "n height width channels"]:
+    """Reads image files of any sizes and applies the whole preparation to each.
 
-    The classes are in the order of their names, and so are the files within a class. Files
-    with other endings than PNG, JPEG, PGM, PPM and BMP files have are passed over.
+    Raises:
+      ValueError: If there is no file.
+      UserError: If a file cannot be read; see `read_image`.
+    """
+    if not len(files):
+        raise ValueError("files must have at least one file; got none")
+    color, background = preparation.color, preparation.background
+    read = (read_image(file, color=color, background=background) for file in files)
+    return np.concatenate([prepare(image[None], preparation) for image in read])
+
+
+# Folders --------------------------------------------------------------------------------
+
+
+def count_images(folder: ImageFile) -> dict[str, int]:
+    """Counts the image files of each class of a folder, which may be 0.
 
     Raises:
       FileNotFoundError: If the folder does not exist.
-      UserError: If the folder has no sub-folders, or a sub-folder has no image.
+      UserError: If the folder has no sub-folders.
     """
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder} is not a folder; a folder with one sub-folder for each class is "
-            "wanted"
-        )
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    if not classes:
-        raise UserError(f"{folder} has no sub-folders; one is needed for each class")
-    files: list[pathlib.Path] = []
-    for path in classes:
-        of_class = sorted(file for file in path.iterdir() if _is_image(file))
-        if not of_class:
-            raise UserError(
-                f"class {path.name!r} has no image ({', '.join(SUFFIXES)}) in {path}"
-            )
-        files += of_class
-    return files
+    return {name: len(files) for name, files in files_by_class(folder).items()}
 
 
-def list_images(paths: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+def small_classes(counts: Mapping[str, int], num_images: int) -> str:
+    """Names all classes with fewer images in words; no words if there are none.
+
+    Args:
+      counts: Number of images of each class.
+      num_images: Number of images that each class should have.
+
+    >>> small_classes({"anna": 1, "bert": 3, "carl": 0}, 2)
+    "2 of 3 classes have fewer than 2 images: class 'anna' has 1, class 'carl' has no image"
+    """
+    named = [
+        f"class {str(name)!r} has {num or 'no image'}"
+        for name, num in counts.items()
+        if num < num_images
+    ]
+    if not named:
+        return ""
+    images = f"{num_images} image{'s' * (num_images > 1)}"
+    return (
+        f"{len(named)} of {len(counts)} classes have fewer than {images}: "
+        f"{enumerated(named)}"
+    )
+
+
+def list_folder(folder: ImageFile, *, min_images: int | None = None) -> list[pathlib.Path]:
+    """Lists the image files of a folder that has one sub-folder for each class.
+
+    The classes are in the order of their names, and so are the files within a class. Files
+    are taken for images by their ending, such as ".png" or ".webp"; `remarks` tells which
+    are passed over. Sub-folders with one name as text are one class.
+
+    Args:
+      folder: The folder that holds the sub-folders.
+      min_images: Leaves out classes with fewer images. None refuses classes without any.
+
+    Raises:
+      FileNotFoundError: If the folder does not exist.
+      UserError: If the folder has no sub-folders, a sub-folder has no image and no
+        `min_images` is given, or no class has so many images.
+    """
+    classes = files_by_class(folder)
+    wanted = 1 if min_images is None else min_images
+    kept = [files for files in classes.values() if len(files) >= wanted]
+    if not kept or (min_images is None and len(kept) < len(classes)):
+        few = small_classes({name: len(files) for name, files in classes.items()}, wanted)
+        found = [file for files in classes.values() for file in files]
+        reasons = [f"{folder}: {few}", passed_over([folder], found)]
+        raise UserError("; ".join(filter(None, reasons)))
+    return [file for files in kept for file in files]
+
+
+def list_images(paths: Sequence[ImageFile]) -> list[pathlib.Path]:
     """Replaces each folder in a list by the image files in it and in its sub-folders.
 
     Raises:
       UserError: If a folder has no image.
 
-    >>> [file.name for file in list_images([pathlib.Path("a.png"), pathlib.Path("b.jpg")])]
+    >>> [file.name for file in list_images(["a.png", ".DS_Store", "b.jpg"])]
     ['a.png', 'b.jpg']
     """
     files: list[pathlib.Path] = []
-    for path in paths:
+    for path in map(pathlib.Path, paths):
+        if is_litter(path.name):
+            continue
         if not path.is_dir():
             files.append(path)
             continue
-        inside = sorted(file for file in path.rglob("*") if _is_image(file))
+        inside = images_among(walk(path))
         if not inside:
-            raise UserError(f"{path} has no image ({', '.join(SUFFIXES)}) in it")
+            reasons = [f"{path} has no image in it", passed_over([path], [])]
+            raise UserError("; ".join(filter(None, reasons)))
         files += inside
     return files
 
 
+def class_names(files: Sequence[ImageFile]) -> list[str]:
+    """The class of each file, which is the name of the folder that it lies in.
+
+    Names that are one text get one spelling, that of the first of them.
+
+    >>> class_names(["Jos\u00e9/0.png", "Jose\u0301/1.png"]) == ["Jos\u00e9"] * 2
+    True
+    """
+    return names_of_folders(files)
+
+
+def remarks(paths: Sequence[ImageFile], files: Sequence[ImageFile]) -> list[str]:
+    """Tells what a user should know when `files` are read out of folders: lines of text.
+
+    Args:
+      paths: The folders, in which there may be other files, and any files.
+      files: The image files that are read.
+
+    Returns:
+      A line on the files of the folders that are passed over, by their endings, if there
+      are any, and a line on the files of which only the first frame or page is read.
+
+    >>> remarks(["a.png"], ["a.png"])
+    []
+    """
+    several = [pathlib.Path(file) for file in files if has_several_frames(file)]
+    first_frames = several and (
+        f"read only the first frame of {num_files(len(several))} of {len(files)}: "
+        f"{enumerated([shown(file.name) for file in several], limit=3)}"
+    )
+    return [line for line in (passed_over(paths, files), first_frames) if line]
+
+
 def load_folder(
-    folder: ImageFile, *, size: tuple[int, int] | None = None, color: bool = False
+    folder: ImageFile,
+    *,
+    size: tuple[int, int] | None = None,
+    color: bool = False,
+    background: int = 255,
 ) -> LabelledImages:
     """Reads a folder that has one sub-folder for each class; its name is the label.
 
@@ -233,6 +358,7 @@ def load_folder(
       size: Height and width to resize to. None leaves the images as they are, which then
         must all have one size.
       color: Three channels if true, else one.
+      background: What shows through transparent images; see `read_image`.
 
     Raises:
       FileNotFoundError: If the folder does not exist.
@@ -240,23 +366,23 @@ def load_folder(
         sizes differ and no size is given. The class or the file is named.
     """
     files = list_folder(folder)
+    labels = np.array(class_names(files))
+    if size is not None:
+        preparation = Preparation(size, color=color, background=background)
+        return LabelledImages(read_prepared(files, preparation), labels)
     images: list[np.ndarray] = []
     for file in files:
-        image = read_image(file, color=color)
-        if size is not None:
-            image = prepare(image[None], Preparation(size, color=color))[0]
-        elif images and image.shape != images[0].shape:
+        image = read_image(file, color=color, background=background)
+        if images and image.shape != images[0].shape:
             raise UserError(
                 f"{file} has {image.shape[0]} x {image.shape[1]} pixels, those before it "
                 f"{images[0].shape[0]} x {images[0].shape[1]}; give a size to resize to"
             )
         images.append(image)
-    labels = np.array([file.parent.name for file in files])
     return LabelledImages(np.stack(images), labels)
 
 
-def _is_image(file: pathlib.Path) -> bool:
-    return file.suffix.lower() in SUFFIXES
+# Pixels ---------------------------------------------------------------------------------
 
 
 def _with_channels(images: np.ndarray, channels: int) -> np.ndarray:

@@ -26,27 +26,32 @@ the nearest class of a gallery or none of them.
     parameters.safetensors  the parameters of both, by name
     model.json              preparation, calibration, versions, how the model was made
 
-The two functions are exported by `jax.export` for CPU, CUDA and TPU, for any n and m. The
-folder holds no other code and needs none: the lines below use it where jax, numpy,
-safetensors and flatbuffers are installed. They take images that are prepared already, as
-float32 in [0, 1]. JAX promises to read exported functions for at least six months after
-the version that wrote them.
+The two functions are exported by `jax.export` for CPU, CUDA and TPU, for any n and m. They
+take prepared images as float32 in [0, 1]. The folder holds no other code: the lines below
+compare two image files where jax, numpy, safetensors and flatbuffers are installed.
+`siamese_jax.images`, which needs Pillow, reads the files and prepares them as in training,
+by the steps that `preparation` lists. JAX promises to read exported functions for at least
+six months after the version that wrote them.
 
     import json, pathlib
     import jax, numpy as np
     from jax import export
     from safetensors.numpy import load_file
-    folder = pathlib.Path("model")
+    from siamese_jax import images
+    folder, files = pathlib.Path("model"), ["a.png", "b.png"]
     facts = json.loads((folder / "model.json").read_text())
     params = jax.device_put(load_file(folder / "parameters.safetensors"))
     encoder = export.deserialize((folder / "encoder.jax").read_bytes())
     distances = export.deserialize((folder / "distances.jax").read_bytes())
-    images = np.zeros((3, *facts["image_shape"]), np.float32)
-    embeddings = encoder.call(params, images)
+    preparation = images.Preparation(**facts["preparation"])
+    prepared = images.read_prepared(files, preparation).astype(np.float32) / 255
+    embeddings = encoder.call(params, prepared)
     matrix = distances.call(params, embeddings, embeddings)
+    print(matrix[0, 1])
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -59,23 +64,33 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from siamese_jax import identification
+from siamese_jax._checks import check_distance_fn
+from siamese_jax._labels import Labels, host_labels
 from siamese_jax._model_folder import Content, read_folder, write_folder
 from siamese_jax.batching import map_batches
 from siamese_jax.distances import euclidean_distance_matrix
 from siamese_jax.errors import UserError
-from siamese_jax.identification import Identification, Labels
+from siamese_jax.identification import Identification
 from siamese_jax.images import (
     ImageFile,
     Preparation,
     check_images,
     prepare,
-    read_image,
+    read_prepared,
 )
 from siamese_jax.verification import Calibration
 
 # Images of any one size as in their files, or the files.
-Images = UInt8[np.ndarray, "_n _height _width _channels"] | Sequence[ImageFile]
-Image = UInt8[np.ndarray, "_height _width _channels"] | ImageFile
+Images = (
+    UInt8[np.ndarray, "_n _height _width _channels"]
+    | UInt8[Array, "_n _height _width _channels"]
+    | Sequence[ImageFile]
+)
+Image = (
+    UInt8[np.ndarray, "_height _width _channels"]
+    | UInt8[Array, "_height _width _channels"]
+    | ImageFile
+)
 Vectors = Float[Array, "n dim"] | Float[np.ndarray, "n dim"]
 OtherVectors = Float[Array, "m dim"] | Float[np.ndarray, "m dim"]
 
@@ -93,7 +108,8 @@ class Verification(NamedTuple):
       same: Whether the distance is at most the threshold.
       distance: Distance of the two embeddings.
       threshold: The most accurate threshold on the pairs of the calibration.
-      probability_same: See `verification.Calibration.probability_same`.
+      probability_same: See `verification.Calibration.probability_same`. It is at least 1/2
+        if and only if `same` is True.
     """
 
     same: bool
@@ -117,9 +133,11 @@ class Model:
         the result depends on its own image alone.
       preparation: What is done to an image before it is embedded.
       matrix_fn: `matrix_fn(params, x, y)`, from embeddings `[n, dim]` and `[m, dim]` to
-        distances `[n, m]`; smaller is closer. The Euclidean distance by default.
+        distances `[n, m]`; smaller is closer. The Euclidean distance by default. `verify`
+        and `identify` refuse what clearly gives similarities, such as cosines.
       calibration: What distances mean, or None if nobody has measured it.
-      details: How the model was made, as JSON can hold it.
+      details: How the model was made, as JSON can hold it. "no_calibration" says why there
+        is none.
     """
 
     params: PyTree
@@ -141,7 +159,7 @@ class Model:
 
         Raises:
           ValueError: If the shape of the images is wrong, or there is none.
-          TypeError: If the images are not uint8.
+          TypeError: If the images are neither uint8 nor a list of files.
           UserError: If a file cannot be read as an image.
         """
         return self.embed_prepared(self._prepared(images), batch_size=batch_size)
@@ -183,15 +201,17 @@ class Model:
         """Decides whether two images, given as arrays or as files, are of one class.
 
         Raises:
-          ValueError: If the shape of an image is wrong.
+          ValueError: If the shape of an image is wrong, or `matrix_fn` gives similarities.
           TypeError: If an image is not uint8.
           UserError: If a file cannot be read, the model has no calibration, or the distance
             is not finite.
         """
         calibration = self._calibration()
-        rows = (x[None] if isinstance(x, np.ndarray) else [x] for x in (a, b))
+        rows = (x[None] if isinstance(x, np.ndarray | Array) else [x] for x in (a, b))
         images = np.concatenate([self._prepared(row) for row in rows])
-        x, y = self.embed_prepared(images)[:, None]
+        embeddings = self.embed_prepared(images)
+        check_distance_fn("matrix_fn", self.distances, embeddings)
+        x, y = embeddings[:, None]
         distance = float(_finite(self.pair_distances(x, y))[0])
         return Verification(
             same=distance <= calibration.threshold,
@@ -210,9 +230,13 @@ class Model:
     ) -> Identification:
         """Finds the nearest class of a gallery for each query, or none of them.
 
-        The threshold is the one of the calibration at which strangers, queries of classes
-        that the gallery does not have, should be accepted at the given rate. With N classes
-        a stranger has N chances of a false match; see `identification.comparison_rate`.
+        The threshold is such that, on average, at most the given share of strangers is
+        accepted, queries of classes that the gallery does not have. It is measured on the
+        gallery, which takes 2 / rate - 1 classes (`identification.gallery_threshold`). A
+        smaller gallery takes the threshold of the calibration at which each of its images
+        is a chance of a false match (`verification.Calibration.threshold_at`). If the pairs
+        of the calibration cannot tell so small a rate, no query is accepted;
+        `smallest_rate` of the result is the rate to ask for.
 
         Args:
           gallery: Images with known classes: an array or files, as for `embed`.
@@ -222,38 +246,48 @@ class Model:
 
         Raises:
           ValueError: If there is not one label for each image of the gallery, there are
-            fewer than two classes, or the rate is not between 0 and 1.
+            fewer than two classes, the rate is not between 0 and 1, or `matrix_fn` gives
+            similarities.
           TypeError: If images are not uint8.
           UserError: If a file cannot be read, the model has no calibration, or a distance
             is not finite.
         """
         calibration = self._calibration()
-        num_classes = len(np.unique(np.asarray(labels)))
-        rate = identification.comparison_rate(false_accept_rate, num_classes)
-        threshold = calibration.threshold_at(rate)
+        labels = host_labels("labels", labels)
         known = self.embed(gallery)
+        check_distance_fn("matrix_fn", self.distances, known)
         distances = _finite(self.distances(self.embed(queries), known))
         nearest = identification.nearest_classes(distances, labels)
         between = _finite(self.distances(known, known))
+        threshold, source = identification.stranger_threshold(
+            calibration, between, labels, false_accept_rate
+        )
         return Identification(
             nearest=nearest,
-            accepted=nearest.distances <= threshold,
+            accepted=identification.is_within(nearest.distances, threshold),
             threshold=threshold,
+            threshold_from=source,
+            smallest_rate=min(
+                identification.smallest_gallery_rate(len(np.unique(labels))),
+                calibration.smallest_rate(num_comparisons=len(labels)),
+            ),
             strangers_let_in=identification.strangers_let_in(between, labels, threshold),
         )
 
     def _prepared(self, images: Images) -> np.ndarray:
-        if isinstance(images, np.ndarray):
-            return prepare(images, self.preparation)
-        if not len(images):
-            raise ValueError("images must have at least one file; got none")
-        color = self.preparation.color
-        read = (read_image(file, color=color)[None] for file in images)
-        return np.concatenate([prepare(image, self.preparation) for image in read])
+        if isinstance(images, np.ndarray | Array):
+            return prepare(np.asarray(images), self.preparation)
+        if isinstance(images, str | os.PathLike):
+            raise TypeError(f"images must be an array or a list of files; got {images!r}")
+        return read_prepared(images, self.preparation)
 
     def _calibration(self) -> Calibration:
         if self.calibration is None:
-            raise UserError("the model has no calibration: it cannot decide what is same")
+            reason = self.details.get("no_calibration")
+            raise UserError(
+                "the model has no calibration, so that it cannot decide what is same"
+                + (f": {reason}" if reason else "")
+            )
         return self.calibration
 
 

@@ -27,21 +27,24 @@ functions give any tile of the matrices.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, Shaped
 
 from siamese_jax._checks import check_boolean, check_integer, check_rank
+from siamese_jax._labels import Labels, traced_labels
 
 
 class Items(NamedTuple):
     """Labels, identities and validity of n items.
 
     Attributes:
-      labels: Class of each item, or whatever `same_fn` compares.
+      labels: Class of each item, integers in an array or a list, or whatever `same_fn`
+        compares.
       ids: Identity of each item. Items with equal ids are not compared. None means that all
         items are different.
       valid: False for padding, whose embeddings must still be finite. None means that all
@@ -68,19 +71,22 @@ class Relation(NamedTuple):
 SameFn = Callable[[Array, Array], Bool[Array, "n m"]]
 
 
-def equal_labels(rows: Int[Array, " n"], columns: Int[Array, " m"]) -> Bool[Array, "n m"]:
+def equal_labels(rows: Labels, columns: Labels) -> Bool[Array, "n m"]:
     """Items are the same if their integer labels are equal.
 
+    Args:
+      rows: Integers, as a JAX or NumPy array or a list.
+      columns: Integers.
+
     Raises:
-      ValueError: If labels are not of shape `[n]`.
-      TypeError: If labels are not integers.
+      ValueError: If labels are not of shape `[n]`, or do not fit the integers of JAX.
+      TypeError: If labels are not integers. `samplers.class_index` numbers strings. Floats
+        are taken if they are whole numbers in a list or a NumPy array.
 
     >>> print(equal_labels(jnp.array([1, 2]), jnp.array([2])).tolist())
     [[False], [True]]
     """
-    for labels in (rows, columns):
-        check_rank("labels", labels, 1)
-        check_integer("labels", labels)
+    rows, columns = (traced_labels("labels", labels) for labels in (rows, columns))
     return rows[:, None] == columns[None, :]
 
 
@@ -122,15 +128,15 @@ def between(rows: Items, columns: Items, *, same_fn: SameFn = equal_labels) -> R
 
     Raises:
       ValueError: If the ids or the validity mask of a set are not one per item.
-      TypeError: If ids are not integers or a validity mask is not boolean.
+      TypeError: If labels or ids are not integers or a validity mask is not boolean.
 
     >>> batch = Items(jnp.array([1, 2]), ids=jnp.array([10, 11]))
     >>> queue = Items(jnp.array([1, 1, 2]), ids=jnp.array([10, 9, 8]))
     >>> print(between(batch, queue).where.tolist())
     [[False, True, True], [True, True, True]]
     """
-    _check_items("rows", rows)
-    _check_items("columns", columns)
+    rows = _checked_items("rows", rows, same_fn)
+    columns = _checked_items("columns", columns, same_fn)
     same = same_fn(rows.labels, columns.labels)
     where = jnp.ones(same.shape, bool)
     if rows.ids is not None and columns.ids is not None:
@@ -151,16 +157,15 @@ def within(items: Items, *, same_fn: SameFn = equal_labels) -> Relation:
 
     Raises:
       ValueError: If the ids or the validity mask are not one per item.
-      TypeError: If ids are not integers or the validity mask is not boolean.
+      TypeError: If labels or ids are not integers or the validity mask is not boolean.
 
     >>> items = Items(jnp.array([1, 1]), valid=jnp.array([True, False]))
     >>> print(within(items).where.tolist())
     [[False, False], [False, False]]
     """
-    _check_items("items", items)
+    items = _checked_items("items", items, same_fn)
     if items.ids is None:
-        num_items = len(jax.tree.leaves(items.labels)[0])
-        items = items._replace(ids=jnp.arange(num_items))
+        items = items._replace(ids=jnp.arange(_num_items(items)))
     return between(items, items, same_fn=same_fn)
 
 
@@ -178,10 +183,24 @@ def aligned(num_rows: int) -> Relation:
     return between(items, items)
 
 
-def _check_items(name: str, items: Items) -> None:
+def _num_items(items: Items) -> int:
+    return len(jax.tree.leaves(items.labels)[0])
+
+
+def _is_nested_list(labels: Any) -> bool:
+    leaves = jax.tree.leaves(labels)
+    return isinstance(labels, list | tuple) and all(np.ndim(leaf) == 0 for leaf in leaves)
+
+
+def _checked_items(name: str, items: Items, same_fn: SameFn) -> Items:
+    """Refuses wrong ids and masks, and returns the items with labels that are arrays."""
     if not isinstance(items, Items):
         raise TypeError(f"{name} must be Items(labels); got {type(items).__name__}")
-    num_items = len(jax.tree.leaves(items.labels)[0])
+    if same_fn is equal_labels:
+        items = items._replace(labels=traced_labels(f"{name}.labels", items.labels))
+    elif _is_nested_list(items.labels):
+        items = items._replace(labels=jnp.asarray(items.labels))
+    num_items = _num_items(items)
     for field, check in (("ids", check_integer), ("valid", check_boolean)):
         value = getattr(items, field)
         if value is None:
@@ -192,3 +211,4 @@ def _check_items(name: str, items: Items) -> None:
                 f"{name}.{field} must have shape ({num_items},), one per label; "
                 f"got {value.shape}"
             )
+    return items

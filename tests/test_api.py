@@ -125,12 +125,13 @@ def room(path: pathlib.Path, folder: str) -> str:
     return path.relative_to(ROOT / folder).parts[0].removesuffix(".py")
 
 
-TOOLS = {"_checks", "_numerics"}
+TOOLS = {"_checks", "_labels", "_numerics"}
 CORE = {*TOOLS, "distances", "relations", "reductions"}
 NETWORKS = {"_cpu", "convolution", "siamese", "distances"}
 MAY_IMPORT = {
     "errors": set(),
     "_checks": set(),
+    "_labels": {"_checks"},
     "_numerics": set(),
     "_extras": {"errors"},
     "distances": TOOLS,
@@ -148,17 +149,23 @@ MAY_IMPORT = {
     "training": TOOLS,
     "batching": TOOLS,
     "episodes": {*CORE, "batching", "samplers"},
-    "verification": {*TOOLS, "siamese"},
-    "identification": TOOLS,
-    "images": {"errors", "_extras"},
+    "verification": {*TOOLS, "errors", "siamese"},
+    "identification": {*TOOLS, "verification"},
+    "_names": set(),
+    "_image_file": {"errors", "_extras"},
+    "_image_folder": {"errors", "_names", "_image_file"},
+    "images": {
+        *("errors", "_extras", "_labels", "_names", "_image_file", "_image_folder"),
+    },
     "_model_folder": {"errors", "_extras", "images", "verification"},
-    "_match_picture": {"errors", "_extras", "images", "identification"},
+    "_match_picture": {"errors", "_extras", "_names", "images", "identification"},
     "model": {
-        *("errors", "_extras", "_model_folder", "images", "batching", "distances"),
+        *("errors", "_checks", "_extras", "_labels", "_model_folder", "images"),
+        *("batching", "distances"),
         *("siamese", "verification", "identification"),
     },
     "cli": {
-        *("errors", "_extras", "_match_picture", "images", "identification"),
+        *("errors", "_extras", "_names", "_match_picture", "images", "identification"),
         *("model", "verification"),
     },
     "__main__": {"cli"},
@@ -169,6 +176,7 @@ MAY_USE = {
     "siamese": {"flax"},
     "encoders": {"flax"},
     "training": {"optax"},
+    "_image_file": {"PIL"},
     "images": {"PIL"},
     "_match_picture": {"PIL"},
     "_model_folder": {"safetensors", "flatbuffers"},

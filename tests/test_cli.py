@@ -1,8 +1,10 @@
 """Tests of the command siamese-jax: its answers, its files and its error messages."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -126,7 +128,9 @@ def test_identify_answers_with_the_nearest_class(folder, new_classes, tmp_path, 
     outputs = ("--picture", tmp_path / "match.png", "--json", tmp_path / "answers.json")
     run(*flags, "--queries", *queries, "--labelled", *outputs)
     found = json.loads((tmp_path / "answers.json").read_text())
-    assert set(found) == {"metrics", "threshold", "num_classes", "picture", "queries"}
+    assert set(found) == {
+        *("metrics", "threshold", "threshold_from", "num_classes", "picture", "queries")
+    }
     assert found["picture"] == str(tmp_path / "match.png")
     assert found["num_classes"] == 2
     assert [query["file"] for query in found["queries"]] == [str(q) for q in queries]
@@ -142,8 +146,12 @@ def test_identify_answers_with_the_nearest_class(folder, new_classes, tmp_path, 
     assert 0 <= found["metrics"]["strangers_let_in"] <= 1
     shown = capsys.readouterr().out
     assert shown.count("nearest class") == len(queries)
-    assert f"threshold {found['threshold']:.4f}, for 2 classes" in shown
+    words = f"threshold {found['threshold']:.4f}, for 2 classes, from the pairs"
+    assert words in shown
+    assert found["threshold_from"] == "pairs"
     assert "one_shot_accuracy" in shown
+    assert not any(query["in_gallery"] for query in found["queries"])
+    assert "a file of the gallery" not in shown
 
 
 def test_the_threshold_follows_the_rate_and_the_number_of_classes(
@@ -154,11 +162,102 @@ def test_the_threshold_follows_the_rate_and_the_number_of_classes(
     flags = (*flags, "--queries", query, "--json", tmp_path / "answers.json")
     run(*flags, "--false-accept-rate", 0.36)
     found = json.loads((tmp_path / "answers.json").read_text())
-    # of two classes: 1 - (1 - 0.36)^(1/2) = 0.2
-    wanted = load_model(folder).calibration.threshold_at(0.2)
-    assert found["threshold"] == pytest.approx(wanted)
+    calibration = load_model(folder).calibration  # the gallery has four images
+    assert found["threshold"] == calibration.threshold_at(0.36, num_comparisons=4)
     assert found["picture"] is None
     assert list(found["metrics"]) == ["strangers_let_in"]
+
+
+def test_few_classes_behind_a_calibration_are_named(
+    folder, stripes, new_classes, tmp_path, capsys
+):
+    a, query = stripes / "class0" / "0.png", next((new_classes / "queries").rglob("*.png"))
+    gallery = ("--gallery", new_classes / "gallery", "--queries", query)
+    words = "warning: calibrated on 4 classes only (all pairs of four classes): "
+    loaded = load_model(folder)
+
+    def errors(num_classes):
+        calibration = dataclasses.replace(loaded.calibration, num_classes=num_classes)
+        save_model(tmp_path / "one", dataclasses.replace(loaded, calibration=calibration))
+        for command in (("verify", a, a), ("identify", *gallery)):
+            run(*command, "--model", tmp_path / "one")
+            yield capsys.readouterr().err
+
+    of_verify, of_identify = errors(4)
+    assert of_verify.startswith(words)
+    assert of_identify.startswith(f"{words}more images of the gallery's classes may come")
+    assert of_verify.count("\n") == of_identify.count("\n") == 1
+    assert not any(errors(20))
+    assert not any(errors(None))
+
+
+def test_a_rate_that_cannot_be_told_is_named_with_one_that_can(
+    folder, new_classes, tmp_path, capsys
+):
+    query = next((new_classes / "queries").rglob("*.png"))
+    flags = ("identify", "--model", folder, "--gallery", new_classes / "gallery")
+    flags = (*flags, "--queries", query, "--json", tmp_path / "answers.json")
+    run(*flags, "--false-accept-rate", 0.001)
+    shown, error = capsys.readouterr()
+    found = json.loads((tmp_path / "answers.json").read_text())
+    assert found["threshold"] is None
+    assert found["threshold_from"] is None
+    assert found["queries"][0]["answer"] is None
+    assert found["queries"][0]["nearest"] in NAMES
+    assert "none of these (nearest class" in shown
+    assert "no threshold for 2 classes" in shown
+    assert error.startswith("warning: neither the 4 images of the gallery nor the pairs")
+    asked = error.partition("--false-accept-rate ")[2].split()[0]
+    run(*flags, "--false-accept-rate", asked)
+    found = json.loads((tmp_path / "answers.json").read_text())
+    assert found["threshold_from"] == "pairs"
+
+
+def test_queries_of_the_gallery_are_named(folder, new_classes, tmp_path, capsys):
+    gallery = new_classes / "gallery"
+    known = next(gallery.rglob("*.png"))
+    copy, link = tmp_path / "copy.png", tmp_path / "link.png"
+    copy.write_bytes(known.read_bytes())
+    link.symlink_to(known)
+    new = next((new_classes / "queries").rglob("*.png"))
+    queries = (known, copy, link, new)
+    flags = ("--model", folder, "--gallery", gallery, "--queries", *queries)
+    run("identify", *flags, "--json", tmp_path / "answers.json")
+    found = json.loads((tmp_path / "answers.json").read_text())["queries"]
+    assert [query["in_gallery"] for query in found] == [True, True, True, False]
+    lines = capsys.readouterr().out.splitlines()
+    for line, query in zip(lines, queries, strict=False):
+        named = query is not new
+        assert line.startswith(f"{query}{' (a file of the gallery)' if named else ''}: ")
+
+
+def test_a_model_without_calibration_ends_with_the_reason(
+    folder, new_classes, tmp_path, capsys
+):
+    reason = "the model tells nothing apart, all 40 distances are 0"
+    model = dataclasses.replace(
+        load_model(folder), calibration=None, details={"no_calibration": reason}
+    )
+    save_model(tmp_path / "model", model)
+    image = next((new_classes / "queries").rglob("*.png"))
+    fails(capsys, reason, "verify", "--model", tmp_path / "model", image, image)
+    flags = ("--gallery", new_classes / "gallery", "--queries", image)
+    fails(capsys, reason, "identify", "--model", tmp_path / "model", *flags)
+
+
+def test_verdict_and_printed_probability_agree_next_to_the_threshold(
+    folder, stripes, tmp_path, capsys
+):
+    a, b = stripes / "class0" / "0.png", stripes / "class0" / "1.png"
+    loaded = load_model(folder)
+    distance = loaded.verify(a, b).distance
+    for threshold, shown in ((distance, "0.500"), (np.nextafter(distance, 0), "0.499")):
+        near = dataclasses.replace(loaded.calibration, threshold=float(threshold))
+        save_model(tmp_path / "near", dataclasses.replace(loaded, calibration=near))
+        run("verify", "--model", tmp_path / "near", a, b)
+        line = capsys.readouterr().out
+        assert line.startswith("same" if shown == "0.500" else "different")
+        assert line.endswith(f"probability of the same {shown}\n")
 
 
 def test_the_picture_frames_accepted_answers_green_and_others_red(
@@ -205,6 +304,105 @@ def test_embeddings_come_with_the_list_of_their_files(folder, stripes, tmp_path,
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(vectors, load_model(folder).embed(files), rtol=1e-6)
     assert "6 embeddings of 128 numbers" in capsys.readouterr().out
+
+
+# Names and other files ------------------------------------------------------------------
+
+
+ODD_NAMES = [
+    "Ba$$in",
+    r"$\frac{a_1}^2$",
+    os.fsdecode(b"caf\xe9"),
+    "two\nlines",
+    "\u0627\u0628",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_is_text_in_answers_files_and_pictures(
+    folder, stripes, tmp_path, name, capsys
+):
+    gallery = tmp_path / "gallery"
+    for number, one in enumerate(("other", name)):
+        (gallery / one).mkdir(parents=True)
+        os.link(stripes / f"class{number}" / "0.png", gallery / one / "0.png")
+    flags = ("identify", "--model", folder, "--gallery", gallery)
+    queries = ("--queries", gallery / name / "0.png", "--labelled")
+    outputs = ("--json", tmp_path / "a.json", "--picture", tmp_path / "a.png")
+    run(*flags, *queries, *outputs)
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    found = json.loads((tmp_path / "a.json").read_bytes().decode())["queries"][0]
+    wanted = {"caf\udce9": r"caf\udce9", "two\nlines": r"two\nlines"}.get(name, name)
+    assert found["answer"] == found["nearest"] == wanted
+    assert f"{wanted}/0.png (a file of the gallery): {wanted} (nearest" in shown.out
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    run("embed", "--model", folder, "--out", tmp_path / "E.npy", gallery)
+    files = json.loads((tmp_path / "E.json").read_bytes().decode())["files"]
+    assert f"{gallery}/{wanted}/0.png" in files
+    run("verify", "--model", folder, *[gallery / name / "0.png"] * 2)
+    missing = gallery / name / "1.png"
+    capsys.readouterr()
+    fails(capsys, f"{wanted}/1.png", "verify", "--model", folder, missing, missing)
+
+
+def test_one_text_is_one_class_in_gallery_and_queries(folder, stripes, tmp_path):
+    composed, decomposed = "Jos\u00e9", "Jose\u0301"
+    for place, name, number, file in (
+        *(("gallery", decomposed, 4, 0), ("gallery", composed, 4, 1)),
+        *(("gallery", "anna", 5, 0), ("queries", composed, 4, 2)),
+    ):
+        (tmp_path / place / name).mkdir(parents=True, exist_ok=True)
+        source = stripes / f"class{number}" / f"{file}.png"
+        os.link(source, tmp_path / place / name / f"{file}.png")
+    flags = ("identify", "--model", folder, "--gallery", tmp_path / "gallery")
+    queries = ("--queries", tmp_path / "queries", "--labelled")
+    run(*flags, *queries, "--json", tmp_path / "a.json")
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["num_classes"] == 2
+    assert found["queries"][0]["nearest"] == decomposed
+    assert found["queries"][0]["runner_up"] == "anna"
+    assert found["metrics"]["one_shot_accuracy"] == 1
+
+
+def test_what_is_not_read_is_said_in_a_line(folder, stripes, new_classes, tmp_path, capsys):
+    gallery = tmp_path / "gallery"
+    shutil.copytree(new_classes / "gallery", gallery)
+    for name in ("class4/Thumbs.db", "class4/._0.png", ".DS_Store", "class5/1.heic"):
+        (gallery / name).write_bytes(b"no image")
+    (gallery / "__MACOSX").mkdir()
+    frames = [Image.new("L", (20, 16), value) for value in (0, 255)]
+    moving = tmp_path / "moving.gif"
+    frames[0].save(moving, save_all=True, append_images=frames[1:])
+    run("verify", "--model", folder, moving, stripes / "class0" / "0.png")
+    frame = "read only the first frame of 1 file of 2: moving.gif\n"
+    assert capsys.readouterr().err == frame
+    flags = ("--model", folder, "--gallery", gallery, "--queries")
+    litter = (gallery / "class4" / "Thumbs.db", gallery / "__MACOSX")
+    run("identify", *flags, moving, *litter, "--json", tmp_path / "a.json")
+    lines = capsys.readouterr().err.splitlines()
+    heic = "1 .heic (not an image format that Pillow reads)"
+    assert lines == [f"passed over 1 file of 5: {heic}", frame[:-1].replace("2:", "5:")]
+    found = json.loads((tmp_path / "a.json").read_text())["queries"]
+    assert [query["file"] for query in found] == [str(moving)]
+    run("embed", "--model", folder, "--out", tmp_path / "E.npy", gallery, moving)
+    assert capsys.readouterr().err.splitlines() == lines
+    assert len(np.load(tmp_path / "E.npy")) == 5
+    fails(capsys, "at least one image file", "identify", *flags, *litter)
+
+
+def test_a_terminal_without_the_letters_shows_escapes(folder, stripes, tmp_path):
+    (tmp_path / "Jos\u00e9").mkdir()
+    file = tmp_path / "Jos\u00e9" / "0.png"
+    os.link(stripes / "class0" / "0.png", file)
+    flags = ("embed", "--model", str(folder), "--out", str(file.with_suffix(".npy")))
+    options = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "siamese_jax", *flags, str(file)]
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=options
+    )
+    assert result.returncode == 0, result.stderr
+    assert r"Jos\xe9/0.npy: 1 embeddings" in result.stdout
 
 
 # Misuse ---------------------------------------------------------------------------------
@@ -274,31 +472,14 @@ def test_an_answer_is_not_lost_when_the_picture_fails(
     query = next((new_classes / "queries").rglob("*.png"))
     flags = ("--model", folder, "--gallery", new_classes / "gallery", "--queries", query)
     outputs = ("--picture", tmp_path / "match.png", "--json", tmp_path / "answers.json")
-    fails(capsys, "disk full", "identify", *flags, *outputs)
-    assert json.loads((tmp_path / "answers.json").read_text())["queries"]
-
-
-# Help, packages and processes -----------------------------------------------------------
-
-
-@pytest.mark.parametrize("command", [None, "verify", "identify", "embed"])
-def test_help_keeps_the_lines_of_a_description_apart(command, capsys):
-    with pytest.raises(SystemExit) as caught:
-        run(*([command] if command else []), "--help")
-    assert caught.value.code == 0
-    shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= 92
-    assert "usage: siamese-jax" in shown
-    assert "Args:" not in shown
-    if command is None:
-        lines = [line.strip() for line in shown.splitlines()]
-        assert "siamese-jax verify --model DIR A B" in lines
-        for name in cli.COMMANDS:
-            assert f"\u2022 {name}" in shown
-    else:
-        summary = cli.COMMANDS[command].__doc__.splitlines()[0]
-        assert shown.startswith(f"{summary}\n\n")
-        assert shown.count(summary) == 1
+    run("identify", *flags, *outputs)
+    shown = capsys.readouterr()
+    assert shown.err == "warning: no picture was made: OSError: disk full\n"
+    assert str(query) in shown.out
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    assert answers["queries"]
+    assert answers["picture"] is None
+    assert not (tmp_path / "match.png").exists()
 
 
 @pytest.mark.parametrize("package", ["tyro", "PIL"])
@@ -311,24 +492,3 @@ def test_a_missing_package_is_named_with_the_extra(
     a = stripes / "class0" / "0.png"
     words = f"{package} is not installed: pip install 'siamese_jax[cli]'"
     fails(capsys, words, "verify", "--model", folder, a, a)
-
-
-def run_python(*arguments, **options):
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
-
-
-def test_the_command_says_what_is_wrong_without_a_traceback(tmp_path):
-    flags = ("verify", "a", "b", "--model", str(tmp_path))
-    result = run_python("-m", "siamese_jax", *flags, cwd=tmp_path)
-    assert result.returncode == 1
-    assert result.stderr.startswith("error: ")
-    assert "is no model folder" in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_importing_the_command_line_is_quick():
-    result = run_python("-c", "import sys, siamese_jax.cli; print(*sys.modules)")
-    imported = {name.split(".")[0] for name in result.stdout.split()}
-    assert "siamese_jax" in imported
-    assert not {"jax", "numpy", "tyro", "PIL", "flax", "safetensors"} & imported

@@ -1,7 +1,9 @@
 """Tests of the data sets: digits, letters, Omniglot, TFDS sets and their error messages."""
 
 import json
+import os
 import pathlib
+import shutil
 
 import jax
 import matplotlib
@@ -64,11 +66,11 @@ def _field(number, payload):
     return _varint(number * 8 + 2) + _varint(len(payload)) + payload
 
 
-def _example(image, label):
+def _example(names, image, label):
     """A tf.train.Example by its wire format: no TensorFlow needed."""
     entries = {
-        "image": _field(1, _field(1, image)),  # bytes_list
-        "label": _field(3, _field(1, _varint(label))),  # int64_list, packed
+        names[0]: _field(1, _field(1, image)),  # bytes_list
+        names[1]: _field(3, _field(1, _varint(label))),  # int64_list, packed
     }
     features = b"".join(
         _field(1, _field(1, name.encode()) + _field(2, feature))
@@ -77,7 +79,8 @@ def _example(image, label):
     return _field(1, features)
 
 
-def write_tfds(folder, images, labels):
+def write_tfds(folder, images, labels, *, names=("image", "label"), shape=None):
+    """Writes a set; its images may have several sizes if no shape is declared."""
     import io
 
     from array_record.python.array_record_module import ArrayRecordWriter
@@ -89,25 +92,26 @@ def write_tfds(folder, images, labels):
     for image, label in zip(images, labels, strict=True):
         buffer = io.BytesIO()
         Image.fromarray(image[:, :, 0]).save(buffer, format="PNG")
-        writer.write(_example(buffer.getvalue(), label))
+        writer.write(_example(names, buffer.getvalue(), label))
     writer.close()
-    names = "tensorflow_datasets.core.features"
-    shape = {"dimensions": [str(size) for size in images.shape[1:]]}
+    python = "tensorflow_datasets.core.features"
+    shape = images[0].shape if shape is None else shape
+    dimensions = {"dimensions": [str(size) for size in shape]}
     features = {
-        "image": {
-            "image": {"dtype": "uint8", "shape": shape},
-            "pythonClassName": f"{names}.image_feature.Image",
+        names[0]: {
+            "image": {"dtype": "uint8", "shape": dimensions},
+            "pythonClassName": f"{python}.image_feature.Image",
         },
-        "label": {
+        names[1]: {
             "classLabel": {"numClasses": "3"},
-            "pythonClassName": f"{names}.class_label_feature.ClassLabel",
+            "pythonClassName": f"{python}.class_label_feature.ClassLabel",
         },
     }
     (folder / "features.json").write_text(
         json.dumps(
             {
                 "featuresDict": {"features": features},
-                "pythonClassName": f"{names}.features_dict.FeaturesDict",
+                "pythonClassName": f"{python}.features_dict.FeaturesDict",
             }
         )
     )
@@ -117,7 +121,7 @@ def write_tfds(folder, images, labels):
         "numBytes": "1",
         "shardLengths": [str(len(images))],
     }
-    info = {"name": "tiny", "version": "1.0.0", "fileFormat": "array_record"}
+    info = {"name": "tiny", "version": folder.name, "fileFormat": "array_record"}
     (folder / "dataset_info.json").write_text(json.dumps(info | {"splits": [split]}))
 
 
@@ -134,6 +138,116 @@ def test_a_tfds_set_is_read_without_tensorflow_and_decoded_once(tmp_path, monkey
         np.testing.assert_array_equal(found.images, images)
         assert found.labels.tolist() == labels
         monkeypatch.setattr(tfds, "_decode", None)  # the second time it is not called
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """The folder of a set's versions, and an empty cache."""
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setenv("SIAMESE_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "tfds" / "tiny"
+
+
+def plain(value, num=2, size=(4, 4)):
+    return np.full((num, *size, 1), value, np.uint8)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_newest_version_is_chosen_by_its_numbers(tiny):
+    versions = ("3.0.9", "3.0.10", "2.11.0")
+    for value, version in enumerate(versions):
+        write_tfds(tiny / version, plain(value), [0, 1])
+    for strange in ("incomplete.AB12CD_4.0.0", "4.0.0.part", "9", "v5.0.0", ".6.0.0"):
+        (tiny / strange).mkdir()
+        (tiny / strange / "dataset_info.json").write_text("{}")
+    assert (tfds.load_tfds("tiny", "train").images == versions.index("3.0.10")).all()
+
+
+def test_unfinished_downloads_are_no_set(tiny):
+    (tiny / "incomplete.AB12CD_1.0.0").mkdir(parents=True)
+    (tiny / "incomplete.AB12CD_1.0.0" / "dataset_info.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="no prepared 'tiny'"):
+        tfds.load_tfds("tiny", "train")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_images_in_the_same_folder_are_decoded_again(tiny):
+    for value in (5, 6):
+        write_tfds(tiny / "1.0.0", plain(value), [0, 1])
+        assert (tfds.load_tfds("tiny", "train").images == value).all()
+        shutil.rmtree(tiny / "1.0.0")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_same_set_in_another_folder_is_decoded_again(tiny, tmp_path, monkeypatch):
+    write_tfds(tiny / "1.0.0", plain(5), [0, 1])
+    other = tmp_path / "other" / "tiny" / "1.0.0"
+    write_tfds(other, plain(6), [0, 1])
+    for path in other.iterdir():  # everything but the place and the images is equal
+        twin = (tiny / "1.0.0" / path.name).stat()
+        os.utime(path, ns=(twin.st_atime_ns, twin.st_mtime_ns))
+    assert (tfds.load_tfds("tiny", "train").images == 5).all()
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "other"))
+    assert (tfds.load_tfds("tiny", "train").images == 6).all()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_old_and_damaged_entries_of_the_cache_do_no_harm(tiny, tmp_path, capsys):
+    write_tfds(tiny / "1.0.0", plain(5), [0, 1])
+    (tmp_path / "cache").mkdir()
+    np.savez(tmp_path / "cache" / "tiny-1.0.0-train.npz", images=plain(9), labels=[0, 1])
+    tfds.load_tfds("tiny", "train")
+    (entry,) = (tmp_path / "cache").glob("tiny-1.0.0-train-*.npz")
+    whole = entry.read_bytes()
+    for content in (b"", whole[:50], whole[: len(whole) // 2], bytes(len(whole))):
+        entry.write_bytes(content)
+        assert (tfds.load_tfds("tiny", "train").images == 5).all()
+        assert "is damaged; it is written anew" in capsys.readouterr().out
+        assert (tfds.load_tfds("tiny", "train").images == 5).all()
+        assert "damaged" not in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("images", "options", "words"),
+    [
+        (
+            [*plain(1, size=(4, 6)), *plain(2, size=(5, 5))],
+            {"shape": (-1, -1, 1)},
+            "has images of several sizes, where one is needed: 4 x 6 x 1, 5 x 5 x 1$",
+        ),
+        (
+            [image for size in range(4, 9) for image in plain(1, 1, (size, 4))],
+            {"shape": (-1, -1, 1)},
+            "has images of several sizes, .*: 4 x 4 x 1, 5 x 4 x 1, 6 .* and 2 others$",
+        ),
+        (
+            plain(1),
+            {"names": ("picture", "label")},
+            "has no feature 'image'; it has label, picture$",
+        ),
+        (
+            plain(1),
+            {"names": ("image", "kind")},
+            "has no feature 'label'; it has image, kind$",
+        ),
+    ],
+)
+def test_sets_that_are_no_labelled_images_of_one_size_are_named(
+    tiny, images, options, words
+):
+    labels = [number % 3 for number in range(len(images))]
+    write_tfds(tiny / "1.0.0", images, labels, **options)
+    with pytest.raises(UserError, match=f"tiny/1.0.0, split 'train', {words}"):
+        tfds.load_tfds("tiny", "train")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_split_that_is_not_there_is_one_line(tiny):
+    write_tfds(tiny / "1.0.0", plain(1), [0, 1])
+    with pytest.raises(UserError, match=r"split 'nope', cannot be read: .*nope") as caught:
+        tfds.load_tfds("tiny", "nope")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_tfds_set_says_where_it_looked_and_how_to_get_it(tmp_path, monkeypatch):
@@ -270,6 +384,24 @@ def test_fonts_of_the_user_are_added_and_bad_ones_named(tmp_path, drawn):
 
 
 # The command ----------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "error", [ImportError("no module\ntensorflow"), "DatasetNotFoundError"]
+)
+def test_a_set_that_cannot_be_prepared_is_one_line(error, monkeypatch):
+    import tensorflow_datasets
+
+    if error == "DatasetNotFoundError":
+        error = tensorflow_datasets.core.DatasetNotFoundError("no module\ntensorflow")
+
+    def builder(*args, **options):
+        raise error
+
+    monkeypatch.setattr(tensorflow_datasets, "builder", builder)
+    with pytest.raises(UserError, match="'x' cannot be prepared: no module tensorflow"):
+        tfds.prepare_tfds("x")
 
 
 def test_names_of_sets_are_prepared_one_after_the_other(monkeypatch):

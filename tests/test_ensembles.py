@@ -87,7 +87,7 @@ def test_every_method_is_evaluated_on_the_same_tasks(tmp_path, monkeypatch):
     assert metrics["views_accuracy"] == metrics["ensemble_views_accuracy"]
     assert metrics["transductive_accuracy"] == metrics["ensemble_transductive_accuracy"]
     assert 0 < metrics["one_accuracy"] <= 1
-    with pytest.raises(UserError, match="num_episodes must be at least 2"):
+    with pytest.raises(UserError, match="--num-episodes must be at least 2"):
         ensembles.main(dataclasses.replace(config, num_episodes=1))
 
 
@@ -111,5 +111,5 @@ def test_models_that_do_not_compare_by_the_cosine_are_refused(tmp_path, monkeypa
         monkeypatch.setattr(ensembles, "load_model", lambda folder, model=model: model)
         with pytest.raises(UserError, match="does not compare by the cosine"):
             ensembles.main(ensembles.Config((tmp_path,), num_episodes=50, num_ways=5))
-    with pytest.raises(UserError, match="at least one folder of a model"):
+    with pytest.raises(UserError, match="--models needs at least one value"):
         ensembles.main(ensembles.Config(()))

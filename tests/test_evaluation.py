@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from siamese_jax import episodes, samplers, siamese, verification
+from siamese_jax import episodes, samplers, verification
 from siamese_jax.distances import cosine_distance_matrix
 from tests.key_ledger import every_key_is_used_once
 
@@ -246,49 +246,6 @@ def test_an_evaluated_threshold_has_both_accuracies():
         result.test_accuracy,
         ((distances <= float(best.threshold)) == same).mean(),
         rtol=1e-6,
-    )
-
-
-@pytest.mark.parametrize("num", [1, 2, 3])
-def test_false_match_rates_ascend_however_few_the_different_pairs_are(num):
-    distances = np.array([0.5, *range(1, num + 1)], np.float32)
-    calibration = verification.calibrate(distances, np.arange(num + 1) < 1, pairs="few")
-    assert (np.diff(calibration.false_match_rates) >= 0).all()
-    assert calibration.false_match_rates[-1] == pytest.approx(0.5)
-
-
-def test_calibration_by_hand():
-    rng = np.random.default_rng(0)
-    same = np.arange(4000) % 2 == 0
-    distances = np.where(same, rng.uniform(0, 1, 4000), rng.uniform(0.5, 2.5, 4000))
-    calibration = verification.calibrate(distances.astype(np.float32), same, pairs="toy")
-    assert calibration.pairs == "toy"
-    assert calibration.num_pairs == 4000
-    assert 0.95 < calibration.threshold < 1.05
-    # of different distances, uniform from .5 to 2.5, a tenth lies below .7
-    assert calibration.threshold_at(0.1) == pytest.approx(0.7, abs=0.03)
-    assert calibration.probability_same(calibration.even_distance) == pytest.approx(0.5)
-    low, high = calibration.probability_same(np.array([0.1, 2.0]))
-    assert low > 0.95
-    assert high < 0.05
-    with pytest.raises(ValueError, match="toy cannot calibrate: 3 same, 0 different"):
-        verification.calibrate(np.ones(3), np.ones(3, bool), pairs="toy")
-    with pytest.raises(ValueError, match="1 same, 1 different, 1 distances not finite"):
-        verification.calibrate(np.array([1, np.inf]), np.array([True, False]), pairs="toy")
-    with pytest.raises(ValueError, match=r"same must have shape \(3,\)"):
-        verification.calibrate(np.ones(3), np.ones(2, bool), pairs="toy")
-
-
-def test_calibration_agrees_with_threshold_logits():
-    distances, same, _ = example_pairs(8)
-    calibration = verification.calibrate(distances, same, pairs="toy")
-    logits = siamese.threshold_logits(
-        jnp.asarray(distances),
-        threshold=calibration.even_distance,
-        scale=calibration.scale,
-    )
-    np.testing.assert_allclose(
-        calibration.probability_same(distances), jax.nn.sigmoid(logits), rtol=1e-5
     )
 
 

@@ -85,11 +85,48 @@ def test_pair_metrics_by_hand():
         "pair_accuracy_at_chosen_threshold": 0.75,
         "pair_accuracy_at_chosen_threshold_training_pairs": 1.0,
     }
-    calibration = pair_metrics.calibrate_pairs(found, "toy pairs")
-    assert (calibration.pairs, calibration.num_pairs) == ("toy pairs", 4)
-    nothing = pair_metrics.PairDistances(found.distances[:2], found.same[:2])
-    with pytest.raises(UserError, match="toy pairs cannot calibrate: 2 same, 0 different"):
-        pair_metrics.calibrate_pairs(nothing, "toy pairs")
+    equal = train._replace(distances=jnp.ones(3))
+    metrics = pair_metrics.chosen_threshold_metrics(equal, found)
+    assert np.isnan(list(metrics.values())).all()
+    rates = pair_metrics.pair_metrics(found, float("nan"))
+    undefined = {name for name, figure in rates.items() if np.isnan(figure)}
+    assert undefined == {"pair_accuracy", "pair_precision", "pair_recall"}
+
+
+def test_a_model_is_calibrated_or_says_why_not(capsys):
+    images, model = line_model([0, 51, 153, 255])
+    labels, x = np.array([0, 0, 1, 2]), model.embed(images)
+    pairs = pair_metrics.PairDistances(
+        jnp.array([0.2, 0.6, 1.0]), jnp.array([True, False, False])
+    )
+    calibrated = pair_metrics.calibrate(model, pairs, "toy pairs", x, labels)
+    calibration = calibrated.calibration
+    assert (calibration.pairs, calibration.num_pairs) == ("toy pairs", 3)
+    assert (calibration.num_classes, calibration.num_different) == (3, 5)
+    assert pair_metrics.threshold_of(calibrated) == calibration.threshold
+    assert capsys.readouterr().out == ""
+    for distances, same, words in (
+        ([0.2, 0.6, 1.0], [True, True, True], "3 same, 0 different"),
+        ([0.5, 0.5, 0.5], [True, True, False], "all 3 distances are 0.5"),
+        ([0.5, np.inf, 1.0], [True, True, False], "1 distances not finite"),
+    ):
+        pairs = pair_metrics.PairDistances(jnp.array(distances), jnp.array(same))
+        without = pair_metrics.calibrate(calibrated, pairs, "toy pairs", x, labels)
+        assert without.calibration is None
+        assert words in without.details["no_calibration"]
+        assert words in capsys.readouterr().out
+        assert np.isnan(pair_metrics.threshold_of(without))
+
+
+def test_different_pairs_are_each_there_once_and_spread_over_the_classes():
+    images, model = line_model(np.arange(200))
+    labels = np.repeat(["a", "b", "c"], [196, 2, 2])
+    found = pair_metrics.different_distances(model, model.embed(images), labels)
+    assert len(found) == 196 * 2 + 196 * 2 + 2 * 2
+    many = np.arange(3_000) // 3  # 1,000 classes
+    x = jnp.arange(3_000.0)[:, None]
+    found = pair_metrics.different_distances(model, x, many)
+    assert len(found) == 450 * 449 / 2  # one image of each of 450 classes
 
 
 def test_how_often_two_classes_are_called_the_same():
@@ -139,8 +176,9 @@ def test_pairs_of_drawings_are_balanced_and_within_an_alphabet():
 def test_classes_of_images_are_verified_and_identified():
     images, model = line_model([0, 10, 100, 110, 200, 210])
     dataset = LabelledImages(images, np.array(["a", "a", "b", "b", "c", "c"]))
-    calibration = few_shot.calibrate_model(model, dataset, "toy pairs")
+    calibration = few_shot.calibrate_model(model, dataset, "toy pairs").calibration
     assert 10 < 255 * calibration.threshold < 90
+    assert (calibration.num_classes, calibration.num_different) == (3, 12)
     metrics, pairs = few_shot.unseen_class_metrics(
         model, dataset, 10 / 255, suffix="_pixels"
     )
@@ -269,8 +307,8 @@ def test_an_unknown_alphabet_is_named_and_all_are_listed(fake_omniglot):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_episodes": 1}, "num_episodes must be at least 2; got 1"),
-        ({"num_ways": 1}, "num_ways must be at least 2; got 1"),
+        ({"num_episodes": 1}, "--num-episodes must be at least 2; got 1"),
+        ({"num_ways": 1}, "--num-ways must be at least 2; got 1"),
         (
             {"alphabets": ("background",), "num_ways": 2},
             "2-way tasks need 2 characters in each alphabet; Tagalog has 1: leave out",
@@ -391,7 +429,7 @@ def test_missing_digits_and_counts_that_make_no_sense_are_named(
 ):
     model = pixel_model(Preparation((28, 28)))
     use_model(model)
-    with pytest.raises(UserError, match="num_episodes must be at least 2; got 1"):
+    with pytest.raises(UserError, match="--num-episodes must be at least 2; got 1"):
         mnist_transfer.main(mnist_transfer.Config(tmp_path, num_episodes=1))
     digits = fake_mnist("mnist", "test")
     nine = digits.only(digits.labels < 9)
@@ -407,7 +445,10 @@ def test_missing_digits_and_counts_that_make_no_sense_are_named(
 
 def test_every_command_is_listed_and_names_itself():
     commands = listing.list_room("evaluations")
-    names = {"ensembles", "lake_trials", "mnist_transfer", "within_alphabet"}
+    names = {
+        *("ensembles", "lake_trials", "mnist_transfer", "stranger_rates"),
+        "within_alphabet",
+    }
     assert names <= commands.keys()
     assert not commands.keys() & listing.list_room("systems").keys()
     assert all(line.endswith((".", "?")) for line in commands.values()), commands

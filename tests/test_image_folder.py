@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from PIL import Image
 
 from experiments.engine import supcon
 from experiments.systems import image_folder
+from siamese_jax import cli
 from siamese_jax.errors import UserError
 from siamese_jax.model import load_model
 from tests.stripes import write_stripes
@@ -109,6 +112,7 @@ def test_colour_images_of_any_sizes_and_oriented_gradients(tmp_path):
         data_dir=folder,
         image_size=(12, 10),
         color=True,
+        background=0,
         encoder="hog",
         num_classes=2,
         num_images=2,
@@ -119,6 +123,7 @@ def test_colour_images_of_any_sizes_and_oriented_gradients(tmp_path):
     image_folder.main(config)
     model = load_model(config.workdir / "model")
     assert model.preparation.image_shape == (12, 10, 3)
+    assert model.preparation.background == 0
     embeddings = model.embed(np.arange(2 * 9 * 9, dtype=np.uint8).reshape(2, 9, 9, 1))
     assert embeddings.shape == (2, 6 * 5 * 8)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
@@ -135,7 +140,13 @@ def test_a_class_is_mirrored_as_a_whole():
     assert 0 < on_the_right.mean() < 1
 
 
-def test_a_folder_that_cannot_be_learnt_from_is_refused_at_once(finished, tmp_path):
+def test_single_images_of_classes_are_all_named():
+    labels = np.array([*np.repeat(NAMES, 2), "anna", "bert"])
+    with pytest.raises(UserError, match=r"class 'anna' has 1, class 'bert' has 1; --min-"):
+        image_folder.split_classes(labels, 0)
+
+
+def test_a_folder_that_cannot_be_learnt_from_is_refused_at_once(finished, tmp_path, capsys):
     def main(**changes):
         workdir = tmp_path / "run"
         image_folder.main(dataclasses.replace(finished, workdir=workdir, **changes))
@@ -145,18 +156,209 @@ def test_a_folder_that_cannot_be_learnt_from_is_refused_at_once(finished, tmp_pa
         main(data_dir=few)
     (few / "single").mkdir()
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(few / "single" / "0.png")
-    with pytest.raises(UserError, match=r"class '?single'? has 1"):
+    (few / "one").mkdir()
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(few / "one" / "0.png")
+    (few / "empty").mkdir()
+    words = (
+        "3 of 8 classes have fewer than 2 images: class 'empty' has no image, class 'one' "
+        "has 1, class 'single' has 1; --min-images 2 leaves such classes out"
+    )
+    with pytest.raises(UserError, match=words):
         main(data_dir=few)
-    with pytest.raises(UserError, match="--num-classes: there are 6 training classes"):
-        main(num_classes=7)
-    with pytest.raises(UserError, match=r"--num-images: class class\d has 5; got 6"):
-        main(num_images=6)
+    capsys.readouterr()
+    with pytest.raises(UserError, match=r"6 classes are needed: .* there are 5"):
+        main(data_dir=few, min_images=2)
+    line = "left out: 3 of 8 classes have fewer than 2 images: class 'empty' has no image"
+    assert capsys.readouterr().err.startswith(line)
+    with pytest.raises(UserError, match="8 of 8 classes have fewer than 3 images: class"):
+        main(data_dir=few, min_images=3)
+    with pytest.raises(UserError, match=r"--background must be .* at most 255; got 256"):
+        main(background=256)
     with pytest.raises(UserError, match=r"--image-size must be at least \(4, 4\)"):
         main(image_size=(3, 16))
     with pytest.raises(UserError, match=r"--image-size must be at least \(6, 5\)"):
-        main(image_size=(5, 16), encoder="hog")
+        main(image_size=(5, 16), encoder="hog", widths=(16, 32, 64, 128), dim=64)
     with pytest.raises(UserError, match="--data-dir"):
         main(data_dir=None)
     with pytest.raises(UserError, match="--widths is used only with --encoder conv"):
         main(encoder="hog")
     assert not (tmp_path / "run").exists()
+
+
+# As people have it ----------------------------------------------------------------------
+
+COMPOSED, DECOMPOSED, NO_TEXT = "Jos\u00e9", "Jose\u0301", os.fsdecode(b"caf\xe9")
+PEOPLE = [DECOMPOSED, "Ba$$in", NO_TEXT, "Li & Co", "\u738b", "anna", "bert", "carl"]
+
+
+def write_as_people_do(folder):
+    """Writes classes of phone pictures, scans, drawings and palettes, and what lies about.
+
+    Each class is a disc of its own size. Its pictures are of six kinds, and would differ
+    much without orientation, depth and transparency.
+    """
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned a quarter to the right
+    rows, columns = np.mgrid[-1:1:40j, -1:1:30j]
+    for number, name in enumerate(PEOPLE):
+        (folder / name).mkdir(parents=True)
+        disc = np.hypot(rows + 0.5, columns) < 0.2 + 0.06 * number  # in the upper half
+        grey = np.where(disc, 0, 255).astype(np.uint8)
+        ink = Image.fromarray(np.dstack([0 * grey, 255 - grey]), "LA")
+        white = Image.fromarray((grey > 0).astype(np.uint8), "P")
+        white.putpalette([0] * 6)
+        place = folder / (COMPOSED if name == DECOMPOSED else name)
+        place.mkdir(exist_ok=True)
+        Image.fromarray(np.rot90(grey)).save(place / "IMG_1.JPG", exif=exif)
+        Image.fromarray(grey.astype(np.uint16) * 257).save(folder / name / "scan.tif")
+        ink.save(folder / name / "drawing.png")
+        ink.convert("RGBA").save(folder / name / "photo.webp", lossless=True)
+        white.save(folder / name / "palette.gif", transparency=1)
+        Image.fromarray(grey > 0).save(folder / name / "fax.pbm")
+        for litter in (".DS_Store", "._scan.tif", "Thumbs.db"):
+            (folder / name / litter).write_bytes(b"no image")
+        (folder / name / "@eaDir" / "scan.tif").mkdir(parents=True)
+        (folder / name / "live.heic").write_bytes(b"no format of Pillow")
+    (folder / "__MACOSX" / "anna").mkdir(parents=True)
+    (folder / "__MACOSX" / "anna" / "._scan.tif").write_bytes(b"no image")
+    (folder / "only one").mkdir()
+    Image.new("L", (1, 1)).save(folder / "only one" / "0.png")
+    return folder
+
+
+def test_a_folder_as_people_have_it(finished, tmp_path, capsys):
+    folder = write_as_people_do(tmp_path / "people")
+    run = tmp_path / "run"
+    config = dataclasses.replace(
+        finished,
+        workdir=run,
+        data_dir=folder,
+        min_images=2,
+        **{"num_steps": 2, "steps_per_call": 2, "checkpoint_every": 2},
+    )
+    data = image_folder.load(config)
+    assert capsys.readouterr().err.splitlines() == [
+        "passed over 8 files of 57: 8 .heic (not an image format that Pillow reads)",
+        "left out: 1 of 9 classes have fewer than 2 images: class 'only one' has 1",
+    ]
+    assert sorted(set(data.labels)) == sorted(PEOPLE)
+    for name in PEOPLE:
+        of_class = data.images[data.labels == name].astype(int)
+        assert len(of_class) == 6
+        assert np.abs(of_class - of_class[:1]).max() < 20  # of a JPEG file
+    image_folder.main(config)
+    parts = json.loads((run / "classes.json").read_text())
+    assert sorted(name for part in parts.values() for name in part) == sorted(PEOPLE)
+    assert load_model(run / "model").preparation.background == 255
+    capsys.readouterr()
+    for name in PEOPLE:
+        model = ("--model", str(run / "model"))
+        pair = (folder / name / "scan.tif", folder / name / "drawing.png")
+        cli.main(arguments=["verify", *model, *map(str, pair)])
+        assert capsys.readouterr().out.startswith("same: distance 0.0000")
+    shutil.rmtree(folder / "only one")
+    queries = [str(path) for path in folder.glob("*/[Idp]*")]
+    outputs = ["--json", str(run / "a.json"), "--picture", str(run / "a.png")]
+    words = ["identify", *model, "--gallery", str(folder), "--labelled", *outputs]
+    cli.main(arguments=[*words, "--queries", *queries])
+    found = json.loads((run / "a.json").read_text())
+    assert found["metrics"]["one_shot_accuracy"] == 1
+    assert found["num_classes"] == len(PEOPLE)
+    assert len(found["queries"]) == 4 * len(PEOPLE)
+    assert (run / "a.png").exists()
+
+
+# Sizes of the test, own encoders and own splits -----------------------------------------
+
+
+def test_sizes_and_intervals_stand_beside_the_figures(finished, capsys):
+    metrics = metrics_of(finished.workdir)
+    sizes = {"num_test_classes": 2, "num_test_images": 10, "num_test_pairs": 45}
+    assert {name: metrics[name] for name in sizes} == sizes
+    assert metrics["num_ways"] == 2
+    for name in ("pair_accuracy", "pair_eer", "roc_auc"):
+        assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"]
+    image_folder.main(finished)  # complete: its figures are shown again
+    low, high = (f"{metrics[f'roc_auc_{end}']:.4f}" for end in ("low", "high"))
+    assert f"({low} to {high})" in capsys.readouterr().out
+    page = (finished.workdir / "report.html").read_text()
+    assert "The test has 2 classes: too few for its figures to mean much." in page
+    assert f"({low} to {high})" in page
+
+
+@pytest.mark.parametrize("num_classes", [4, 16])
+def test_batches_shrink_to_what_is_there_in_one_line(num_classes, capsys):
+    labels = np.repeat(NAMES[:6], 3)
+    config = image_folder.Config(num_classes=num_classes, num_images=4)
+    fitted = supcon.fit_batch(config, labels)
+    assert (fitted.num_classes, fitted.num_images) == (min(num_classes, 6), 3)
+    assert "3 images, which is all there are" in capsys.readouterr().out
+    same = image_folder.Config(num_classes=6, num_images=3)
+    assert supcon.fit_batch(same, labels) == same
+    assert not capsys.readouterr().out
+    with pytest.raises(UserError, match=r"1 of 2 classes .* class 'class1' has 1"):
+        supcon.fit_batch(config, np.array(["class0", "class0", "class1"]))
+
+
+def test_a_file_names_the_test_classes(tmp_path):
+    labels = np.repeat([*NAMES, "Jos\u00e9"], 2)
+    file = tmp_path / "test.txt"
+    file.write_text("class3\nJose\u0301\n\n")
+    config = image_folder.Config(test_classes=file)
+    wanted = image_folder.read_names(config)
+    parts = image_folder.split_classes(labels, 0, test_names=wanted)
+    assert parts.test.tolist() == ["Jos\u00e9", "class3"]
+    assert sorted(np.concatenate(parts).tolist()) == sorted(set(labels.tolist()))
+    for names, words in (
+        (["class3", "nobody"], "no class is named nobody"),
+        (["class3"], "2 classes or more"),
+        (NAMES[:9], "4 others"),
+    ):
+        with pytest.raises(UserError, match=words):
+            image_folder.split_classes(labels, 0, test_names=names)
+    with pytest.raises(UserError, match="--test-classes"):
+        image_folder.read_names(image_folder.Config(test_classes=tmp_path / "none"))
+
+
+OWN = """
+import flax.linen as nn
+import jax.numpy as jnp
+
+class Own(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        return nn.Dense(5)(images.reshape(images.shape[0], 256))
+
+class Wrong(nn.Module):
+    @nn.compact
+    def __call__(self, images, *, train=False):
+        return images
+
+number = 3
+"""
+
+
+def test_a_network_of_ones_own_is_trained(stripes, tmp_path, monkeypatch):
+    (tmp_path / "own_networks.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = image_folder.Config(
+        workdir=tmp_path / "run",
+        data_dir=stripes,
+        image_size=(16, 16),
+        encoder="own_networks:Own",
+        **{"num_steps": 2, "steps_per_call": 2, "checkpoint_every": 2},
+    )
+    image_folder.main(config)
+    model = load_model(config.workdir / "model")
+    assert model.embed([stripes / "class0" / "0.png"]).shape == (1, 5)
+    for encoder, words in (
+        ("own_networks:Wrong", r"must return embeddings \[n, dim\]"),
+        ("own_networks:number", "must be a Flax linen module; got int"),
+        ("own_networks:Missing", "cannot be imported"),
+        ("no_such_module:Net", "cannot be imported"),
+        ("resnet", "must be hog, conv or package.module:Name; got resnet"),
+    ):
+        with pytest.raises(UserError, match=words):
+            image_folder.main(dataclasses.replace(config, encoder=encoder))
+    with pytest.raises(UserError, match="does not take images"):
+        image_folder.main(dataclasses.replace(config, image_size=(8, 8)))

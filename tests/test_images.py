@@ -1,5 +1,7 @@
 """Tests of reading image files and folders, and of error messages about wrong files."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -65,8 +67,16 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path):
         images.load_folder(tmp_path)
     folder = write_folder(tmp_path / "faces")
     (folder / "empty").mkdir()
-    with pytest.raises(UserError, match="class 'empty' has no image"):
+    (folder / "phone").mkdir()
+    (folder / "phone" / "0.heic").write_bytes(b"no format of Pillow")
+    words = (
+        "faces: 2 of 4 classes have fewer than 1 image: class 'empty' has no image, class "
+        r"'phone' has no image; passed over 1 file of 6: 1 \.heic \(not an image format"
+    )
+    with pytest.raises(UserError, match=words):
         images.load_folder(folder)
+    (folder / "phone" / "0.heic").unlink()
+    (folder / "phone").rmdir()
     (folder / "empty").rmdir()
     (folder / "a" / "1.png").write_bytes((folder / "a" / "0.png").read_bytes()[:40])
     with pytest.raises(UserError, match=r"a/1.png cannot be read as an image"):
@@ -76,11 +86,116 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path):
         images.load_folder(folder)
 
 
-def test_a_file_that_is_no_image_is_named(tmp_path):
+def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere.png cannot be read as an image"):
         images.read_image(tmp_path / "nowhere.png")
     with pytest.raises(UserError, match="cannot be read as an image"):
         images.read_image(tmp_path)
+
+
+def test_classes_with_too_few_images_are_named_or_left_out(tmp_path):
+    folder = write_folder(tmp_path, sizes=(("a", 1), ("b", 3), ("c", 0), ("d", 2)))
+    counts = images.count_images(folder)
+    assert counts == {"a": 1, "b": 3, "c": 0, "d": 2}
+    assert images.small_classes(counts, 2) == (
+        "2 of 4 classes have fewer than 2 images: class 'a' has 1, class 'c' has no image"
+    )
+    assert images.small_classes(counts, 0) == ""
+    many = images.small_classes({f"{i:02}": 1 for i in range(30)}, 2)
+    assert many.endswith("class '19' has 1 and 10 more")
+    for num, names in ((1, "abbbdd"), (2, "bbbdd"), (3, "bbb")):
+        files = images.list_folder(folder, min_images=num)
+        assert "".join(images.class_names(files)) == names
+    with pytest.raises(UserError, match="4 of 4 classes have fewer than 4 images: class"):
+        images.list_folder(folder, min_images=4)
+
+
+# Names and other files ------------------------------------------------------------------
+
+
+LITTER = [".DS_Store", "._0.png", ".0.png", "Thumbs.db", "thumbs.db", "desktop.ini"]
+LITTER_FOLDERS = [".git", "__MACOSX", "@eaDir", ".thumbnails"]
+
+
+def test_what_systems_leave_behind_is_never_data(tmp_path):
+    folder = write_folder(tmp_path)
+    whole = (folder / "a" / "0.png").read_bytes()
+    for place in (folder, folder / "a"):
+        for name in LITTER:
+            (place / name).write_bytes(whole)
+        for name in LITTER_FOLDERS:
+            (place / name).mkdir()
+            (place / name / "9.png").write_bytes(whole)
+            (place / name / "notes.txt").write_bytes(b"")
+    files = images.list_folder(folder)
+    assert images.class_names(files) == ["a", "a", "b", "b", "b"]
+    assert images.list_images([folder]) == files
+    assert images.remarks([folder], files) == []
+    assert images.count_images(folder) == {"a": 2, "b": 3}
+    given = [*files, *(folder / "a" / name for name in LITTER + LITTER_FOLDERS)]
+    assert images.list_images(given) == files
+    hidden = write_folder(
+        tmp_path / ".cache" / "new"
+    )  # below a hidden folder that is named
+    assert len(images.list_folder(hidden)) == len(images.list_images([hidden])) == 5
+
+
+def test_files_that_are_passed_over_are_counted_by_reason(tmp_path):
+    folder = write_folder(tmp_path)
+    for name in ("a/1.heic", "b/2.HEIC", "b/notes.txt", "b/README"):
+        (folder / name).write_bytes(b"no image")
+    files = images.list_folder(folder)
+    assert len(files) == 5
+    others = "2 .heic, 1 .txt, 1 without an ending (not an image format that Pillow reads)"
+    assert images.remarks([folder], files) == [f"passed over 4 files of 9: {others}"]
+    write_folder(folder / "a" / "older", sizes=(("x", 2),))
+    (folder / "c.png").write_bytes(b"")
+    assert images.remarks([folder], images.list_folder(folder)) == [
+        f"passed over 7 files of 12: {others}, "
+        "3 .png (not directly in the folder of a class)"
+    ]
+    everything = images.list_images([folder])
+    assert len(everything) == 8
+    assert images.remarks([folder], everything) == [f"passed over 4 files of 12: {others}"]
+
+
+@pytest.mark.parametrize("suffix", ["webp", "tif", "TIFF", "gif", "jfif", "avif", "JPG"])
+def test_all_formats_of_pillow_are_images(tmp_path, suffix):
+    assert images.load_folder(write_folder(tmp_path, suffix=suffix)).images.shape[0] == 5
+
+
+def test_links_are_followed_once(tmp_path):
+    folder = write_folder(tmp_path / "all")
+    (folder / "c").symlink_to(folder / "a")
+    (folder / "a" / "above").symlink_to(folder)
+    assert images.class_names(images.list_folder(folder)) == list("aabbbcc")
+    assert len(images.list_images([folder])) == 7
+
+
+def test_names_that_are_one_text_are_one_class(tmp_path):
+    composed, decomposed = "Jos\u00e9", "Jose\u0301"
+    sizes = ((composed, 2), (decomposed, 1), ("Josef", 1))
+    folder = write_folder(tmp_path / "all", sizes=sizes)
+    labels = images.load_folder(folder).labels
+    assert labels.tolist() == ["Josef", decomposed, decomposed, decomposed]
+    assert images.count_images(folder) == {"Josef": 1, decomposed: 3}
+    alone = write_folder(tmp_path / "alone", sizes=((decomposed, 2),))
+    assert set(images.load_folder(alone).labels) == {decomposed}  # as it is given
+    queries = [f"elsewhere/{composed}/9.png", "elsewhere/Josefa/9.png"]
+    files = images.list_folder(alone)
+    assert images.class_names([*files, *queries])[2:] == [decomposed, "Josefa"]
+
+
+def test_names_that_are_no_text_are_read(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    folder = write_folder(tmp_path, sizes=((name, 1), ("two\nlines", 1)))
+    assert set(images.load_folder(folder).labels) == {name, "two\nlines"}
+    assert images.small_classes(images.count_images(folder), 2).endswith(
+        r"class 'caf\udce9' has 1, class 'two\nlines' has 1"
+    )
+    (folder / name / "a.\udce9").write_bytes(b"")
+    line = images.remarks([folder], images.list_folder(folder))[0]
+    assert line.encode().endswith(rb": 1 .\udce9 (not an image format that Pillow reads)")
 
 
 def test_a_class_with_one_image_is_named_by_the_sampler(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from experiments.engine import loop
 from experiments.engine.data import class_data
 from experiments.engine.logs import read_log
+from experiments.engine.pair_batches import PairData
 from experiments.evaluations import pair_metrics
 from experiments.systems import mnist_conv, mnist_mlp, mnist_towers
 from siamese_jax.errors import UserError
@@ -93,8 +94,8 @@ def test_the_tuned_perceptron_embeds_as_many_images_as_the_tutorial(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"dropout": 1.0}, r"--dropout must be in \[0, 1\); got 1.0"),
-        ({"margin": 0.0}, "--margin must be positive; got 0.0"),
+        ({"dropout": 1.0}, "--dropout must be at least 0 and below 1; got 1.0"),
+        ({"margin": 0.0}, "--margin must be above 0; got 0.0"),
         (
             {"recipe": "tuned", "margin": 2.0},
             "--margin is used only with --recipe tutorial",
@@ -108,6 +109,26 @@ def test_settings_that_make_no_sense_are_refused_before_any_work(tmp_path, chang
     with pytest.raises(UserError, match=words):
         mnist_mlp.main(config)
     assert not config.workdir.exists()
+
+
+@pytest.mark.parametrize("module", [mnist_mlp, mnist_conv])
+def test_a_batch_with_more_images_of_a_digit_than_there_are_is_refused(tmp_path, module):
+    settings = {"recipe": "tuned"} if module is mnist_mlp else {"form": "supervised"}
+    config = module.Config(
+        workdir=tmp_path / "run", dataset="digits", batch_size=600, **settings, **SHORT
+    )
+    words = "--batch-size 600 has 120 images of each digit; there are 11. of"
+    with pytest.raises(UserError, match=words):
+        module.main(config)
+
+
+def test_a_batch_of_pairs_larger_than_the_list_is_padded():
+    config = mnist_mlp.Config(dataset="digits", batch_size=7)
+    sample = mnist_mlp.build(config).sample
+    pairs = Pairs(jnp.array([[0, 1], [1, 2]]), jnp.array([True, False]))
+    data = PairData(jnp.zeros((3, 8, 8, 1), jnp.uint8), pairs)
+    batch = sample(jax.random.key(0), jnp.asarray(0), data)
+    assert batch.where.tolist() == [True] * 2 + [False] * 5
 
 
 def test_towers_print_three_variants_side_by_side(tmp_path, capsys):

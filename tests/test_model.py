@@ -54,6 +54,32 @@ def weighted_distance(params, x, y):
 # From images to decisions ---------------------------------------------------------------
 
 
+def test_images_are_arrays_of_numpy_or_jax_or_files(tmp_path, monkeypatch):
+    model, images = make_model(), random_images(2, size=(9, 7))
+    files = [tmp_path / f"{i}.png" for i in range(2)]
+    for file, image in zip(files, images, strict=True):
+        Image.fromarray(image[..., 0]).save(file)
+    for same in (jnp.asarray(images), files, [str(file) for file in files]):
+        np.testing.assert_array_equal(model.embed(same), model.embed(images))
+    answer = model.verify(*images)
+    assert model.verify(*jnp.asarray(images)) == answer == model.verify(*files)
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)  # as for a user
+    with pytest.raises(TypeError, match="images must be uint8; got float32"):
+        model.embed(jnp.zeros((2, 9, 7, 1)))
+    with pytest.raises(TypeError, match=r"an array or a list of files; got 'a\.png'"):
+        model.embed("a.png")
+    with pytest.raises(TypeError, match="must be the name of a file; got ndarray"):
+        model.embed(list(images))
+
+
+def test_files_are_laid_on_the_ground_of_the_preparation(tmp_path):
+    drawing = Image.new("RGBA", SIZE[::-1], (0, 0, 0, 0))
+    drawing.save(tmp_path / "a.png")
+    for background in (255, 0):
+        model = pixel_model(Preparation(SIZE, background=background))
+        assert model.embed([tmp_path / "a.png"]).tolist() == [[background / 255] * 48]
+
+
 def test_embeddings_are_those_of_prepared_images_between_0_and_1():
     model, images = make_model(), random_images(5)
     x = jnp.asarray(255 - images, jnp.float32) / 255
@@ -140,22 +166,36 @@ def test_verify_tells_the_distance_and_what_it_means(tmp_path):
     assert not dataclasses.replace(model, calibration=strict).verify(white, black).same
 
 
+def one_pixel_model(different):
+    """The distance is that of pixels; different pairs are at the given distances."""
+    distances = np.concatenate([[0.0], different])
+    same = np.arange(len(distances)) < 1
+    calibration = calibrate(distances, same, pairs="toy pairs", num_classes=9)
+    return dataclasses.replace(pixel_model(Preparation((1, 1))), calibration=calibration)
+
+
+def one_pixel_images(*values):
+    return np.array(values, np.uint8).reshape(-1, 1, 1, 1)
+
+
 def test_identify_answers_with_the_nearest_class_or_none():
-    values = np.array([0, 10, 100, 250], np.uint8).reshape(-1, 1, 1, 1)
-    calibration = dataclasses.replace(
-        toy_calibration(), false_match_rates=[0.0, 1.0], distances=[0.0, 1.0]
-    )
-    model = dataclasses.replace(pixel_model(Preparation((1, 1))), calibration=calibration)
-    queries = np.array([12, 90, 180], np.uint8).reshape(-1, 1, 1, 1)
-    found = model.identify(values, list("aabc"), queries, false_accept_rate=0.271)
-    # of three classes: 1 - (1 - 0.271)^(1/3) = 0.1, and so is the distance
-    assert found.threshold == pytest.approx(0.1)
+    values, queries = one_pixel_images(0, 10, 100, 250), one_pixel_images(12, 90, 180)
+    model = one_pixel_model(0.01 * np.arange(1, 100))
+    # for four images: 1 - (96 * 95 * 94) / (103 * 102 * 101) ... of 99 + 4 distances
+    found = model.identify(values, list("aabc"), queries, false_accept_rate=0.36)
+    # 10 different pairs: 1 - prod (99 - j) / (103 - j) = .3425, 11 pairs: .3709
+    assert found.threshold == pytest.approx(0.10)
+    assert found.threshold < 0.10
+    assert found.threshold_from == "pairs"
+    assert found.smallest_rate == pytest.approx(4 / 103)
     assert found.nearest.labels.tolist() == ["a", "b", "c"]
     assert found.nearest.runner_up_labels.tolist() == ["b", "a", "b"]
     assert found.accepted.tolist() == [True, True, False]
     assert found.strangers_let_in == 0
-    loose = model.identify(values, list("aabc"), queries, false_accept_rate=0.75)
-    # 1 - 0.25^(1/3) = 0.37 is more than 90 / 255 = 0.353 but less than 100 / 255 = 0.392
+    loose = one_pixel_model(0.37 * np.arange(1, 100))
+    loose = loose.identify(values, list("aabc"), queries, false_accept_rate=0.05)
+    # one pair, .37, is more than 90 / 255 = .353 but less than 100 / 255 = .392
+    assert loose.threshold == pytest.approx(0.37)
     assert loose.strangers_let_in == 0.5  # one of a, and b
     assert loose.accepted.all()
     with pytest.raises(ValueError, match="two classes or more; got one, a"):
@@ -164,11 +204,56 @@ def test_identify_answers_with_the_nearest_class_or_none():
         model.identify(values, list("aabc"), queries, false_accept_rate=1.0)
 
 
+def test_identify_accepts_nothing_where_too_little_is_known():
+    values, queries = one_pixel_images(0, 100, 250), one_pixel_images(0, 90)
+    found = one_pixel_model([0.5, 0.6]).identify(values, list("abc"), queries)
+    assert found.threshold == -np.inf
+    assert found.threshold_from is None
+    assert not found.accepted.any()
+    assert found.nearest.labels.tolist() == ["a", "b"]
+    assert found.smallest_rate == 0.5  # 2 / (3 + 1), and 3 / (2 + 3) is more
+    again = one_pixel_model([0.5, 0.6]).identify(
+        values, list("abc"), queries, false_accept_rate=found.smallest_rate
+    )
+    assert again.threshold_from == "gallery"
+
+
+def test_a_large_gallery_shows_its_threshold_itself():
+    values = one_pixel_images(*(np.arange(20) * 10 + np.arange(20) % 2))  # 9 or 11 apart
+    labels = [f"{number:02}" for number in range(20)]
+    queries = one_pixel_images(4, 250)
+    found = one_pixel_model([0.5, 0.6]).identify(
+        values, labels, queries, false_accept_rate=0.1
+    )
+    assert found.threshold_from == "gallery"
+    # all are 9 from another class: just below, since more than .1 would be let in
+    assert found.threshold == pytest.approx(9 / 255, rel=1e-3)
+    assert found.accepted.tolist() == [True, False]
+    assert found.strangers_let_in == 0
+
+
+def test_a_distance_equal_to_the_threshold_is_accepted():
+    model = one_pixel_model(np.arange(1.0, 9.0))
+    images = one_pixel_images(0, 51)
+    distance = model.verify(*images).distance
+    equal = dataclasses.replace(model.calibration, threshold=distance)
+    found = dataclasses.replace(model, calibration=equal).verify(*images)
+    assert found.same
+    assert found.probability_same == 0.5
+    beyond = dataclasses.replace(equal, threshold=np.nextafter(distance, 0).item())
+    found = dataclasses.replace(model, calibration=beyond).verify(*images)
+    assert not found.same
+    assert found.probability_same < 0.5
+
+
 def test_a_model_that_cannot_decide_says_so():
     images = random_images(2)
     model = make_model(calibration=None)
-    with pytest.raises(UserError, match="has no calibration"):
+    with pytest.raises(UserError, match=r"has no calibration, so .* what is same$"):
         model.verify(*images)
+    details = {"no_calibration": "all 4 distances are 0"}
+    with pytest.raises(UserError, match="what is same: all 4 distances are 0"):
+        dataclasses.replace(model, details=details).verify(*images)
     with pytest.raises(UserError, match="has no calibration"):
         model.identify(images, ["a", "b"], images)
     diverged = make_model(matrix_fn=lambda params, x, y: x @ y.T * jnp.nan)

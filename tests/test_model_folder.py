@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from siamese_jax import episodes, samplers
 from siamese_jax import model as model_module
@@ -24,7 +25,6 @@ from tests.test_model import (
     make_model,
     random_images,
     toy_calibration,
-    weighted_distance,
 )
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ def test_a_model_comes_back_from_its_folder(saved):
 
 def test_the_folder_says_how_the_model_was_made(saved):
     facts = json.loads((saved[1] / "model.json").read_text())
-    assert (facts["format"], facts["format_version"]) == ("siamese_jax model", 1)
+    assert (facts["format"], facts["format_version"]) == ("siamese_jax model", 2)
     assert facts["image_shape"] == [*SIZE, 1]
     assert facts["embedding_dim"] == 128
     assert facts["distance_parameters"] == ["head/0", "head/1"]
@@ -91,6 +91,7 @@ def test_the_folder_says_how_the_model_was_made(saved):
         "color": False,
         "invert": True,
         "resampling": "lanczos",
+        "background": 255,
     }
 
 
@@ -206,7 +207,6 @@ def test_a_loaded_model_can_be_calibrated_and_saved_again(saved, copied):
 
 
 def test_files_hold_no_nan(tmp_path):
-    calibration = dataclasses.replace(toy_calibration(), even_distance=float("nan"))
     details = {
         "rate": np.float32("nan"),
         "rates": (1.0, float("inf")),
@@ -215,7 +215,7 @@ def test_files_hold_no_nan(tmp_path):
         "matrix": np.eye(2),
     }
     model = pixel_model(Preparation(SIZE))
-    model = dataclasses.replace(model, calibration=calibration, details=details)
+    model = dataclasses.replace(model, calibration=toy_calibration(), details=details)
     save_model(tmp_path / "model", model)
     text = (tmp_path / "model" / "model.json").read_text()
     assert "NaN" not in text
@@ -228,7 +228,7 @@ def test_files_hold_no_nan(tmp_path):
         "folder": "runs",
         "matrix": [[1.0, 0.0], [0.0, 1.0]],
     }
-    assert np.isnan(loaded.calibration.even_distance)
+    assert loaded.calibration == model.calibration
     with pytest.raises(ValueError, match="hold what JSON can; got set"):
         save_model(tmp_path / "other", dataclasses.replace(model, details={"a": {1}}))
     assert not (tmp_path / "other").exists()
@@ -294,7 +294,7 @@ def test_a_folder_that_is_no_model_is_named(copied):
 def test_another_format_is_refused_by_name(copied):
     facts = json.loads((copied / "model.json").read_text())
     (copied / "model.json").write_text(json.dumps(facts | {"format_version": 7}))
-    with pytest.raises(UserError, match=r"version 7; this version .* reads .*, version 1"):
+    with pytest.raises(UserError, match=r"version 7; this version .* reads .*, version 2"):
         load_model(copied)
     (copied / "model.json").write_text(json.dumps(facts | {"format": "other"}))
     with pytest.raises(UserError, match="has the format 'other'"):
@@ -330,6 +330,8 @@ def test_damaged_facts_are_named(copied):
     fails(json.dumps(facts | {"preparation": facts["preparation"] | {"tilt": 3}}))
     fails(json.dumps(facts | {"preparation": facts["preparation"] | {"size": [0, 3]}}))
     fails(json.dumps(facts | {"calibration": {"threshold": 1.0}}))
+    without = facts["calibration"] | {"threshold": None}
+    fails(json.dumps(facts | {"calibration": without}))
 
 
 def run_python(code, **options):
@@ -338,30 +340,64 @@ def run_python(code, **options):
     ).stdout
 
 
-def test_a_folder_is_used_by_the_lines_of_the_docstring_with_jax_alone(saved, tmp_path):
-    model, folder = saved
+def write_kinds_of_images(folder):
+    """A turned phone picture, a scan, a transparent drawing, a palette; of many sizes."""
+    rng, exif = np.random.default_rng(0), Image.Exif()
+    exif[274] = 6
+    pixels = rng.integers(0, 256, (20, 31, 4), dtype=np.uint8)
+    Image.fromarray(pixels[..., :3]).save(folder / "phone.jpg", exif=exif)
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 200).save(folder / "scan.tif")
+    Image.fromarray(pixels).save(folder / "drawing.png")
+    Image.fromarray(pixels[:9, :, :3]).quantize(16).save(folder / "palette.gif")
+    return [
+        folder / name for name in ("phone.jpg", "scan.tif", "drawing.png", "palette.gif")
+    ]
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    [
+        Preparation(SIZE, invert=True),
+        Preparation(SIZE, background=0),
+        Preparation(SIZE, resampling="every-second-pixel"),
+    ],
+)
+def test_the_lines_of_the_docstring_give_the_distance_of_verify(tmp_path, preparation):
+    model, folder = make_model(preparation=preparation), tmp_path / "a model"
+    save_model(folder, model)
+    files = write_kinds_of_images(tmp_path)
     lines = inspect.cleandoc(model_module.__doc__).split("    import json, pathlib\n")[1]
     lines = inspect.cleandoc("    import json, pathlib\n" + lines)
-    images = random_images(3)
-    np.save(tmp_path / "images.npy", (255 - images).astype(np.float32) / 255)
     used = lines.replace('pathlib.Path("model")', f"pathlib.Path({str(folder)!r})")
-    used = used.replace(
-        'np.zeros((3, *facts["image_shape"]), np.float32)',
-        f"np.load({str(tmp_path / 'images.npy')!r})",
-    )
-    assert used.count(str(tmp_path)) == 1
+    used = used.replace('["a.png", "b.png"]', str([str(file) for file in files]))
     assert used.count(str(folder)) == 1
-    blocked = ("flax", "optax", "siamese_jax", "experiments", "orbax", "PIL", "tyro")
+    assert used.count("phone.jpg") == 1
+    blocked = ("flax", "optax", "siamese_jax.model", "experiments", "orbax", "tyro")
     code = (
         f"import sys\nfor name in {blocked}:\n    sys.modules[name] = None\n{used}\n"
-        f"np.savez({str(tmp_path / 'out.npz')!r}, embeddings=embeddings, matrix=matrix)\n"
+        f"np.save({str(tmp_path / 'out.npy')!r}, matrix)\n"
     )
-    run_python(code, cwd=tmp_path)
-    x = model.embed(images)
-    with np.load(tmp_path / "out.npz") as found:
-        np.testing.assert_allclose(found["embeddings"], x, rtol=1e-4, atol=1e-5)
-        matrix = weighted_distance(model.params, x, x)
-        np.testing.assert_allclose(found["matrix"], matrix, rtol=1e-3, atol=1e-4)
+    printed = float(run_python(code, cwd=tmp_path))
+    matrix = np.load(tmp_path / "out.npy")
+    assert printed == pytest.approx(matrix[0, 1])
+    for other, distance in zip(files[1:], matrix[0, 1:], strict=True):
+        answer = model.verify(files[0], other)
+        assert answer.distance == pytest.approx(distance, rel=1e-4)
+    assert len(set(matrix[0].tolist())) == 4
+
+
+def test_a_model_without_a_ground_has_a_white_one(copied):
+    path = copied / "model.json"
+    facts = json.loads(path.read_text())
+    assert facts["preparation"].pop("background") == 255
+    path.write_text(json.dumps(facts))
+    assert load_model(copied).preparation == Preparation(SIZE, invert=True)
+    facts["preparation"]["background"] = 256
+    path.write_text(json.dumps(facts))
+    with pytest.raises(
+        UserError, match=r"model.json is damaged .* background must be in 0"
+    ):
+        load_model(copied)
 
 
 def test_importing_brings_in_no_package_that_is_used_later():

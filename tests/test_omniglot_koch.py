@@ -50,6 +50,9 @@ def test_koch_is_evaluated_as_it_goes_and_the_best_state_becomes_the_model(small
     } <= metrics.keys()
     evaluated = logs.read_log(small_koch.workdir, "evaluations.jsonl")
     np.testing.assert_array_equal(evaluated["step"], [2, 4])
+    (board,) = (small_koch.workdir / "tensorboard").glob("events*")
+    for name in ("random_20_way_accuracy", "within_alphabet_accuracy"):
+        assert f"evaluation/{name}".encode() in board.read_bytes()
     best = evaluated["step"][np.argmax(evaluated["within_alphabet_accuracy"])]
     system = omniglot_koch.build(small_koch)
     like = jax.eval_shape(lambda: loop.initial_state(system, jax.random.key(0)))
@@ -173,8 +176,8 @@ def test_the_loss_is_the_cross_entropy_with_the_l2_terms(small_koch):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_drawings": 1}, "--num-drawings must be from 2 to 20; got 1"),
-        ({"num_drawings": 21}, "--num-drawings must be from 2 to 20; got 21"),
+        ({"num_drawings": 1}, "--num-drawings must be at least 2 and at most 20; got 1"),
+        ({"num_drawings": 21}, "--num-drawings must be .* at most 20; got 21"),
         ({"batch_size": 5}, "--batch-size must be even; got 5"),
         (
             {"schedule": "tutorial", "momentum": 0.5},
@@ -187,6 +190,12 @@ def test_koch_refuses_what_makes_no_sense(small_koch, changes, words):
     with pytest.raises(UserError, match=words):
         omniglot_koch.main(config)
     assert not small_koch.workdir.exists()
+
+
+def test_a_batch_with_more_characters_than_there_are_is_refused(small_koch):
+    config = dataclasses.replace(small_koch, batch_size=106)
+    with pytest.raises(UserError, match="--batch-size: there are 105 characters; got 106"):
+        omniglot_koch.main(config)
 
 
 def test_momentum_belongs_to_the_paper_s_schedule(small_koch):

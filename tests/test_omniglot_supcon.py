@@ -193,7 +193,7 @@ def test_what_the_drawings_cannot_give_is_refused_before_training(small, tmp_pat
     for wrong, words in (
         ({"num_classes": 106}, "num-classes: there are 105 training classes; got 106"),
         ({"num_images": 6}, "num-images: class .* has 5; got 6"),
-        ({"num_images": 1}, "must be at least 2; got 6 and 1"),
+        ({"num_images": 1}, "--num-images must be at least 2; got 1"),
         ({"runs": tmp_path / "none.zip"}, "none.zip: there is no such file"),
     ):
         with pytest.raises(UserError, match=words):

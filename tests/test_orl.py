@@ -106,9 +106,9 @@ def test_a_run_over_folds_resumes_and_does_not_run_twice(finished, capsys):
     (finished.workdir / "results.json").unlink()
     orl_hog.main(finished)
     assert metrics_of(finished.workdir) == first
-    capsys.readouterr()
+    assert "is complete" not in capsys.readouterr().out
     orl_hog.main(finished)
-    assert "is complete" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("is complete") == 1
 
 
 def test_the_other_encoders_on_unseen_persons(tmp_path, faces):
@@ -167,13 +167,13 @@ def test_the_embeddings_of_the_linear_map_have_length_1(tmp_path, faces):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"dropout": (0.1, 1.0, 0.1)}, r"--dropout: rates must be in \[0, 1\)"),
+        ({"dropout": (0.1, 1.0, 0.1)}, "--dropout must be at least 0 and below 1"),
         ({"data_dir": None}, "--data-dir: the folder of ORL"),
-        ({"margin": 0.0}, "--margin must be positive"),
+        ({"margin": 0.0}, "--margin must be above 0"),
         ({"folds": (0,)}, "--folds is used only with --protocol unseen-persons"),
         (
             {"protocol": "unseen-persons", "folds": (5,)},
-            "--folds must be some of 0 1 2 3 4",
+            "--folds must be at least 0 and at most 4",
         ),
         (
             {"protocol": "unseen-persons", "folds": (1, 1)},
@@ -190,8 +190,8 @@ def test_the_tutorial_refuses_what_makes_no_sense(tmp_path, faces, changes, word
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"folds": ()}, "--folds must be some of 0 1 2 3 4"),
-        ({"folds": (5,)}, "--folds must be some of 0 1 2 3 4"),
+        ({"folds": ()}, "--folds needs at least one value"),
+        ({"folds": (5,)}, "--folds must be at least 0 and at most 4"),
         ({"data_dir": None}, "--data-dir: the folder of ORL"),
         ({"num_classes": 12}, "--num-classes: there are 8 training classes; got 12"),
         ({"num_images": 5}, r"--num-images: class s\d+ has 4; got 5"),
@@ -199,7 +199,7 @@ def test_the_tutorial_refuses_what_makes_no_sense(tmp_path, faces, changes, word
         ({"widths": (4, 4)}, "--widths is used only with --encoder conv"),
         (
             {"encoder": "conv", "widths": (4,) * 6},
-            "the size of the images must be at least 64 for 6 blocks",
+            r"the size of the images must be at least \(64, 64\)",
         ),
     ],
 )

@@ -1,14 +1,17 @@
 """Tests of the package as a namespace: modules are loaded when they are first used."""
 
 import pathlib
+import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
 import siamese_jax
 
 PACKAGE = pathlib.Path(siamese_jax.__file__).parent
+ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = {"cli"}
 
 
@@ -45,3 +48,39 @@ def test_modules_are_loaded_on_first_use_and_not_before():
 def test_an_unknown_name_is_named():
     with pytest.raises(AttributeError, match="'siamese_jax' has no attribute 'loses'"):
         siamese_jax.loses  # noqa: B018
+
+
+# The checkout -----------------------------------------------------------------------------
+
+
+def examples_of_the_readme():
+    text = (ROOT / "README.md").read_text()
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(examples_of_the_readme())))
+def test_each_example_of_the_readme_can_be_pasted_into_a_file(number, tmp_path):
+    example = examples_of_the_readme()[number]
+    assert ">>>" not in example
+    file = tmp_path / "example.py"
+    file.write_text(example)
+    done = subprocess.run(
+        [sys.executable, str(file)], capture_output=True, text=True, check=True
+    )
+    said = re.findall(r"^print\(.*\)  # (\S+?)(?:[,:] .*)?$", example, re.MULTILINE)
+    assert said
+    assert done.stdout.split() == said
+
+
+def test_the_source_distribution_has_all_of_the_checkout():
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode or not listed.stdout:
+        pytest.skip("this is no checkout")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    included = set(settings["tool"]["hatch"]["build"]["targets"]["sdist"]["include"])
+    always = {"/.gitignore", "/LICENSE", "/README.md", "/pyproject.toml"}  # by hatchling
+    wanted = {f"/{path.split('/')[0]}" for path in listed.stdout.splitlines()}
+    assert included | always == wanted

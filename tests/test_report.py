@@ -1,6 +1,7 @@
 """Tests of the report: one self-contained page that shows every picture."""
 
 import json
+import os
 
 import jax.numpy as jnp
 import numpy as np
@@ -59,3 +60,18 @@ def test_a_page_holds_all_figures_and_pictures_and_nothing_from_elsewhere(tmp_pa
     ):
         assert f'<td>{name}</td><td class="number">{shown}</td>' in page
     assert "http" not in page
+
+
+@pytest.mark.slow
+def test_any_name_can_be_drawn(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    names = [
+        "Ba$$in",
+        r"$\frac{a_1}^2$",
+        os.fsdecode(b"caf\xe9"),
+        "\U0001f600",
+        "two\nlines",
+    ]
+    figure = report.confusion_matrix(np.eye(5), names)
+    report.write_report(tmp_path, "Names", {}, [report.Section("Names", "", figure)])
+    assert "data:image/png;base64," in (tmp_path / "report.html").read_text()

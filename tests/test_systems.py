@@ -12,6 +12,8 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,12 +21,15 @@ from PIL import Image
 from experiments import report
 from experiments.__main__ import list_experiments
 from experiments.datasets import letters, omniglot
-from experiments.engine import loop
+from experiments.engine import init_from, loop
 from experiments.engine.config import RunConfig, check_conditions
+from experiments.engine.init_from import named_arrays
 from experiments.evaluations import few_shot
 from experiments.systems import glyphs
+from siamese_jax import cli
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model
+from siamese_jax.training import init_state
 from tests.drawings import drawings
 from tests.stripes import write_stripes
 
@@ -226,6 +231,113 @@ def test_flags_that_a_variant_would_ignore_are_refused(name):
                 changed = dataclasses.replace(config, **{field.name: object()})
                 with pytest.raises(UserError, match=f"--{field.name.replace('_', '-')} is"):
                     check_conditions(changed)
+
+
+# Longer runs, and runs from a model -----------------------------------------------------
+
+
+EACH_VARIANT = [
+    pytest.param(name, settings, id=f"{name}-{number}")
+    for name in SYSTEMS
+    for number, settings in enumerate(VARIANTS[name])
+]
+
+
+def small_system(name, settings, num_steps):
+    module = importlib.import_module(f"experiments.systems.{name}")
+    config = module.Config(num_steps=num_steps, **settings)
+    if name == "image_folder" and settings.get("encoder") == "hog":
+        config = dataclasses.replace(config, image_size=(32, 32))
+    return config, module.build(config)
+
+
+def first_updates(system, params):
+    """What the optimiser makes of a constant gradient in the first steps."""
+    state, found = system.optimizer.init(params), []
+    for _ in range(3):
+        gradients = jax.tree.map(jnp.ones_like, params)
+        updates, state = system.optimizer.update(gradients, state, params)
+        found.append(np.asarray(updates["encoder"]))
+    return np.stack(found)
+
+
+@pytest.mark.parametrize(("name", "settings"), EACH_VARIANT)
+def test_a_run_can_be_lengthened_where_its_updates_do_not_depend_on_its_length(
+    name, settings
+):
+    params = {"encoder": jnp.ones(2)}
+    config, short = small_system(name, settings, 100)
+    _, longer = small_system(name, settings, 5_000)
+    equal = np.array_equal(first_updates(short, params), first_updates(longer, params))
+    assert config.can_be_lengthened == equal
+
+
+@pytest.mark.parametrize(("name", "settings"), EACH_VARIANT)
+def test_every_system_starts_from_its_own_model(name, settings, monkeypatch):
+    _, system = small_system(name, settings, 10)
+    shapes = jax.eval_shape(lambda: loop.initial_state(system, jax.random.key(0)))
+
+    def filled(number):
+        def fill(x):
+            return jnp.full(x.shape, number, x.dtype)
+
+        params, statistics = jax.tree.map(fill, (shapes.params, shapes.statistics))
+        return init_state(params, system.optimizer, statistics=statistics)
+
+    model = system.model(filled(2))
+    model = dataclasses.replace(model, params=named_arrays(model.params))  # as if loaded
+    monkeypatch.setattr(init_from, "load_model", lambda folder: model)
+    state = init_from.load_parameters(pathlib.Path("model"), filled(1), system.optimizer)
+    taken = jax.tree.leaves((state.params["encoder"], state.statistics))
+    assert taken
+    assert all((array == 2).all() for array in taken)
+    found = jax.tree.leaves(system.model(state).params)
+    assert all((array == 2).all() for array in found)
+
+
+# A net that has collapsed ---------------------------------------------------------------
+
+
+def all_equal(params, x, y):
+    return jnp.zeros((x.shape[0], y.shape[0]))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_run_whose_net_tells_nothing_apart_finishes_and_says_so(
+    name, tmp_path, folders, small_data, monkeypatch, capsys
+):
+    module = importlib.import_module(f"experiments.systems.{name}")
+    build = module.build
+
+    def collapsed(config):
+        system = build(config)
+        return system._replace(
+            model=lambda state: dataclasses.replace(
+                system.model(state), matrix_fn=all_equal
+            )
+        )
+
+    monkeypatch.setattr(module, "build", collapsed)
+    run = run_system(name, VARIANTS[name][0], tmp_path / "run", folders)
+    shown = capsys.readouterr().out
+    assert "no calibration: " in shown
+    assert "the model tells nothing apart, all" in shown
+    for path in [*run.workdir.rglob("*.json"), *run.workdir.rglob("*.jsonl")]:
+        if "checkpoints" not in path.parts:
+            assert "NaN" not in path.read_text(), path
+            assert "Infinity" not in path.read_text(), path
+    facts = json.loads((run.workdir / "model" / "model.json").read_text())
+    assert facts["calibration"] is None
+    reason = facts["details"]["no_calibration"]
+    assert "distances are 0" in reason
+    assert (run.workdir / "report.html").exists()
+    image = tmp_path / "image.png"
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(image)
+    command = ["verify", "--model", str(run.workdir / "model"), str(image), str(image)]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments=command)
+    assert caught.value.code == 1
+    assert reason in capsys.readouterr().err
 
 
 # Models ---------------------------------------------------------------------------------

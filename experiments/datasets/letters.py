@@ -4,6 +4,9 @@ matplotlib installs twelve DejaVu faces, which have about 1,300 letters in commo
 letter is a class, and each face gives one example of it. Letters with the same shape, such
 as Latin A, Greek Alpha and Cyrillic A, are one class. A test letter that looks like a
 training letter is left out.
+
+The faces have about 750 signs in common as well: digits, punctuation, arrows, symbols of
+mathematics. They are of none of the alphabets, and calibrate a model.
 """
 
 import pathlib
@@ -19,6 +22,7 @@ TRAINING = ("latin", "greek", "cyrillic")
 TEST = ("armenian", "georgian")
 
 _FACES = "DejaVuSans*.ttf", "DejaVuSerif*.ttf"
+_GLYPH_FACES = "DejaVuSans.ttf", "DejaVuSans-Bold.ttf"
 _FONT_SIZE = 24  # in images of 32 pixels; larger letters are shrunk to leave a margin
 _MARGIN = 2  # pixels
 # Two letters are compared by the median, over the faces, of the cosine of their pixels.
@@ -64,10 +68,55 @@ def draw_letters(font_dir: pathlib.Path | None = None, *, size: int = 32) -> Let
       UserError: If the folder has no font, a file cannot be read as a font, or an alphabet
         has no letter that is in all fonts.
     """
-    faces = _default_faces() + (_fonts_in(font_dir) if font_dir else [])
+    faces = _all_faces(font_dir)
     by_alphabet = _common_letters(faces)
     characters = [c for letters in by_alphabet.values() for c in letters]
     alphabets = np.array([a for a, letters in by_alphabet.items() for _ in letters])
+    return _draw(faces, characters, alphabets, size)
+
+
+def draw_signs(font_dir: pathlib.Path | None = None, *, size: int = 32) -> Letters:
+    """Draws every digit, punctuation mark and symbol that all faces have.
+
+    Their alphabet is called "signs". The arguments are those of `draw_letters`.
+
+    Raises:
+      UserError: As for `draw_letters`, or if fewer than two signs are in all fonts.
+    """
+    faces = _all_faces(font_dir)
+    characters = [
+        character
+        for character in _common_characters(faces)
+        if unicodedata.category(character)[0] in "NPS"
+        and _alphabet(character) not in (*TRAINING, *TEST)
+    ]
+    if len(characters) < 2:
+        raise UserError(f"fewer than two signs are in all of the {len(faces)} fonts")
+    return _draw(faces, characters, np.full(len(characters), "signs"), size)
+
+
+def draw_glyphs(*, size: int = 32) -> Letters:
+    """Draws all glyphs that the sans-serif face has both plain and bold, about 3,500.
+
+    There are two drawings of each. Letters of the training alphabets are left out. The
+    alphabet of all is called "glyphs".
+    """
+    faces = [face for face in _default_faces() if face.name in _GLYPH_FACES]
+    characters = [
+        character
+        for character in _common_characters(faces)
+        if unicodedata.category(character)[0] in "LNPS"
+        and _alphabet(character) not in TRAINING
+    ]
+    return _draw(faces, characters, np.full(len(characters), "glyphs"), size)
+
+
+def _draw(
+    faces: Sequence[pathlib.Path],
+    characters: Sequence[str],
+    alphabets: np.ndarray,
+    size: int,
+) -> Letters:
     images = np.stack([_draw_face(face, characters, size) for face in faces], axis=1)
     chosen = _choose_letters(images, np.isin(alphabets, TEST))
     num_faces = len(faces)
@@ -77,6 +126,10 @@ def draw_letters(font_dir: pathlib.Path | None = None, *, size: int = 32) -> Let
         np.repeat(alphabets[chosen], num_faces),
         np.tile(np.arange(num_faces), len(chosen)),
     )
+
+
+def _all_faces(font_dir: pathlib.Path | None) -> list[pathlib.Path]:
+    return _default_faces() + (_fonts_in(font_dir) if font_dir else [])
 
 
 def _default_faces() -> list[pathlib.Path]:
@@ -101,8 +154,8 @@ def _fonts_in(folder: pathlib.Path) -> list[pathlib.Path]:
     return fonts
 
 
-def _common_letters(faces: Sequence[pathlib.Path]) -> dict[str, list[str]]:
-    """Returns the letters that all faces have, by alphabet."""
+def _common_characters(faces: Sequence[pathlib.Path]) -> list[str]:
+    """Returns the characters that all faces have, in the order of their numbers."""
     from fontTools.ttLib import TTFont, TTLibError
 
     common: set[int] | None = None
@@ -113,9 +166,19 @@ def _common_letters(faces: Sequence[pathlib.Path]) -> dict[str, list[str]]:
         except (TTLibError, OSError) as error:
             raise UserError(f"{face} cannot be read as a font: {error}") from error
         common = drawn if common is None else common & drawn
+    return list(map(chr, sorted(common or ())))
+
+
+def _alphabet(character: str) -> str:
+    """Returns the first word of the name of a character."""
+    return unicodedata.name(character, "-").split()[0].lower()
+
+
+def _common_letters(faces: Sequence[pathlib.Path]) -> dict[str, list[str]]:
+    """Returns the letters that all faces have, by alphabet."""
     by_alphabet: dict[str, list[str]] = {name: [] for name in (*TRAINING, *TEST)}
-    for character in map(chr, sorted(common or ())):
-        alphabet = unicodedata.name(character, "-").split()[0].lower()
+    for character in _common_characters(faces):
+        alphabet = _alphabet(character)
         is_letter = unicodedata.category(character) in ("Lu", "Ll", "Lo")
         if is_letter and alphabet in by_alphabet:
             by_alphabet[alphabet].append(character)

@@ -10,17 +10,25 @@ once; the arrays are then kept in $SIAMESE_JAX_CACHE, by default ~/.cache/siames
 """
 
 import dataclasses
+import hashlib
+import json
 import os
 import pathlib
+import re
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from experiments.cli import command_line
 from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages
 
 Columns = Mapping[str, Callable[[Any], Any]]  # a function of an example for each array
+
+_VERSION = re.compile("[0-9]+[.][0-9]+[.][0-9]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,11 +57,20 @@ def main(config: Config) -> None:
 
 
 def prepare_tfds(name: str) -> None:
-    """Downloads a set and prepares it as array_record files, which need no TensorFlow."""
+    """Downloads a set and prepares it as array_record files, which need no TensorFlow.
+
+    Raises:
+      UserError: If there is no such set, or TensorFlow is needed and missing.
+    """
     import tensorflow_datasets as tfds
 
-    builder = tfds.builder(name, data_dir=str(_tfds_folder()), file_format="array_record")
-    builder.download_and_prepare()
+    folder = str(_tfds_folder())
+    try:
+        builder = tfds.builder(name, data_dir=folder, file_format="array_record")
+        builder.download_and_prepare()
+    except (tfds.core.DatasetNotFoundError, ImportError) as error:
+        words = " ".join(str(error).split())
+        raise UserError(f"{name!r} cannot be prepared: {words}") from error
 
 
 # Reading --------------------------------------------------------------------------------
@@ -65,34 +82,50 @@ def load_tfds(name: str, split: str) -> LabelledImages:
     Raises:
       FileNotFoundError: If the set is not prepared. The message says where it was looked
         for and how to get it.
-      UserError: If the set cannot be read.
+      UserError: If the set cannot be read, has no features "image" and "label", or has
+        images of several sizes or of another type than uint8.
     """
     columns: Columns = {"images": lambda x: x["image"], "labels": lambda x: x["label"]}
     arrays = load_columns(name, split, columns)
+    if arrays["images"].dtype != np.uint8:
+        found = arrays["images"].dtype
+        raise UserError(f"{name}, split {split!r}, has images of {found}; uint8 is read")
     return LabelledImages(arrays["images"], arrays["labels"])
 
 
 def load_columns(name: str, split: str, columns: Columns) -> dict[str, np.ndarray]:
     """Returns a split of a prepared set as arrays.
 
+    The decoded arrays are cached. The cache is used as long as the folder of the set, its
+    version and the sizes and times of its files stay the same.
+
     Args:
       name: The name of the set. Its newest version is read.
       split: The name of the split.
       columns: For each array of the result, the function that makes one row of it from an
-        example. The decoded arrays are cached by set, version and split alone, so a set
-        must always be read with the same columns.
+        example. Columns with the same name must be made by the same function.
 
     Raises:
       FileNotFoundError: If the set is not prepared. The message says where it was looked
         for and how to get it.
-      UserError: If the set cannot be read.
+      UserError: If the set cannot be read, lacks a feature, or the rows of an array have
+        several shapes.
     """
-    folder, version = _prepared(name)
-    cached = _cache_folder() / f"{name}-{version}-{split}.npz"
-    if not cached.exists():
-        _decode(name, version, split, folder, cached, columns)
-    with np.load(cached) as arrays:
-        return {column: arrays[column] for column in columns}
+    prepared = _prepared(name)
+    cached = _cache_folder() / _cache_name(prepared, split, columns)
+    try:
+        with np.load(cached) as arrays:
+            return {column: arrays[column] for column in columns}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        print(f"{cached} is damaged; it is written anew")
+    decoded = _decode(prepared, split, columns)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    part = cached.with_name(f"{os.getpid()}-{cached.name}")  # ends in .npz for numpy
+    np.savez_compressed(part, allow_pickle=False, **decoded)
+    part.replace(cached)
+    return decoded
 
 
 def class_names(name: str, feature: str) -> list[str]:
@@ -103,47 +136,81 @@ def class_names(name: str, feature: str) -> list[str]:
     """
     import tensorflow_datasets as tfds
 
-    folder, version = _prepared(name)
-    builder = tfds.builder(f"{name}:{version}", data_dir=str(folder))
+    builder = tfds.builder_from_directory(str(_prepared(name).folder))
     return builder.info.features[feature].names
 
 
-def _prepared(name: str) -> tuple[pathlib.Path, str]:
-    """Returns the folder of all prepared sets, and the newest version of one of them."""
+class Prepared(NamedTuple):
+    """The newest version of a prepared set, and its folder."""
+
+    name: str
+    version: str
+    folder: pathlib.Path
+
+
+def _prepared(name: str) -> Prepared:
+    """Finds the newest version of a set, by its numbers: 3.0.10 is newer than 3.0.9.
+
+    Folders with other names, such as those of an unfinished download, are ignored.
+    """
     folder = _tfds_folder()
-    prepared = sorted((folder / name).glob("*/dataset_info.json"))
-    if not prepared:
+    versions = [
+        path.parent.name
+        for path in (folder / name).glob("*/dataset_info.json")
+        if _VERSION.fullmatch(path.parent.name)
+    ]
+    if not versions:
         raise FileNotFoundError(
             f"no prepared {name!r} under {folder} ($TFDS_DATA_DIR, by default "
             f"~/tensorflow_datasets). `python -m experiments tfds {name}` downloads and "
             "prepares it there"
         )
-    return folder, prepared[-1].parent.name
+    newest = max(versions, key=lambda version: tuple(map(int, version.split("."))))
+    return Prepared(name, newest, folder / name / newest)
 
 
-def _decode(
-    name: str,
-    version: str,
-    split: str,
-    folder: pathlib.Path,
-    cached: pathlib.Path,
-    columns: Columns,
-) -> None:
-    """Reads all examples of a split and writes their arrays to the cache."""
+def _cache_name(prepared: Prepared, split: str, columns: Columns) -> str:
+    """The name of the file that holds the decoded arrays of just these files."""
+    facts = []
+    for path in sorted(prepared.folder.rglob("*")):
+        file = path.relative_to(prepared.folder).as_posix()
+        facts.append([file, path.stat().st_size, path.stat().st_mtime_ns])
+    what = json.dumps([str(prepared.folder.resolve()), split, sorted(columns), facts])
+    digest = hashlib.sha256(what.encode()).hexdigest()[:16]
+    name = re.sub(r"[^\w.+-]+", "_", f"{prepared.name}-{prepared.version}-{split}")
+    return f"{name}-{digest}.npz"
+
+
+def _decode(prepared: Prepared, split: str, columns: Columns) -> dict[str, np.ndarray]:
+    """Reads all examples of a split."""
     import tensorflow_datasets as tfds
 
+    where = f"{prepared.folder}, split {split!r},"
+    features: list[str] = []
     try:
-        source = tfds.data_source(f"{name}:{version}", split=split, data_dir=str(folder))
+        builder = tfds.builder_from_directory(str(prepared.folder))
+        features += builder.info.features
+        source = builder.as_data_source(split=split)
         rows = [[read(example) for read in columns.values()] for example in source]
     except Exception as error:  # of TFDS, array_record or the image decoder
-        raise UserError(
-            f"{folder / name / version}, split {split!r}, cannot be read: {error}"
-        ) from error
-    arrays = dict(zip(columns, map(np.asarray, zip(*rows, strict=True)), strict=True))
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    part = cached.with_name(f"{os.getpid()}-{cached.name}")  # ends in .npz for numpy
-    np.savez_compressed(part, allow_pickle=False, **arrays)
-    part.replace(cached)
+        if isinstance(error, KeyError) and features and error.args[0] not in features:
+            words = f"has no feature {error}; it has {', '.join(sorted(features))}"
+        else:
+            words = f"cannot be read: {' '.join(str(error).split())}"
+        raise UserError(f"{where} {words}") from error
+    if not rows:
+        raise UserError(f"{where} has no examples")
+    decoded = {}
+    for column, values in zip(columns, zip(*rows, strict=True), strict=True):
+        shapes = sorted({np.shape(value) for value in values})
+        if len(shapes) > 1:
+            some = ", ".join(" x ".join(map(str, shape)) for shape in shapes[:3])
+            more = f" and {len(shapes) - 3} others" if len(shapes) > 3 else ""
+            raise UserError(
+                f"{where} has {column} of several sizes, where one is needed: {some}{more}"
+            )
+        decoded[column] = np.asarray(values)
+    return decoded
 
 
 def _tfds_folder() -> pathlib.Path:
@@ -154,3 +221,7 @@ def _tfds_folder() -> pathlib.Path:
 def _cache_folder() -> pathlib.Path:
     folder = os.environ.get("SIAMESE_JAX_CACHE", "~/.cache/siamese_jax")
     return pathlib.Path(folder).expanduser()
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

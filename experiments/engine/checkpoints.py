@@ -1,27 +1,41 @@
-"""Checkpoints: the last states of a run, and the state with the best evaluation."""
+"""Checkpoints: the last states of a run, and the state with the best evaluation.
+
+Beside the files of each state stands checksums.json, which is written last. A file that was
+damaged, cut short or lost is found by it before the state is read.
+"""
 
 import contextlib
+import hashlib
+import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from experiments.cli import read_json, write_whole
 from siamese_jax.errors import UserError
 from siamese_jax.training import TrainState
 
 if TYPE_CHECKING:  # imported inside functions, since a training step needs no storage
     import orbax.checkpoint as ocp
 
+CHECKSUMS = "checksums.json"
+
 
 @contextlib.contextmanager
 def open_checkpoints(workdir: pathlib.Path) -> Iterator["ocp.CheckpointManager"]:
-    """The checkpoints of a run, of which the last two are kept."""
+    """The checkpoints of a run, of which the last two are kept.
+
+    Raises:
+      UserError: If a file of the last checkpoint is damaged or missing.
+    """
     import orbax.checkpoint as ocp
 
+    folder = workdir.absolute() / "checkpoints"
+    _verify_last(folder)
     # Saving is synchronous, because the next step reuses the memory of the state.
     options = ocp.CheckpointManagerOptions(
         max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
     )
-    folder = workdir.absolute() / "checkpoints"
     with ocp.CheckpointManager(folder, options=options) as manager:
         yield manager
 
@@ -31,6 +45,7 @@ def save(checkpoints: "ocp.CheckpointManager", step: int, state: TrainState) -> 
     import orbax.checkpoint as ocp
 
     checkpoints.save(step, args=ocp.args.StandardSave(state))
+    _write_checksums(_step_folder(checkpoints, step))
 
 
 def restore(checkpoints: "ocp.CheckpointManager", state: TrainState) -> TrainState:
@@ -44,15 +59,9 @@ def restore(checkpoints: "ocp.CheckpointManager", state: TrainState) -> TrainSta
     step = checkpoints.latest_step()
     if step is None:
         return state
-    try:
-        return checkpoints.restore(step, args=ocp.args.StandardRestore(state))
-    except Exception as error:  # the storage layers raise many kinds
-        folder = pathlib.Path(checkpoints.directory) / str(step)
-        raise UserError(
-            f"checkpoint {folder} cannot be read: it is damaged, cut short or belongs to "
-            f"another network ({type(error).__name__}). Delete that folder to continue "
-            "from the checkpoint before it, if there is one, or from the beginning"
-        ) from error
+    args = ocp.args.StandardRestore(state)
+    folder = _step_folder(checkpoints, step)
+    return _read(folder, lambda: checkpoints.restore(step, args=args))
 
 
 def load_state(workdir: pathlib.Path, state: TrainState) -> TrainState:
@@ -73,8 +82,10 @@ def save_best(workdir: pathlib.Path, state: TrainState) -> None:
     """Keeps the best state so far, in place of the one before it."""
     import orbax.checkpoint as ocp
 
+    folder = workdir.absolute() / "best"
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(workdir.absolute() / "best", state, force=True)
+        checkpointer.save(folder, state, force=True)
+    _write_checksums(folder)
 
 
 def load_best(workdir: pathlib.Path, state: TrainState) -> TrainState:
@@ -88,11 +99,67 @@ def load_best(workdir: pathlib.Path, state: TrainState) -> TrainState:
     folder = workdir.absolute() / "best"
     if not folder.is_dir():
         raise UserError(f"{workdir} holds no state that was evaluated")
+    _verify(folder)
     with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            return checkpointer.restore(folder, state)
-        except Exception as error:  # the storage layers raise many kinds
-            raise UserError(
-                f"{folder} cannot be read: it is damaged, cut short or belongs to another "
-                f"network ({type(error).__name__})"
-            ) from error
+        return _read(folder, lambda: checkpointer.restore(folder, state))
+
+
+# Damage ---------------------------------------------------------------------------------
+
+
+def _step_folder(checkpoints: "ocp.CheckpointManager", step: int) -> pathlib.Path:
+    return pathlib.Path(checkpoints.directory) / str(step)
+
+
+def _read(folder: pathlib.Path, read_fn: Callable[[], TrainState]) -> TrainState:
+    """What `read_fn` reads from a folder; its failure names the folder."""
+    try:
+        return read_fn()
+    except Exception as error:  # the storage layers raise many kinds
+        raise _damaged(folder, type(error).__name__) from error
+
+
+def _damaged(folder: pathlib.Path, reason: str) -> UserError:
+    return UserError(
+        f"{folder} cannot be read: it is damaged, cut short or belongs to another network "
+        f"({reason}). Delete that folder to continue from the checkpoint before it, if "
+        "there is one, or from the beginning"
+    )
+
+
+def _checksums(folder: pathlib.Path) -> dict[str, str]:
+    """The checksum of each file below a folder, by its name relative to the folder."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != CHECKSUMS:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = digest
+    return found
+
+
+def _write_checksums(folder: pathlib.Path) -> None:
+    write_whole(folder / CHECKSUMS, json.dumps(_checksums(folder), indent=2) + "\n")
+
+
+def _verify(folder: pathlib.Path) -> None:
+    """Refuses a saved state with a damaged file, before anything is read from it.
+
+    A state without checksums, which a process leaves that is killed between the two, is
+    left to the reader.
+    """
+    if not (folder / CHECKSUMS).exists():
+        return
+    wanted, found = read_json(folder / CHECKSUMS), _checksums(folder)
+    for name, checksum in wanted.items():
+        if name not in found:
+            raise _damaged(folder, f"{name} is missing")
+        if found[name] != checksum:
+            raise _damaged(folder, f"{name} is not as it was written")
+
+
+def _verify_last(folder: pathlib.Path) -> None:
+    """Refuses a damaged last checkpoint."""
+    steps = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdecimal()]
+    if steps:
+        _verify(folder / str(max(steps)))

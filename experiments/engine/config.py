@@ -5,11 +5,14 @@ flags of the command line.
 """
 
 import dataclasses
+import hashlib
 import json
+import math
 import pathlib
 import re
 import zlib
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 
@@ -18,29 +21,84 @@ from siamese_jax.errors import UserError
 Stream = Literal["init", "train", "epochs", "pairs"]
 
 
-def only_when(default: Any, **conditions: Any) -> Any:
-    """A field of a Config that a run uses only under some conditions.
+class Range(NamedTuple):
+    """The numbers that a setting may have. A bound that is None does not bound.
 
-    Setting it in any other run is an error, so that no flag is silently ignored.
+    Attributes:
+      at_least: Smallest number.
+      above: Numbers are larger than this.
+      at_most: Largest number.
+      below: Numbers are smaller than this.
+    """
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def holds(self, number: float) -> bool:
+        """Whether a number is within the bounds."""
+        return (
+            (self.at_least is None or number >= self.at_least)
+            and (self.above is None or number > self.above)
+            and (self.at_most is None or number <= self.at_most)
+            and (self.below is None or number < self.below)
+        )
+
+    def __str__(self) -> str:
+        """The bounds in words, such as "at least 0 and below 1"."""
+        words = [
+            f"{name.replace('_', ' ')} {bound:,}"
+            for name, bound in self._asdict().items()
+            if bound is not None
+        ]
+        return " and ".join(words)
+
+
+LARGEST_INTEGER = 2**31 - 1  # steps and indices are 32-bit integers on the device
+LARGEST_SEED = 2**32 - 1
+
+
+def setting(
+    default: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    only_when: Mapping[str, Any] | None = None,
+) -> Any:
+    """A field of a Config with the numbers that it may have, or that few runs use.
+
+    Every field that holds numbers declares its range. The range of a tuple is that of each
+    of its numbers. Setting a field in a run that would ignore it is an error.
 
     Args:
       default: The default value of the field.
-      **conditions: Names of other fields with the value, or the tuple of values, that they
-        must have.
+      at_least: Smallest number.
+      above: Numbers are larger than this.
+      at_most: Largest number.
+      below: Numbers are smaller than this.
+      only_when: The conditions under which a run uses the field: names of other fields
+        with the value, or the tuple of values, that they must have.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Config:
     ...     loss: str = "contrastive"
-    ...     margin: float = only_when(1.0, loss="contrastive")
-    >>> check_conditions(Config(loss="logistic", margin=2.0))
+    ...     margin: float = setting(1.0, above=0, only_when={"loss": "contrastive"})
+    >>> check_config(Config(margin=-2.0))
+    Traceback (most recent call last):
+    siamese_jax.errors.UserError: --margin must be above 0; got -2.0
+    >>> check_config(Config(loss="logistic", margin=2.0))
     Traceback (most recent call last):
     siamese_jax.errors.UserError: --margin is used only with --loss contrastive; this run has --loss logistic
     """  # noqa: E501
-    wanted = {
+    conditions = {
         name: value if isinstance(value, tuple) else (value,)
-        for name, value in conditions.items()
+        for name, value in (only_when or {}).items()
     }
-    return dataclasses.field(default=default, metadata={"only_when": wanted})
+    metadata = {"range": Range(at_least, above, at_most, below), "only_when": conditions}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +109,8 @@ class RunConfig:
       workdir: The folder of the run, where everything is written and resumed from. Without
         it the folder is runs/SYSTEM, with every flag that differs from its default in the
         name.
+      init_from: The folder of a model whose parameters the run starts from. Its classes
+        should not be among those that this run is tested on.
       seed: The seed of all randomness.
       num_steps: Number of training steps.
       steps_per_call: Number of steps in one compiled program.
@@ -60,10 +120,19 @@ class RunConfig:
     experiment: ClassVar[str] = "experiment"
 
     workdir: pathlib.Path | None = None
-    seed: int = 0
-    num_steps: int = 1000
-    steps_per_call: int = 10
-    checkpoint_every: int = 100
+    init_from: pathlib.Path | None = None
+    seed: int = setting(0, at_least=0, at_most=LARGEST_SEED)
+    num_steps: int = setting(1000, at_least=1)
+    steps_per_call: int = setting(10, at_least=1)
+    checkpoint_every: int = setting(100, at_least=1)
+
+    @property
+    def can_be_lengthened(self) -> bool:
+        """Whether the updates of a run do not depend on its number of steps.
+
+        A system whose learning rate falls to zero at the last step cannot go on.
+        """
+        return True
 
     @property
     def directory(self) -> pathlib.Path:
@@ -71,7 +140,7 @@ class RunConfig:
         if self.workdir is not None:
             return self.workdir
         changes = [f"{name}={_plain(value)}" for name, value in changed(self).items()]
-        return pathlib.Path("runs", "-".join([self.experiment, *changes]))
+        return pathlib.Path("runs", _short("-".join([self.experiment, *changes]), self))
 
 
 def stream(config: Any, name: Stream) -> jax.Array:
@@ -84,19 +153,17 @@ def stream(config: Any, name: Stream) -> jax.Array:
     return jax.random.fold_in(jax.random.key(config.seed), zlib.crc32(name.encode()))
 
 
-def check_config(config: RunConfig) -> None:
-    """Refuses counts below 1 and flags that the run would ignore.
+def check_config(config: Any) -> None:
+    """Refuses settings out of their range, and those that the run would ignore.
 
     Raises:
-      UserError: If a count is below 1, checkpoints do not fall between calls, or a flag is
-        set that this run does not use.
+      UserError: If a number is out of its range or not finite, a tuple is empty whose
+        default is not, checkpoints do not fall between calls, or a flag is set that this
+        run does not use.
     """
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        is_count = isinstance(value, int) and not isinstance(value, bool)
-        if is_count and field.name != "seed" and value < 1:
-            raise UserError(f"{_flag(field.name)} must be at least 1; got {value}")
-    if config.checkpoint_every % config.steps_per_call:
+        check_range(field, getattr(config, field.name))
+    if isinstance(config, RunConfig) and config.checkpoint_every % config.steps_per_call:
         raise UserError(
             f"--checkpoint-every must be a multiple of --steps-per-call "
             f"({config.steps_per_call}); got {config.checkpoint_every}"
@@ -104,8 +171,31 @@ def check_config(config: RunConfig) -> None:
     check_conditions(config)
 
 
+def check_range(field: dataclasses.Field, value: Any) -> None:
+    """Refuses a value that is out of the range of its field.
+
+    Raises:
+      UserError: If a number is out of the range or not finite, or a tuple is empty whose
+        default is not.
+    """
+    flag, bounds = _flag(field.name), field.metadata.get("range", Range())
+    several = value if isinstance(value, tuple) else (value,)
+    if not several and field.default != ():
+        raise UserError(f"{flag} needs at least one value; got none")
+    for number in several:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if isinstance(number, float) and not math.isfinite(number):
+            raise UserError(f"{flag} must be finite; got {value}")
+        if not bounds.holds(number):
+            raise UserError(f"{flag} must be {bounds}; got {value}")
+        largest = bounds.at_most or LARGEST_INTEGER
+        if isinstance(number, int) and number > largest:
+            raise UserError(f"{flag} must be at most {largest:,}; got {value}")
+
+
 def check_conditions(config: Any) -> None:
-    """Refuses flags that were made by `only_when` and that this run would ignore.
+    """Refuses flags that are `only_when` used and that this run would ignore.
 
     Raises:
       UserError: If such a flag differs from its default.
@@ -165,3 +255,16 @@ def _flag(name: str) -> str:
 def _plain(value: Any) -> str:
     """The value of a flag as part of a file name."""
     return re.sub(r"[^\w.+-]+", "_", str(value)).strip("_")
+
+
+_LONGEST_NAME = 120  # bytes; file systems allow 255
+
+
+def _short(name: str, config: RunConfig) -> str:
+    """The name, or its beginning with a hash of all settings where it is too long."""
+    if len(name.encode()) <= _LONGEST_NAME:
+        return name
+    settings = json.dumps(as_json(config), sort_keys=True)
+    digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
+    start = name.encode()[: _LONGEST_NAME - 1 - len(digest)].decode(errors="ignore")
+    return f"{start}-{digest}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.cli import write_whole
+from experiments.cli import finite_or_none, write_whole
 from experiments.engine import checkpoints
 from siamese_jax.errors import UserError
 from siamese_jax.training import TrainState
@@ -20,8 +20,11 @@ except ImportError:  # Windows
 
 
 def read_log(workdir: pathlib.Path, name: str = "metrics.jsonl") -> dict[str, np.ndarray]:
-    """The metrics of metrics.jsonl, or of another log, as one array each."""
-    lines = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+    """The metrics of metrics.jsonl, or of another log, as one array each.
+
+    A figure without a value is null in the file and NaN here.
+    """
+    lines = [_parse(line) for line in (workdir / name).read_text().splitlines()]
     return {name: np.array([line[name] for line in lines]) for name in lines[0]}
 
 
@@ -68,6 +71,11 @@ class Log:
         for name, array in metrics.items():
             self._board.add_scalar(name, array.mean(), step + len(array))
 
+    def write_figures(self, step: int, figures: dict[str, float]) -> None:
+        """Adds the figures of the evaluation at a step to the TensorBoard events."""
+        for name, figure in figures.items():
+            self._board.add_scalar(f"evaluation/{name}", figure, step)
+
 
 class Evaluation(NamedTuple):
     """How a run is evaluated at every checkpoint, and when it stops early.
@@ -95,28 +103,36 @@ class EvaluationLog:
         self._folder, self._evaluation = workdir, evaluation
         self._lines = list(_lines_until(workdir / "evaluations.jsonl", step))
 
-    def add(self, step: int, state: TrainState) -> None:
-        """Evaluates a state, if the run has an evaluation."""
+    def add(self, step: int, state: TrainState) -> dict[str, float]:
+        """Evaluates a state and returns its figures: none without an evaluation."""
         if self._evaluation is None:
-            return
+            return {}
         from tqdm import tqdm
 
         figures = self._evaluation.evaluate_fn(state)
         metric = self._evaluation.metric
         tqdm.write(f"step {step}: " + ", ".join(f"{k} {v:.4f}" for k, v in figures.items()))
-        is_best = all(figures[metric] > line[metric] for line in self._lines)
+        earlier = [line[metric] for line in self._lines]
+        # NaN is never better, but the first state is kept in any case
+        is_best = not earlier or figures[metric] > np.nanmax([-np.inf, *earlier])
         self._lines.append({"step": step, **figures})
         if is_best:
             checkpoints.save_best(self._folder, state)
-        text = "".join(f"{json.dumps(line)}\n" for line in self._lines)
+        text = "".join(
+            json.dumps({k: finite_or_none(v) for k, v in line.items()}, allow_nan=False)
+            + "\n"
+            for line in self._lines
+        )
         write_whole(self._folder / "evaluations.jsonl", text)
+        return figures
 
     def out_of_patience(self) -> bool:
         """Whether the last evaluations have brought nothing better."""
         if self._evaluation is None or not self._lines:
             return False
         figures = [line[self._evaluation.metric] for line in self._lines]
-        return len(figures) - 1 - int(np.argmax(figures)) >= self._evaluation.patience
+        best = int(np.argmax(np.nan_to_num(figures, nan=-np.inf)))
+        return len(figures) - 1 - best >= self._evaluation.patience
 
 
 @contextlib.contextmanager
@@ -133,11 +149,18 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 
 def _lines_until(path: pathlib.Path, step: int) -> Iterator[dict[str, float]]:
     if path.exists():
-        for text in path.read_text().splitlines():
+        for text in path.read_text(errors="replace").splitlines():
             try:
-                line = json.loads(text)
+                line = _parse(text)
             except json.JSONDecodeError:  # the line was cut short when the run was killed
                 return
-            if line["step"] > step:
+            if not isinstance(line, dict) or line.get("step", step + 1) > step:
                 return
             yield line
+
+
+def _parse(text: str) -> dict[str, float]:
+    return {
+        name: float("nan") if value is None else value
+        for name, value in json.loads(text).items()
+    }

@@ -5,7 +5,8 @@ prepares the folder of the run, `train` runs the steps, `finish` writes the resu
 
     workdir/config.json     the settings; a run with other settings is refused
     workdir/metrics.jsonl   one line for each step, also after the run was killed
-    workdir/tensorboard/    the same curves, one point for each compiled call
+    workdir/tensorboard/    the same curves, one point for each compiled call, and the
+                            figures of evaluations.jsonl
     workdir/checkpoints/    the last two states
     workdir/evaluations.jsonl, workdir/best/   for systems that are evaluated as they train
     workdir/model/          the trained model, for `siamese-jax` and the evaluations
@@ -14,7 +15,8 @@ prepares the folder of the run, `train` runs the steps, `finish` writes the resu
 
 Started again with the same folder and settings, a run continues from its last checkpoint
 and ends bit for bit where an unbroken run ends: all randomness comes from the seed and the
-number of the step, and the compiled calls begin at the same steps.
+number of the step, and the compiled calls begin at the same steps. A run can be lengthened
+by a larger number of steps, unless its learning rate falls to zero at the last step.
 """
 
 import contextlib
@@ -25,7 +27,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -33,7 +35,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments.cli import print_table, read_json, write_whole
+from experiments.cli import finite_or_none, print_table, read_json, write_whole
 from experiments.engine import checkpoints
 from experiments.engine.config import (
     RunConfig,
@@ -42,7 +44,9 @@ from experiments.engine.config import (
     command,
     stream,
 )
+from experiments.engine.init_from import load_parameters, read_parameters
 from experiments.engine.logs import Evaluation, EvaluationLog, Log, locked
+from experiments.engine.stops import stop_requests
 from siamese_jax import training
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model, save_model
@@ -109,39 +113,79 @@ def start(config: RunConfig) -> bool:
     Raises:
       UserError: If the settings make no sense, or the folder holds a run with others.
     """
+    prepare_folder(config)
+    directory = config.directory
+    if (
+        not (directory / "results.json").exists()
+        or not (directory / "report.html").exists()
+    ):
+        return True
+    print_table(read_json(directory / "results.json")["metrics"])
+    print(f"{directory} is complete: delete it, or give another --workdir")
+    return False
+
+
+def prepare_folder(config: RunConfig) -> None:
+    """Checks the settings and writes them to the folder of the run.
+
+    A folder with the same settings and fewer steps is lengthened, where the system's
+    updates do not depend on the number of steps.
+
+    Raises:
+      UserError: If the settings make no sense, the folder holds a run with others, or
+        `--init-from` is no model.
+    """
     check_config(config)
     directory = config.directory
     if directory.exists() and not directory.is_dir():
         raise UserError(f"--workdir: {directory} is not a folder")
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "config.json"
-    asked = as_json(config)
+    path, asked = directory / "config.json", as_json(config)
     started = any((directory / name).exists() for name in ("metrics.jsonl", "results.json"))
     if path.exists() and started:
-        found = read_json(path)
-        different = [
-            f"{name}: {found.get(name)} there, {asked.get(name)} asked"
-            for name in sorted(found.keys() | asked.keys())
-            if found.get(name) != asked.get(name)
-        ]
-        if different:
-            raise UserError(
-                f"{directory} holds a run with other settings ({'; '.join(different)}); "
-                "choose another --workdir, or delete it"
-            )
-    else:
-        write_whole(path, json.dumps(asked, indent=2) + "\n")
-    if (directory / "results.json").exists() and (directory / "report.html").exists():
-        print_table(read_json(directory / "results.json")["metrics"])
-        print(f"{directory} is complete: delete it, or give another --workdir")
-        return False
-    return True
+        _check_settings(config, read_json(path), asked)
+    elif config.init_from is not None:
+        read_parameters(config.init_from)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(asked, indent=2) + "\n")
+
+
+def _check_settings(
+    config: RunConfig, found: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    """Refuses other settings than those of the folder, apart from a larger `num_steps`."""
+    names = sorted(found.keys() | asked.keys())
+    different = [name for name in names if found.get(name) != asked.get(name)]
+    directory = config.directory
+    if different == ["num_steps"] and config.num_steps > found.get("num_steps", 0):
+        _lengthen(config, found["num_steps"])
+    elif different:
+        words = [f"{n}: {found.get(n)} there, {asked.get(n)} asked" for n in different]
+        raise UserError(
+            f"{directory} holds a run with other settings ({'; '.join(words)}); "
+            "choose another --workdir, or delete it"
+        )
+
+
+def _lengthen(config: RunConfig, num_steps: int) -> None:
+    """Sets the results of a run of `num_steps` aside, so that it goes on to more steps."""
+    directory = config.directory
+    if not config.can_be_lengthened:
+        raise UserError(
+            f"{directory} holds a run of {num_steps} steps that cannot be lengthened: its "
+            "learning rate falls to zero at the last step. Start another run from its "
+            f"model, with --init-from {directory / 'model'} and another --workdir"
+        )
+    results = directory / "results.json"
+    if results.exists():
+        results.replace(directory / f"results-{num_steps}-steps.json")
 
 
 def train(
     config: RunConfig, system: System, data: Any, *, evaluation: Evaluation | None = None
 ) -> Trained:
     """Trains to the last step, starting from the last checkpoint if there is one.
+
+    Ctrl-C and SIGTERM end the training with a checkpoint after the current call.
 
     Args:
       config: The settings of the run.
@@ -151,7 +195,8 @@ def train(
 
     Raises:
       UserError: If a checkpoint or the log is damaged, another process runs in the folder,
-        or a metric is not finite.
+        `--init-from` does not fit, or a metric is not finite.
+      KeyboardInterrupt: If the run was stopped. It says at which step the state was saved.
     """
     key, state = stream(config, "train"), initial_state(system, stream(config, "init"))
     compiled = jax.jit(partial(train_steps, system), static_argnums=3, donate_argnums=1)
@@ -160,6 +205,8 @@ def train(
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(config.directory))
         saved = stack.enter_context(checkpoints.open_checkpoints(config.directory))
+        if config.init_from is not None and saved.latest_step() is None:
+            state = load_parameters(config.init_from, state, system.optimizer)
         state = checkpoints.restore(saved, state)
         first = int(state.step)
         if 0 < first < config.num_steps:
@@ -167,28 +214,42 @@ def train(
         log = stack.enter_context(contextlib.closing(Log(config.directory, first)))
         evaluations = EvaluationLog(config.directory, first, evaluation)
         progress = stack.enter_context(_progress_bar(config.num_steps, first))
-        began = time.perf_counter() - log.seconds
-        for step in range(first, config.num_steps, config.steps_per_call):
+        stop = stack.enter_context(stop_requests())
+        for step, done in calls(config, first):
             if evaluations.out_of_patience():
                 print(f"stopped at step {step}: no better evaluation for a while")
                 break
-            num_steps = min(config.steps_per_call, config.num_steps - step)
-            call_began = time.perf_counter()
-            state, metrics = compiled(key, state, data, num_steps)
+            began = time.perf_counter()
+            state, metrics = compiled(key, state, data, done - step)
             metrics = jax.tree.map(np.asarray, metrics)
             _check_finite(metrics, step)
-            now = time.perf_counter()
-            log.write(step, metrics, now - began)
-            speed = num_steps * images_per_step / (now - call_began)
-            shown = {"loss": f"{metrics['loss'].mean():.4f}", "images/s": f"{speed:,.0f}"}
-            progress.set_postfix(shown, refresh=False)
-            progress.update(num_steps)
-            done = step + num_steps
+            seconds = time.perf_counter() - began
+            log.write(step, metrics, log.seconds + seconds)
+            speed = (done - step) * images_per_step / seconds
+            _show(progress, metrics["loss"], speed)
             if done % config.checkpoint_every == 0 or done == config.num_steps:
-                evaluations.add(done, state)
+                log.write_figures(done, evaluations.add(done, state))
                 checkpoints.save(saved, done, state)
+            elif stop.is_set():
+                checkpoints.save(saved, done, state)
+            if stop.is_set():
+                raise KeyboardInterrupt(f"saved at step {done}")
     best = state if evaluation is None else checkpoints.load_best(config.directory, state)
     return Trained(state, best, log.seconds)
+
+
+def calls(config: RunConfig, first: int) -> Iterator[tuple[int, int]]:
+    """The steps before and after each compiled call that follows step `first`.
+
+    Calls end at the multiples of `steps_per_call` and at the last step, wherever a run was
+    interrupted or ended before it was lengthened.
+
+    >>> list(calls(RunConfig(num_steps=25, steps_per_call=10), 12))
+    [(12, 20), (20, 25)]
+    """
+    size = config.steps_per_call
+    ends = [*range((first // size + 1) * size, config.num_steps, size), config.num_steps]
+    return zip([first, *ends], ends, strict=False) if first < config.num_steps else iter(())
 
 
 def finish(
@@ -203,9 +264,10 @@ def finish(
       model: The trained model with its calibration; None for a run that is a summary of
         several others.
     """
-    figures = {name: _finite_or_none(value) for name, value in metrics.items()}
+    figures = {name: finite_or_none(value) for name, value in metrics.items()}
     if model is not None:
         details = {
+            **model.details,
             "settings": as_json(config),
             "step": int(trained.best.step),
             "metrics": figures,
@@ -241,6 +303,13 @@ def _progress_bar(num_steps: int, first: int) -> Any:
     return tqdm(total=num_steps, initial=first, unit="step", mininterval=0.5)
 
 
+def _show(progress: Any, losses: np.ndarray, speed: float) -> None:
+    """Advances the bar by the steps of a call, with their mean loss and images a second."""
+    shown = {"loss": f"{losses.mean():.4f}", "images/s": f"{speed:,.0f}"}
+    progress.set_postfix(shown, refresh=False)
+    progress.update(len(losses))
+
+
 def _check_finite(metrics: dict[str, np.ndarray], step: int) -> None:
     for name, array in metrics.items():
         if not np.isfinite(array).all():
@@ -249,10 +318,6 @@ def _check_finite(metrics: dict[str, np.ndarray], step: int) -> None:
                 f"{name} is {array[bad]} at step {step + 1 + bad}: training has diverged; "
                 "what was saved before is kept"
             )
-
-
-def _finite_or_none(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.engine.config import RunConfig, stream
+from experiments.engine.config import RunConfig, setting, stream
 from experiments.engine.data import ClassData, gather
 from siamese_jax import distances, losses, samplers
 from siamese_jax.errors import UserError
@@ -26,7 +26,7 @@ class PairConfig(RunConfig):
       compute_dtype: Type of activations and products; parameters stay float32.
     """
 
-    batch_size: int = 128
+    batch_size: int = setting(128, at_least=1)
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -86,6 +86,10 @@ def adjacent_pairs(labels: np.ndarray, rng: np.random.Generator) -> Pairs:
     return Pairs(jnp.asarray(examples, jnp.int32), jnp.asarray(np.concatenate(same)))
 
 
+# compiled as a whole
+draw_pairs = jax.jit(samplers.sample_pairs, static_argnames=("num_pairs", "same_group"))
+
+
 def random_pairs(key: jax.Array, labels: np.ndarray, num_pairs: int) -> Pairs:
     """Draws pairs evenly from all classes with two images, half of them of the same class.
 
@@ -96,8 +100,8 @@ def random_pairs(key: jax.Array, labels: np.ndarray, num_pairs: int) -> Pairs:
     rows = np.flatnonzero(np.isin(labels, names[counts >= 2]))
     if (counts >= 2).sum() < 2:
         raise UserError("pairs need two classes with two images each")
-    drawn = samplers.sample_pairs(key, samplers.class_index(labels[rows]), num_pairs)
-    return drawn._replace(examples=jnp.asarray(rows)[drawn.examples])
+    drawn = draw_pairs(key, samplers.class_index(labels[rows]), num_pairs)
+    return drawn._replace(examples=jnp.asarray(rows[np.asarray(drawn.examples)]))
 
 
 # Training -------------------------------------------------------------------------------

@@ -1,19 +1,27 @@
-"""Systems for small sets of photographs: two encoders, trained by supervised contrast.
+"""Systems for small sets of photographs: encoders that are trained by supervised contrast.
 
 The encoder is a linear map of oriented gradients ("hog"), for sets that are too small to
-learn features from, or a small convolutional network ("conv"). Its embeddings are
-normalised to length 1.
+learn features from, a small convolutional network ("conv"), or a Flax module of one's own
+("package.module:Name"). Its embeddings are normalised to length 1.
 """
 
 import dataclasses
-from typing import Literal
+import importlib
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
 
 from experiments.engine import optimizers, supcon
-from experiments.engine.config import only_when
+from experiments.engine.config import setting
 from experiments.engine.loop import System
 from siamese_jax.encoders import ConvNet, GradientMap, Standardized
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
+from siamese_jax.siamese import from_flax
+
+if TYPE_CHECKING:
+    import flax.linen as nn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +29,25 @@ class PhotographConfig(supcon.SupConConfig):
     """The settings of the encoder and of its training.
 
     Attributes:
-      encoder: A linear map of oriented gradients, or a convolutional network.
+      encoder: "hog", a linear map of oriented gradients, "conv", a convolutional network,
+        or "package.module:Name", a Flax linen module, or what returns one without
+        arguments. It is called with images [n, height, width, channels] in [0, 1] and
+        `train`, and returns embeddings [n, dim].
       widths: Number of features of each block of the convolutional network. Each block
         halves the image.
       dim: Number of features of the convolutional network's embeddings.
     """
 
-    encoder: Literal["hog", "conv"] = "conv"
-    widths: tuple[int, ...] = only_when((16, 32, 64, 128), encoder="conv")
-    dim: int = only_when(64, encoder="conv")
+    encoder: str = "conv"
+    widths: tuple[int, ...] = setting(
+        (16, 32, 64, 128), at_least=1, only_when={"encoder": "conv"}
+    )
+    dim: int = setting(64, at_least=1, only_when={"encoder": "conv"})
+
+    @property
+    def can_be_lengthened(self) -> bool:
+        """No: the learning rate falls to zero at the last step."""
+        return False
 
 
 def build(config: PhotographConfig, preparation: Preparation) -> System:
@@ -45,26 +63,76 @@ def build(config: PhotographConfig, preparation: Preparation) -> System:
     )
 
 
-def make_encoder(config: PhotographConfig) -> GradientMap | Standardized:
-    """The encoder that `--encoder` names."""
+def make_encoder(config: PhotographConfig) -> "nn.Module":
+    """The encoder that `--encoder` names.
+
+    Raises:
+      UserError: If there is no such encoder.
+    """
     if config.encoder == "hog":
         return GradientMap()
-    return Standardized(ConvNet(widths=config.widths, dim=config.dim))
+    if config.encoder == "conv":
+        return Standardized(ConvNet(widths=config.widths, dim=config.dim))
+    return import_encoder(config.encoder)
 
 
-def check_size(config: PhotographConfig, size: tuple[int, int], name: str) -> None:
-    """Refuses images that are too small for the encoder.
+def import_encoder(path: str) -> "nn.Module":
+    """The Flax module that "package.module:Name" names, or that it returns.
+
+    Raises:
+      UserError: If it cannot be imported, or is no Flax linen module.
+    """
+    import flax.linen as nn
+
+    module, _, name = path.partition(":")
+    if not name:
+        raise UserError(f"--encoder must be hog, conv or package.module:Name; got {path}")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"--encoder {path} cannot be imported: {error}") from error
+    network = found if isinstance(found, nn.Module) or not callable(found) else found()
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"--encoder {path} must be a Flax linen module; got {type(network).__name__}"
+        )
+    return network
+
+
+def check_encoder(config: PhotographConfig, preparation: Preparation, name: str) -> None:
+    """Refuses images that are too small for the encoder, and what is no encoder.
 
     Args:
       config: The settings of the encoder.
-      size: Height and width of the prepared images.
-      name: What the error message calls the size, such as a flag.
+      preparation: How its images are prepared.
+      name: What the error message calls their size, such as a flag.
 
     Raises:
-      UserError: If it is less than `least_size` of the encoder.
+      UserError: If the size is less than `least_size` of the encoder, or a network of one's
+        own does not return embeddings [n, dim] for such images.
     """
-    least = make_encoder(config).least_size
-    if size[0] < least[0] or size[1] < least[1]:
+    encoder, shape = make_encoder(config), (2, *preparation.image_shape)
+    least = getattr(encoder, "least_size", (1, 1))
+    if shape[1] < least[0] or shape[2] < least[1]:
         raise UserError(
-            f"{name} must be at least {least} for --encoder {config.encoder}; got {size}"
+            f"{name} must be at least {least} for --encoder {config.encoder}; got "
+            f"{preparation.size}"
+        )
+    init, apply = from_flax(encoder)
+
+    def embed(key: jax.Array) -> jax.Array:
+        params, statistics = init(key, jnp.zeros(shape))
+        return apply(params, jnp.zeros(shape), statistics=statistics, key=key, train=True)[
+            0
+        ]
+
+    try:
+        found = jax.eval_shape(embed, jax.random.key(0))
+    except Exception as error:  # whatever a network of one's own raises
+        raise UserError(
+            f"--encoder {config.encoder} does not take images {shape}: {error}"
+        ) from error
+    if len(getattr(found, "shape", ())) != 2 or found.shape[0] != 2:
+        raise UserError(
+            f"--encoder {config.encoder} must return embeddings [n, dim]; got {found}"
         )

@@ -8,24 +8,26 @@ al. 2020 with a learnt temperature.
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine.config import RunConfig
+from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import ClassData, gather
 from experiments.engine.loop import System
 from siamese_jax import augment, distances, losses, relations, samplers, training
 from siamese_jax.errors import UserError
-from siamese_jax.images import Preparation
+from siamese_jax.images import Preparation, small_classes
 from siamese_jax.model import Model
 from siamese_jax.siamese import from_flax
 
 if TYPE_CHECKING:
     import flax.linen as nn
+
+SupConConfigT = TypeVar("SupConConfigT", bound="SupConConfig")
 
 
 class LabelledBatch(NamedTuple):
@@ -51,11 +53,36 @@ def check_batch(labels: np.ndarray, num_classes: int, num_images: int) -> None:
             f"--num-images: class {names[counts.argmin()]!s} has {counts.min()}; "
             f"got {num_images}"
         )
-    if num_images < 2 or num_classes < 2:
-        raise UserError(
-            "--num-classes and --num-images must be at least 2; "
-            f"got {num_classes} and {num_images}"
+
+
+def fit_batch(config: SupConConfigT, labels: np.ndarray) -> SupConConfigT:
+    """Makes batches smaller where there are fewer classes or images, and says so.
+
+    Args:
+      config: The settings, with the batches that are asked for.
+      labels: The labels of the training images.
+
+    Raises:
+      UserError: If there are fewer than two classes, or a class has a single image. All
+        such classes are named.
+    """
+    names, counts = np.unique(labels, return_counts=True)
+    if few := small_classes(dict(zip(names.tolist(), counts.tolist(), strict=True)), 2):
+        raise UserError(f"training classes need 2 images: {few}")
+    if len(names) < 2:
+        raise UserError(f"2 training classes are needed; there are {len(names)}")
+    fitted = dataclasses.replace(
+        config,
+        num_classes=min(config.num_classes, len(names)),
+        num_images=min(config.num_images, int(counts.min())),
+    )
+    if fitted != config:
+        print(
+            f"batches have {fitted.num_classes} classes of {fitted.num_images} images, "
+            f"which is all there are, instead of {config.num_classes} of "
+            f"{config.num_images}"
         )
+    return fitted
 
 
 def sample_classes(
@@ -184,15 +211,15 @@ class SupConConfig(RunConfig):
         face is another face, so this adds training classes.
     """
 
-    num_classes: int = 16
-    num_images: int = 4
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    temperature: float = 0.1
-    max_rotation: float = 10.0
-    max_shear: float = 0.1
-    max_scale: float = 0.15
-    max_shift: float = 0.08
+    num_classes: int = setting(16, at_least=2)
+    num_images: int = setting(4, at_least=2)
+    learning_rate: float = setting(2e-3, above=0)
+    weight_decay: float = setting(1e-4, at_least=0)
+    temperature: float = setting(0.1, above=0)
+    max_rotation: float = setting(10.0, at_least=0)
+    max_shear: float = setting(0.1, at_least=0, below=1)
+    max_scale: float = setting(0.15, at_least=0, below=1)
+    max_shift: float = setting(0.08, at_least=0, at_most=1)
     flip: bool = True
 
 

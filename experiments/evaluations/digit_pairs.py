@@ -26,8 +26,11 @@ from experiments.engine.pair_batches import (
 )
 from experiments.engine.supcon import LabelledBatch
 from experiments.evaluations import pair_metrics
-from experiments.evaluations.pair_metrics import PairDistances, pair_distances
-from siamese_jax import verification
+from experiments.evaluations.pair_metrics import (
+    PairDistances,
+    decision_rates,
+    pair_distances,
+)
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model
 from siamese_jax.samplers import Pairs
@@ -71,13 +74,20 @@ def class_sampler(config: PairConfig) -> Callable[..., LabelledBatch]:
     """Returns a sampler of as many images as the batch's pairs have, evenly over digits.
 
     Raises:
-      UserError: If the batch is too small for two images of each digit.
+      UserError: If the batch is too small for two images of each digit. The sampler raises
+        it for a batch with more images of a digit than there are.
     """
     if config.batch_size < digits.NUM_DIGITS:
         raise UserError(f"--batch-size must be at least 10; got {config.batch_size}")
     num_images = 2 * config.batch_size // digits.NUM_DIGITS
 
     def sample(key: jax.Array, step: jax.Array, data: ClassData) -> LabelledBatch:
+        label, rarest = data.classes.smallest_class
+        if num_images > rarest:
+            raise UserError(
+                f"--batch-size {config.batch_size} has {num_images} images of each digit; "
+                f"there are {rarest} of {label}"
+            )
         return supcon.sample_classes(key, data, digits.NUM_DIGITS, num_images)
 
     return sample
@@ -137,23 +147,25 @@ def evaluate(
     embeddings = model.embed(splits.test.images)
     test = pair_distances(model, embeddings, test_pairs)
     train = pair_distances(model, model.embed(splits.train.images), train_pairs)
-    validation = pair_distances(
-        model, model.embed(splits.validation.images), validation_pairs
+    of_validation = model.embed(splits.validation.images)
+    model = pair_metrics.calibrate(
+        model,
+        pair_distances(model, of_validation, validation_pairs),
+        "pairs of training images that no pair trained on",
+        of_validation,
+        splits.validation.labels,
     )
-    calibration = pair_metrics.calibrate_pairs(
-        validation, "pairs of training images that no pair trained on"
-    )
-    threshold = calibration.threshold if threshold is None else threshold
-    train_rates = verification.decision_rates(*train, threshold)
-    test_rates = verification.decision_rates(*test, calibration.threshold)
+    validation_threshold = pair_metrics.threshold_of(model)
+    threshold = validation_threshold if threshold is None else threshold
+    train_rates = decision_rates(*train, threshold)
+    test_rates = decision_rates(*test, validation_threshold)
     metrics = {
         **pair_metrics.pair_metrics(test, threshold),
         "pair_accuracy_training_pairs": float(train_rates.accuracy),
         **pair_metrics.chosen_threshold_metrics(train, test),
-        "validation_threshold": calibration.threshold,
+        "validation_threshold": validation_threshold,
         "pair_accuracy_at_validation_threshold": float(test_rates.accuracy),
     }
-    model = dataclasses.replace(model, calibration=calibration)
     return DigitEvaluation(model, metrics, embeddings, test_pairs, test, threshold)
 
 

@@ -30,8 +30,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.cli import show_figures
+from experiments.cli import command_line, show_figures
 from experiments.datasets.omniglot import Characters
+from experiments.engine.config import LARGEST_SEED, check_config, setting
 from experiments.evaluations import few_shot, within_alphabet
 from siamese_jax import augment, episodes, samplers
 from siamese_jax.cli import check_output
@@ -55,9 +56,9 @@ class Config:
 
     models: tuple[pathlib.Path, ...]
     alphabets: tuple[str, ...] = ("validation",)
-    num_episodes: int = 10_000
-    num_ways: int = 20
-    seed: int = 0
+    num_episodes: int = setting(10_000, at_least=2)
+    num_ways: int = setting(20, at_least=2)
+    seed: int = setting(0, at_least=0, at_most=LARGEST_SEED)
     json: pathlib.Path | None = None
 
 
@@ -67,13 +68,12 @@ def main(config: Config) -> None:
     Raises:
       UserError: If a flag or the folder of a model is wrong.
     """
+    check_config(config)
     check_output("--json", config.json)
     models = [load_model(folder) for folder in config.models]
     check_models(models)
     characters = within_alphabet.choose_alphabets(config.alphabets)
-    within_alphabet.check_counts(
-        characters, num_episodes=config.num_episodes, num_ways=config.num_ways
-    )
+    within_alphabet.check_ways(characters, config.num_ways)
     print(f"embedding {len(characters.images):,} drawings, eight views of each ...")
     one = [embed(model, characters) for model in models]
     views = [embed(with_views(model), characters) for model in models]
@@ -96,13 +96,11 @@ def main(config: Config) -> None:
 
 
 def check_models(models: Sequence[Model]) -> None:
-    """Checks that there are models, and that all have the same size of input.
+    """Checks that all models have the same size of input.
 
     Raises:
       UserError: If not.
     """
-    if not models:
-        raise UserError("--models: at least one folder of a model is wanted")
     shapes = {model.preparation.image_shape for model in models}
     if len(shapes) != 1:
         raise UserError(f"--models: models of one size of input; got {sorted(shapes)}")
@@ -227,3 +225,7 @@ def assignment_accuracy(distances: np.ndarray) -> float:
 
     rows, columns = linear_sum_assignment(distances)
     return float(np.mean(rows == columns))
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

@@ -10,11 +10,15 @@ import numpy as np
 
 from experiments.datasets import evaluation_key
 from experiments.datasets.omniglot import Characters
+from experiments.engine import pair_batches
 from experiments.engine.pair_batches import random_pairs
 from experiments.evaluations.pair_metrics import (
     PairDistances,
-    calibrate_pairs,
+    calibrate,
+    decision_rates,
+    equal_error_rate,
     pair_distances,
+    roc_auc,
 )
 from siamese_jax import episodes, samplers, verification
 from siamese_jax.episodes import EpisodeAccuracy
@@ -22,7 +26,6 @@ from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages
 from siamese_jax.model import Model
 from siamese_jax.samplers import Pairs
-from siamese_jax.verification import Calibration
 
 FEW_SHOT = ((20, 1), (5, 1), (20, 5), (5, 5))  # ways and shots
 _SHORT_NAMES = {
@@ -30,6 +33,8 @@ _SHORT_NAMES = {
     "random_20_way_1_shot": "random_20_way",
 }
 _MAX_PAIRED = 1_000  # up to this number of images, every two of them are a pair
+_MOST_WAYS = 20
+_MOST_RESAMPLED = 20_000  # pairs, in each bootstrap sample
 
 
 # Tasks ----------------------------------------------------------------------------------
@@ -123,12 +128,22 @@ def few_shot_metrics(
 def draw_pairs(characters: Characters) -> Pairs:
     """Returns 4,000 pairs of drawings, half same, half different within an alphabet."""
     key, index = evaluation_key("pairs of drawings"), characters.class_index()
-    return samplers.sample_pairs(key, index, 4_000, same_group=True)
+    return pair_batches.draw_pairs(key, index, num_pairs=4_000, same_group=True)
 
 
 def drawing_distances(model: Model, characters: Characters, pairs: Pairs) -> PairDistances:
     """Returns the distance of each pair of drawings."""
     return pair_distances(model, model.embed(characters.images, batch_size=64), pairs)
+
+
+def calibrate_drawings(
+    model: Model, characters: Characters, pairs: Pairs, description: str
+) -> tuple[Model, PairDistances]:
+    """Returns the model, calibrated on pairs of drawings, and the distances of these."""
+    embeddings = model.embed(characters.images, batch_size=64)
+    distances = pair_distances(model, embeddings, pairs)
+    labels = np.asarray(characters.labels)
+    return calibrate(model, distances, description, embeddings, labels), distances
 
 
 # Classes of any images ------------------------------------------------------------------
@@ -154,24 +169,77 @@ def unseen_class_metrics(
     pairs = pair_distances(model, embeddings, all_pairs(dataset.labels))
     same = pairs.same
     weights = jnp.where(same, 1 / jnp.sum(same), 1 / jnp.sum(~same))
-    rates = verification.decision_rates(*pairs, threshold, weights=weights)
+    rates = decision_rates(*pairs, threshold, weights=weights)
     index = samplers.class_index(dataset.labels)
     identified = episodes.episode_accuracy(
         evaluation_key("identification"),
         embeddings,
         index,
         num_episodes=1_000,
-        num_ways=min(20, index.num_classes),
+        num_ways=min(_MOST_WAYS, index.num_classes),
         num_queries=min(9, index.smallest_class[1] - 1),
         matrix_fn=model.distances,
     )
     figures = {
         "pair_accuracy": rates.accuracy,
-        "pair_eer": verification.equal_error_rate(*pairs),
-        "roc_auc": verification.roc_auc(*pairs),
+        "pair_eer": equal_error_rate(*pairs),
+        "roc_auc": roc_auc(*pairs),
         "one_shot_accuracy": identified.mean,
     }
     return {f"{name}{suffix}": float(figure) for name, figure in figures.items()}, pairs
+
+
+def sizes(dataset: LabelledImages) -> dict[str, int]:
+    """Returns how large the test of `unseen_class_metrics` is."""
+    num_classes = len(np.unique(dataset.labels))
+    return {
+        "num_test_classes": num_classes,
+        "num_test_images": len(dataset.labels),
+        "num_test_pairs": len(all_pairs(dataset.labels).same),
+        "num_ways": min(_MOST_WAYS, num_classes),
+    }
+
+
+def intervals(pairs: PairDistances, labels: np.ndarray, threshold: float) -> dict:
+    """Returns the ends of 95 % bootstrap intervals of figures of pairs, over classes.
+
+    Args:
+      pairs: The pairs of `all_pairs` with their distances.
+      labels: [n], class of each example.
+      threshold: Pairs up to this distance are called the same.
+
+    Returns:
+      The ends of `pair_accuracy`, `pair_eer` and `roc_auc`, with "_low" and "_high" at the
+      end of their names.
+    """
+    index = samplers.class_index(labels)
+    identities = index.class_of[all_pairs(labels).examples]
+    some = slice(None, None, -(-len(pairs.same) // _MOST_RESAMPLED))
+
+    def figures(distances: jax.Array, same: jax.Array, weights: jax.Array) -> jax.Array:
+        correct = weights * ((distances <= threshold) == same)
+        rates = [
+            jnp.sum(correct * kind) / jnp.sum(weights * kind) for kind in (same, ~same)
+        ]
+        eer = verification.equal_error_rate(distances, same, weights=weights)
+        area = verification.roc_auc(distances, same, weights=weights)
+        return jnp.stack([sum(rates) / 2, eer, area])
+
+    found = verification.bootstrap_interval(
+        evaluation_key("bootstrap over classes"),
+        figures,
+        pairs.distances[some],
+        pairs.same[some],
+        identities[:, some],
+        num_identities=index.num_classes,
+        num_samples=200,
+    )
+    names = ("pair_accuracy", "pair_eer", "roc_auc")
+    return {
+        f"{name}_{end}": float(figure)
+        for end, figures_of_end in found._asdict().items()
+        for name, figure in zip(names, figures_of_end, strict=True)
+    }
 
 
 def all_pairs(labels: np.ndarray) -> Pairs:
@@ -186,8 +254,11 @@ def all_pairs(labels: np.ndarray) -> Pairs:
     return Pairs(examples, jnp.asarray(labels[first] == labels[second]))
 
 
-def calibrate_model(model: Model, dataset: LabelledImages, description: str) -> Calibration:
-    """Returns what a model's distances mean, from 4,000 random pairs of images.
+def calibrate_model(model: Model, dataset: LabelledImages, description: str) -> Model:
+    """Returns the model, calibrated on 4,000 random pairs of images.
+
+    See `pair_metrics.calibrate` for the rates of false matches, and for a model whose
+    distances mean nothing.
 
     Args:
       model: The model to calibrate.
@@ -195,8 +266,9 @@ def calibrate_model(model: Model, dataset: LabelledImages, description: str) -> 
       description: What pairs these are, such as "pairs of the validation classes".
 
     Raises:
-      UserError: If fewer than two classes have two images, or a distance is not finite.
+      UserError: If fewer than two classes have two images.
     """
     pairs = random_pairs(evaluation_key("calibration pairs"), dataset.labels, 4_000)
     embeddings = model.embed(dataset.images)
-    return calibrate_pairs(pair_distances(model, embeddings, pairs), description)
+    distances = pair_distances(model, embeddings, pairs)
+    return calibrate(model, distances, description, embeddings, dataset.labels)

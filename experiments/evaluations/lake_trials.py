@@ -26,9 +26,9 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.cli import print_table, show_figures
+from experiments.cli import command_line, print_table, show_figures
 from experiments.datasets.lake_archive import LakeRun, is_ink, read_runs
-from experiments.engine.config import check_conditions, only_when
+from experiments.engine.config import check_config, setting
 from siamese_jax.cli import check_output
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model, load_model
@@ -46,7 +46,7 @@ class Config:
     """
 
     runs: pathlib.Path
-    model: pathlib.Path | None = only_when(None, method="model")
+    model: pathlib.Path | None = setting(None, only_when={"method": "model"})
     method: Literal["model", "hausdorff"] = "model"
     json: pathlib.Path | None = None
 
@@ -57,7 +57,7 @@ def main(config: Config) -> None:
     Raises:
       UserError: If a flag, the archive or the folder of the model is wrong.
     """
-    check_conditions(config)
+    check_config(config)
     if config.method == "model" and config.model is None:
         raise UserError("--model is needed: the folder of the model to evaluate")
     check_output("--json", config.json)
@@ -186,3 +186,7 @@ def wilson_interval(num_correct: int, num_trials: int) -> tuple[float, float]:
     half = z * math.sqrt(share * (1 - share) / num_trials + (z / (2 * num_trials)) ** 2)
     scale = 1 + z**2 / num_trials
     return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

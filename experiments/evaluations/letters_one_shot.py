@@ -1,10 +1,10 @@
 """One-shot tasks and pairs of drawn letters, beside the comparison of pixels.
 
 Drawings are of `datasets.letters`, distorted. Tasks, pairs and threshold are drawn and
-chosen in the same way for every seed of a training run.
+chosen in the same way for every seed of a training run. The threshold is chosen, and the
+model calibrated, on signs, which it was not trained on either.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 from functools import partial
@@ -15,8 +15,18 @@ import numpy as np
 
 from experiments import report
 from experiments.datasets import evaluation_key
-from experiments.datasets.letters import TEST, TRAINING, Letters
-from experiments.evaluations.pair_metrics import PairDistances, calibrate_pairs
+from experiments.datasets.letters import TEST, Letters
+from experiments.engine.pair_batches import draw_pairs
+from experiments.evaluations.pair_metrics import (
+    PairDistances,
+    calibrate,
+    decision_rates,
+    equal_error_rate,
+    evaluate_threshold,
+    roc_auc,
+    roc_curve,
+    threshold_of,
+)
 from experiments.report import Section
 from siamese_jax import distances, episodes, samplers, verification
 from siamese_jax.model import Model, pixel_model
@@ -54,7 +64,7 @@ class Evaluated(NamedTuple):
 
     Attributes:
       metrics: Figures by name.
-      model: The model with its calibration, which is that of pairs of training letters.
+      model: The model with its calibration, which is that of pairs of signs.
       drawings: The drawings of both test alphabets.
       by_alphabet: The drawings of each test alphabet.
       test_pairs: The pairs of test letters.
@@ -73,6 +83,8 @@ def evaluate(
     model: Model,
     letters: Letters,
     images: np.ndarray,
+    signs: Letters,
+    sign_images: np.ndarray,
     *,
     num_episodes: int,
     num_ways: int,
@@ -82,30 +94,45 @@ def evaluate(
 
     Args:
       model: The model.
-      letters: Drawings of all alphabets.
+      letters: Drawings of the test alphabets, and of others, which are ignored.
       images: The same drawings, distorted, with ink 255 on 0 as the encoder sees them.
+      signs: Drawings of signs.
+      sign_images: The same drawings, distorted.
       num_episodes: Number of tasks for each test alphabet.
       num_ways: Number of letters in a task.
-      num_pairs: Number of test pairs, and of pairs of training letters, on which the
-        threshold is chosen.
+      num_pairs: Number of test pairs, and of pairs of signs, on which the threshold is
+        chosen.
     """
-    embeddings = model.embed_prepared(images, batch_size=128)
-    pixels = pixel_model(model.preparation).embed_prepared(images)
 
     def select(alphabets: Sequence[str]) -> Drawings:
-        rows, chosen = np.isin(letters.alphabets, alphabets), letters.only(alphabets)
-        index = samplers.class_index(chosen.letters, groups=chosen.alphabets)
-        return Drawings(chosen, images[rows], index, embeddings[rows], pixels[rows])
+        rows = np.isin(letters.alphabets, alphabets)
+        return embed_drawings(model, letters.only(alphabets), images[rows])
 
     by_alphabet = {alphabet: select([alphabet]) for alphabet in TEST}
-    test, train = select(TEST), select(TRAINING)
+    test, others = select(TEST), embed_drawings(model, signs, sign_images)
     test_pairs = compare_pairs(model, test, num_pairs, "test pairs")
-    train_pairs = compare_pairs(model, train, num_pairs, "training pairs")
-    calibration = calibrate_pairs(train_pairs.model, "pairs of distorted training letters")
+    sign_pairs = compare_pairs(model, others, num_pairs, "pairs of signs")
+    model = calibrate(
+        model,
+        sign_pairs.model,
+        "pairs of distorted signs",
+        others.embeddings,
+        signs.letters,
+    )
     metrics = one_shot_metrics(by_alphabet, num_episodes=num_episodes, num_ways=num_ways)
-    metrics |= pair_metrics(test, test_pairs, train_pairs)
-    calibrated = dataclasses.replace(model, calibration=calibration)
-    return Evaluated(metrics, calibrated, test, by_alphabet, test_pairs, num_ways)
+    metrics |= pair_metrics(model, test, test_pairs, sign_pairs)
+    return Evaluated(metrics, model, test, by_alphabet, test_pairs, num_ways)
+
+
+def embed_drawings(model: Model, letters: Letters, images: np.ndarray) -> Drawings:
+    """Embeds drawings, which are distorted ones of the given letters."""
+    return Drawings(
+        letters,
+        images,
+        samplers.class_index(letters.letters, groups=letters.alphabets),
+        model.embed_prepared(images, batch_size=128),
+        pixel_model(model.preparation).embed_prepared(images),
+    )
 
 
 def one_shot_metrics(
@@ -140,8 +167,8 @@ def compare_pairs(
     model: Model, drawings: Drawings, num_pairs: int, purpose: str
 ) -> ComparedPairs:
     """Draws pairs within alphabets: two faces of one letter, or two letters."""
-    pairs = samplers.sample_pairs(
-        evaluation_key(purpose), drawings.classes, num_pairs, same_group=True
+    pairs = draw_pairs(
+        evaluation_key(purpose), drawings.classes, num_pairs=num_pairs, same_group=True
     )
     by_model = model.pair_distances(*drawings.embeddings[pairs.examples])
     by_pixels = distances.euclidean_distance(*drawings.pixels[pairs.examples])
@@ -151,11 +178,14 @@ def compare_pairs(
 
 
 def pair_metrics(
-    test: Drawings, test_pairs: ComparedPairs, train_pairs: ComparedPairs
+    model: Model, test: Drawings, test_pairs: ComparedPairs, sign_pairs: ComparedPairs
 ) -> dict[str, float]:
-    """Returns verification metrics; thresholds are chosen on pairs of training letters."""
-    chosen = verification.evaluate_threshold(train_pairs.model, test_pairs.model)
-    pixels = verification.evaluate_threshold(train_pairs.pixels, test_pairs.pixels)
+    """Returns verification metrics; thresholds are chosen on pairs of signs."""
+    threshold = threshold_of(model)
+    rates, sign_rates = (
+        decision_rates(*pairs.model, threshold) for pairs in (test_pairs, sign_pairs)
+    )
+    pixels = evaluate_threshold(sign_pairs.pixels, test_pairs.pixels)
     interval = verification.bootstrap_interval(
         evaluation_key("bootstrap"),
         verification.roc_auc,
@@ -165,18 +195,18 @@ def pair_metrics(
         num_samples=200,
     )
     figures = {
-        "pair_accuracy": chosen.test_accuracy,
-        "pair_accuracy_training_letters": chosen.validation_accuracy,
+        "pair_accuracy": rates.accuracy,
+        "pair_accuracy_signs": sign_rates.accuracy,
         "pair_accuracy_pixels": pixels.test_accuracy,
-        "pair_threshold": chosen.threshold,
-        "pair_eer": verification.equal_error_rate(*test_pairs.model),
-        "pair_eer_pixels": verification.equal_error_rate(*test_pairs.pixels),
-        "roc_auc": verification.roc_auc(*test_pairs.model),
+        "pair_eer": equal_error_rate(*test_pairs.model),
+        "pair_eer_pixels": equal_error_rate(*test_pairs.pixels),
+        "roc_auc": roc_auc(*test_pairs.model),
         "roc_auc_low": interval.low,
         "roc_auc_high": interval.high,
-        "roc_auc_pixels": verification.roc_auc(*test_pairs.pixels),
+        "roc_auc_pixels": roc_auc(*test_pairs.pixels),
     }
-    return {name: float(figure) for name, figure in figures.items()}
+    metrics = {name: float(figure) for name, figure in figures.items()}
+    return metrics | {"pair_threshold": threshold}
 
 
 # The report -----------------------------------------------------------------------------
@@ -279,8 +309,8 @@ def pair_sections(evaluated: Evaluated) -> list[Section]:
         name="pairs of test letters",
     )
     curves = {
-        "embeddings": verification.roc_curve(*by_model),
-        "pixels": verification.roc_curve(*by_pixels),
+        "embeddings": roc_curve(*by_model),
+        "pixels": roc_curve(*by_pixels),
     }
     return [examples, histogram, report.roc_section(curves)]
 

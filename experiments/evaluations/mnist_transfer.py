@@ -21,13 +21,13 @@ import pathlib
 
 import jax
 
-from experiments.cli import show_figures
+from experiments.cli import command_line, show_figures
 from experiments.datasets.tfds import load_tfds
+from experiments.engine.config import LARGEST_SEED, check_config, setting
 from experiments.evaluations import few_shot
 from siamese_jax import samplers
 from siamese_jax.cli import check_output
 from siamese_jax.episodes import EpisodeAccuracy
-from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages, Preparation
 from siamese_jax.model import Model, load_model, pixel_model
 
@@ -44,8 +44,8 @@ class Config:
     """
 
     model: pathlib.Path
-    num_episodes: int = 10_000
-    seed: int = 0
+    num_episodes: int = setting(10_000, at_least=2)
+    seed: int = setting(0, at_least=0, at_most=LARGEST_SEED)
     json: pathlib.Path | None = None
 
 
@@ -56,8 +56,7 @@ def main(config: Config) -> None:
       UserError: If a flag or the folder of the model is wrong.
       FileNotFoundError: If MNIST is not prepared.
     """
-    if config.num_episodes < 2:
-        raise UserError(f"num_episodes must be at least 2; got {config.num_episodes}")
+    check_config(config)
     check_output("--json", config.json)
     model = load_model(config.model)
     digits = load_pictures()
@@ -90,3 +89,7 @@ def evaluate(config: Config, model: Model, digits: LabelledImages) -> EpisodeAcc
         within_alphabet=False,
         num_ways=10,
     )
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

@@ -4,7 +4,8 @@ Run:     python -m experiments results_table --runs runs
 
 Every folder below the given ones that holds a results.json is one run. Runs with the same
 command and different seeds are one row for each figure: the mean over the seeds, their
-standard deviation, and the number of seeds. For a single seed the table shows half the
+standard deviation, and the number of seeds. Of several runs with one command and one seed
+the last one by the name of its folder counts. For a single seed the table shows half the
 width of the figure's own 95 % interval, where the run has measured one.
 
 The table stands between two comments in RESULTS.md. The rest of the page is left as it is.
@@ -18,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.cli import read_json, write_whole
+from experiments.cli import command_line, read_json, write_whole
+from experiments.engine.config import check_config
 from siamese_jax.errors import UserError
 
 FIRST, LAST = "<!-- results -->", "<!-- end of results -->"
@@ -95,11 +97,12 @@ def find_results(folders: Sequence[pathlib.Path]) -> list[Results]:
 
 def make_rows(results: Sequence[Results]) -> list[list[str]]:
     """One row for each figure of each command, over all its seeds."""
-    by_command: dict[str, list[Results]] = {}
+    by_command: dict[str, dict[int, Results]] = {}
     for one in results:
-        by_command.setdefault(one["command"], []).append(one)
+        by_command.setdefault(one["command"], {})[one["seed"]] = one
     rows = []
-    for command, runs in sorted(by_command.items()):
+    for command, by_seed in sorted(by_command.items()):
+        runs = list(by_seed.values())
         name = command.split()[3]
         seconds = np.mean([one["seconds"] for one in runs])
         shown = [key for key in FIGURES.get(name, ()) if key in runs[0]["metrics"]]
@@ -166,9 +169,14 @@ def put_table(page: str, table: str) -> str:
 
 def main(config: Config) -> None:
     """Reads the runs, prints the table and writes it into the page."""
+    check_config(config)
     if not config.out.is_file():
         raise UserError(f"--out: there is no file {config.out}")
     table = make_table(find_results(config.runs))
     page = put_table(config.out.read_text(), table)
     print(table)
     write_whole(config.out, page)
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

@@ -4,7 +4,6 @@ The classes of a data set are in three parts. A model is trained on the first, i
 are calibrated on the second, and it is tested on the third.
 """
 
-import dataclasses
 import json
 import pathlib
 from typing import NamedTuple
@@ -18,10 +17,11 @@ from experiments.engine.config import RunConfig
 from experiments.engine.data import ClassData, class_data
 from experiments.engine.loop import System, Trained
 from experiments.evaluations import few_shot
-from experiments.evaluations.pair_metrics import PairDistances
-from siamese_jax import verification
+from experiments.evaluations.pair_metrics import PairDistances, roc_curve, threshold_of
 from siamese_jax.images import LabelledImages, Preparation, prepare
 from siamese_jax.model import Model, pixel_model
+
+_FEW_CLASSES = 6  # in a test of fewer, one hard class changes every figure
 
 
 class ClassSplit(NamedTuple):
@@ -80,7 +80,9 @@ def run(
     evaluated = evaluate(model, validation, test, noun=noun)
     loop.finish(config, evaluated.metrics, trained, evaluated.model)
     sections = report_sections(config.directory, test, evaluated)
-    report.write_report(config.directory, title, evaluated.metrics, sections)
+    lines = remarks(len(names.test), noun)
+    print(*lines, sep="\n")
+    report.write_report(config.directory, title, evaluated.metrics, sections, remarks=lines)
     return trained, evaluated
 
 
@@ -101,7 +103,8 @@ def evaluate(
 
     The metrics are those of `few_shot.unseen_class_metrics`. Names that begin with
     "validation_" are of the validation classes, names that end in "_pixels" of the
-    baseline, which has a threshold from the validation classes too.
+    baseline, which has a threshold from the validation classes too. Figures of pairs have
+    bootstrap intervals, and the size of the test stands beside them.
 
     Args:
       model: The trained model.
@@ -110,18 +113,33 @@ def evaluate(
       noun: What a class is, in the plural, such as "persons".
     """
     description = f"pairs of the validation {noun}"
-    calibration = few_shot.calibrate_model(model, validation, description)
-    threshold = calibration.threshold
+    model = few_shot.calibrate_model(model, validation, description)
+    threshold = threshold_of(model)
     metrics, pairs = few_shot.unseen_class_metrics(model, test, threshold)
     of_validation, _ = few_shot.unseen_class_metrics(model, validation, threshold)
     metrics |= {f"validation_{name}": figure for name, figure in of_validation.items()}
     pixels = pixel_model(model.preparation)
-    pixel_threshold = few_shot.calibrate_model(pixels, validation, description).threshold
+    pixels = few_shot.calibrate_model(pixels, validation, f"{description}, by pixels")
     of_pixels, pixel_pairs = few_shot.unseen_class_metrics(
-        pixels, test, pixel_threshold, suffix="_pixels"
+        pixels, test, threshold_of(pixels), suffix="_pixels"
     )
-    calibrated = dataclasses.replace(model, calibration=calibration)
-    return Evaluated(metrics | of_pixels, calibrated, pairs, pixel_pairs)
+    metrics |= few_shot.intervals(pairs, test.labels, threshold)
+    return Evaluated(few_shot.sizes(test) | metrics | of_pixels, model, pairs, pixel_pairs)
+
+
+def remarks(num_classes: int, noun: str) -> list[str]:
+    """Returns what to say of the figures of a test, which are of few classes.
+
+    Args:
+      num_classes: Number of test classes.
+      noun: What a class is, in the plural, such as "persons".
+
+    >>> remarks(2, "persons")
+    ['The test has 2 persons: too few for its figures to mean much.']
+    """
+    if num_classes < _FEW_CLASSES:
+        return [f"The test has {num_classes} {noun}: too few for its figures to mean much."]
+    return [f"Figures of pairs have 95 % intervals, by resampling the {noun} of the test."]
 
 
 def report_sections(
@@ -135,17 +153,16 @@ def report_sections(
       evaluated: The result of `evaluate`.
     """
     model = evaluated.model
-    assert model.calibration is not None
     pairs_and_distances = report.pair_sections(
         prepare(test.images, model.preparation),
         few_shot.all_pairs(test.labels),
         np.asarray(evaluated.pairs.distances),
-        model.calibration.threshold,
+        threshold_of(model),
         cmap="gray",
     )[:2]
     curves = {
-        "model": verification.roc_curve(*evaluated.pairs),
-        "pixels": verification.roc_curve(*evaluated.pixel_pairs),
+        "model": roc_curve(*evaluated.pairs),
+        "pixels": roc_curve(*evaluated.pixel_pairs),
     }
     return [
         *pairs_and_distances,

@@ -8,11 +8,11 @@ import numpy as np
 
 from experiments import report
 from experiments.engine import loop
-from experiments.engine.config import RunConfig
+from experiments.engine.config import RunConfig, setting
 from experiments.engine.loop import System
 from experiments.evaluations import unseen_classes
+from experiments.evaluations.pair_metrics import roc_curve
 from experiments.evaluations.unseen_classes import ClassSplit
-from siamese_jax import verification
 from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages, Preparation, load_folder
 
@@ -33,7 +33,7 @@ class FaceConfig(RunConfig):
     """
 
     data_dir: pathlib.Path | None = None
-    folds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    folds: tuple[int, ...] = setting((0, 1, 2, 3, 4), at_least=0, at_most=4)
 
 
 # Data -----------------------------------------------------------------------------------
@@ -78,12 +78,11 @@ def split_folds(config: FaceConfig, labels: np.ndarray) -> dict[int, ClassSplit]
     """Splits the persons for each fold of a run.
 
     Raises:
-      UserError: If `folds` is not a selection of 0 to 4, or there are too few persons.
+      UserError: If a fold is named twice, or there are too few persons.
     """
-    folds = config.folds
-    if not folds or not set(folds) <= set(range(NUM_FOLDS)) or len(set(folds)) < len(folds):
-        raise UserError(f"--folds must be some of 0 1 2 3 4; got {folds}")
-    return {fold: split_persons(labels, fold) for fold in folds}
+    if len(set(config.folds)) < len(config.folds):
+        raise UserError(f"--folds must be some of 0 1 2 3 4, each once; got {config.folds}")
+    return {fold: split_persons(labels, fold) for fold in config.folds}
 
 
 # Runs -----------------------------------------------------------------------------------
@@ -108,7 +107,7 @@ def run_folds(
         print(f"fold {fold}")
         directory = config.directory / f"fold{fold}"
         fold_config = dataclasses.replace(config, folds=(fold,), workdir=directory)
-        loop.start(fold_config)
+        loop.prepare_folder(fold_config)
         one = unseen_classes.run(
             fold_config,
             system,
@@ -121,14 +120,16 @@ def run_folds(
         runs.append(one)
     figures = [evaluated.metrics for _, evaluated in runs]
     metrics = {
-        name: float(np.mean([fold[name] for fold in figures])) for name in figures[0]
+        name: float(np.mean([fold[name] for fold in figures]))
+        for name in figures[0]
+        if not name.endswith(("_low", "_high"))  # of the classes of one fold
     }
     for name in ("pair_eer", "one_shot_accuracy"):
         metrics[f"{name}_deviation"] = float(np.std([fold[name] for fold in figures]))
     seconds = sum(trained.seconds for trained, _ in runs)
     loop.finish(config, metrics, runs[-1][0]._replace(seconds=seconds), None)
     curves = {
-        f"fold {fold}": verification.roc_curve(*evaluated.pairs)
+        f"fold {fold}": roc_curve(*evaluated.pairs)
         for fold, (_, evaluated) in zip(folds, runs, strict=True)
     }
     note = "Pairs of the test persons of each fold. Each fold has its own page beside this."

@@ -22,9 +22,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.cli import print_table, show_figures
+from experiments.cli import command_line, print_table, show_figures
 from experiments.datasets import omniglot
 from experiments.datasets.omniglot import Characters
+from experiments.engine.config import LARGEST_SEED, check_config, setting
 from experiments.evaluations import few_shot
 from siamese_jax.cli import check_output
 from siamese_jax.errors import UserError
@@ -46,9 +47,9 @@ class Config:
 
     model: pathlib.Path
     alphabets: tuple[str, ...] = ("validation",)
-    num_episodes: int = 10_000
-    num_ways: int = 20
-    seed: int = 0
+    num_episodes: int = setting(10_000, at_least=2)
+    num_ways: int = setting(20, at_least=2)
+    seed: int = setting(0, at_least=0, at_most=LARGEST_SEED)
     json: pathlib.Path | None = None
 
 
@@ -58,10 +59,11 @@ def main(config: Config) -> None:
     Raises:
       UserError: If a flag or the folder of the model is wrong.
     """
+    check_config(config)
     check_output("--json", config.json)
     model = load_model(config.model)
     characters = choose_alphabets(config.alphabets)
-    check_counts(characters, num_episodes=config.num_episodes, num_ways=config.num_ways)
+    check_ways(characters, config.num_ways)
     print(f"embedding {len(characters.images):,} drawings ...")
     figures = evaluate(config, model, characters)
     print_table({one["alphabet"]: one["accuracy"] for one in figures["alphabets"]})
@@ -97,15 +99,12 @@ def choose_alphabets(words: tuple[str, ...]) -> Characters:
     return characters.only(np.isin(characters.alphabets, sorted(wanted)))
 
 
-def check_counts(characters: Characters, *, num_episodes: int, num_ways: int) -> None:
+def check_ways(characters: Characters, num_ways: int) -> None:
     """Checks, before any work is done, that the alphabets have enough characters.
 
     Raises:
-      UserError: If a count is below 2, or an alphabet has fewer characters than ways.
+      UserError: If an alphabet has fewer characters than ways.
     """
-    for name, num in (("num_episodes", num_episodes), ("num_ways", num_ways)):
-        if num < 2:
-            raise UserError(f"{name} must be at least 2; got {num}")
     sizes = {
         str(alphabet): len(np.unique(characters.labels[characters.alphabets == alphabet]))
         for alphabet in np.unique(characters.alphabets)
@@ -144,3 +143,7 @@ def evaluate(config: Config, model: Model, characters: Characters) -> dict[str, 
         figures = accuracy("accuracy", rows, num_each)
         alphabets.append({"alphabet": str(name), **figures, "num_episodes": num_each})
     return {"metrics": metrics, "alphabets": alphabets}
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

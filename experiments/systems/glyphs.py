@@ -12,7 +12,8 @@ letter is a class, and each face of the font gives one example of it. Every draw
 distorted anew each time it is used. The model learns from Latin, Greek and Cyrillic letters
 which drawings show the same letter. It is tested on Armenian and Georgian letters: a letter
 in one face has to be found among 20 letters of its alphabet in another face. The letters
-are new to the model, the faces are not.
+are new to the model, the faces are not. Thresholds are chosen on digits, punctuation marks
+and symbols, which are new to it too.
 
 At the end some test letters are written to WORKDIR/examples as picture files, dark ink on
 white paper, and the commands that apply the trained model to them are printed.
@@ -28,10 +29,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.cli import command_line
 from experiments.datasets import evaluation_key
-from experiments.datasets.letters import TEST, TRAINING, Letters, draw_letters
+from experiments.datasets.letters import (
+    TEST,
+    TRAINING,
+    Letters,
+    draw_letters,
+    draw_signs,
+)
 from experiments.engine import loop, optimizers, supcon
-from experiments.engine.config import RunConfig
+from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import ClassData
 from experiments.engine.loop import System
 from experiments.engine.supcon import LabelledBatch
@@ -57,27 +65,30 @@ class Config(RunConfig):
       temperature: Temperature of the loss before training; it is learnt.
       num_episodes: Number of test tasks for each alphabet.
       num_ways: Number of letters in a test task.
-      num_pairs: Number of test pairs, and of training pairs for the threshold.
+      num_pairs: Number of test pairs, and of pairs of signs for the threshold.
     """
 
     experiment: ClassVar[str] = "glyphs"
 
-    num_steps: int = 800
-    steps_per_call: int = 10
-    checkpoint_every: int = 100
+    num_steps: int = setting(800, at_least=1)
 
     font_dir: pathlib.Path | None = None
-    num_letters: int = 24
-    num_faces: int = 4
-    widths: tuple[int, ...] = (24, 48, 96)
-    dim: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 1e-4
-    temperature: float = 0.1
+    num_letters: int = setting(24, at_least=2)
+    num_faces: int = setting(4, at_least=2)
+    widths: tuple[int, ...] = setting((24, 48, 96), at_least=1)
+    dim: int = setting(64, at_least=1)
+    learning_rate: float = setting(3e-3, above=0)
+    weight_decay: float = setting(1e-4, at_least=0)
+    temperature: float = setting(0.1, above=0)
 
-    num_episodes: int = 10_000
-    num_ways: int = 20
-    num_pairs: int = 10_000
+    num_episodes: int = setting(10_000, at_least=2)
+    num_ways: int = setting(20, at_least=2)
+    num_pairs: int = setting(10_000, at_least=2)
+
+    @property
+    def can_be_lengthened(self) -> bool:
+        """No: the learning rate falls to zero at the last step."""
+        return False
 
 
 DISTORTION = augment.Affine(
@@ -130,12 +141,8 @@ def check_counts(config: Config, letters: Letters) -> None:
     """Refuses, before training, batches and tasks that the letters cannot fill.
 
     Raises:
-      UserError: If there are too few letters or faces, or a count is below 2.
+      UserError: If there are too few letters or faces.
     """
-    for name in ("num_letters", "num_faces", "num_episodes", "num_ways", "num_pairs"):
-        if getattr(config, name) < 2:
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} must be at least 2; got {getattr(config, name)}")
     num_faces = len(np.unique(letters.faces))
     if config.num_faces > num_faces:
         raise UserError(f"--num-faces: there are {num_faces}; got {config.num_faces}")
@@ -206,10 +213,13 @@ def main(config: Config) -> None:
     system = build(config)
     trained = loop.train(config, system, ClassData(jnp.asarray(train.images), index))
     print("evaluating ...")
+    signs = draw_signs(config.font_dir)
     evaluated = letters_one_shot.evaluate(
         system.model(trained.state),
         letters,
         distort_for_test(letters.images),
+        signs,
+        distort_for_test(signs.images),
         num_episodes=config.num_episodes,
         num_ways=config.num_ways,
         num_pairs=config.num_pairs,
@@ -219,3 +229,7 @@ def main(config: Config) -> None:
     letters_one_shot.write_report(config.directory, evaluated)
     print("Commands that apply the model to letters it was not trained on:\n")
     print("\n".join(commands))
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

@@ -8,14 +8,20 @@ Quick:   python -m experiments image_folder --data-dir FOLDER --num-steps 30
 
 A fifth of the classes, at random, is for the test. Another fifth is for validation: the
 threshold is chosen and probabilities are calibrated on it. The encoder is trained on the
-other classes. On the test classes, which it has never seen, it is tested at "same or
-different?" and at one-shot recognition with one image of each class in the gallery, beside
-the baseline of pixels. The names of the classes of each part are in RUN/classes.json.
+other classes. (`--test-classes FILE` names the test classes instead.) On the test classes,
+which it has never seen, it is tested at "same or different?" and at one-shot recognition
+with one image of each class in the gallery, beside the baseline of pixels. The names of the
+classes of each part are in RUN/classes.json.
+
+Every format that Pillow reads by itself is read, as a viewer shows it: turned as the camera
+says, transparent parts white (or of the grey `--background`). Files that are passed over
+are counted in a line. Classes with fewer than `--min-images` images are left out.
 
 Images are resized to `--image-size` (height width), in grey unless `--color` is given. Use
 `--no-flip` where left and right differ, as in letters, and say how far your images may be
 rotated, sheared, scaled and shifted: it is the only knowledge about them that goes into
 training. For few images, `--encoder hog` trains a linear map of oriented gradients.
+`--encoder package.module:Name` trains a Flax network of your own.
 
 Then use the model on your images:
 
@@ -25,16 +31,31 @@ Then use the model on your images:
 
 import dataclasses
 import pathlib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 
+from experiments.cli import command_line
 from experiments.engine import loop, photographs, supcon
+from experiments.engine.config import check_config, setting
 from experiments.engine.loop import System
 from experiments.evaluations import unseen_classes
 from experiments.evaluations.unseen_classes import ClassSplit, select_classes
+from siamese_jax._names import comparable, enumerated, shown
 from siamese_jax.errors import UserError
-from siamese_jax.images import LabelledImages, Preparation, load_folder
+from siamese_jax.images import (
+    LabelledImages,
+    Preparation,
+    class_names,
+    count_images,
+    list_folder,
+    read_prepared,
+    remarks,
+    small_classes,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,17 +66,23 @@ class Config(photographs.PhotographConfig):
       data_dir: A folder with one sub-folder of images for each class.
       image_size: Height and width to which the images are resized.
       color: Whether the encoder sees colours.
+      background: The grey that shows through transparent images, from 0, black, to 255,
+        white.
+      min_images: Leave out classes with fewer images.
+      test_classes: A text file with the name of a test class on each line. By default the
+        test classes are drawn at random.
     """
 
     experiment: ClassVar[str] = "image_folder"
 
-    num_steps: int = 300
-    steps_per_call: int = 10
-    checkpoint_every: int = 100
+    num_steps: int = setting(300, at_least=1)
 
     data_dir: pathlib.Path | None = None
-    image_size: tuple[int, int] = (64, 64)
+    image_size: tuple[int, int] = setting((64, 64), at_least=1)
     color: bool = False
+    background: int = setting(255, at_least=0, at_most=255)
+    min_images: int | None = setting(None, at_least=1)
+    test_classes: pathlib.Path | None = None
 
 
 def build(config: Config) -> System:
@@ -65,14 +92,37 @@ def build(config: Config) -> System:
 
 def preparation(config: Config) -> Preparation:
     """How images are prepared, in training and in use."""
-    return Preparation(config.image_size, color=config.color)
+    return Preparation(config.image_size, color=config.color, background=config.background)
 
 
-def split_classes(labels: np.ndarray, seed: int) -> ClassSplit:
-    """Splits the classes at random; another seed tests on other classes.
+def read_names(config: Config) -> list[str]:
+    """Reads the names of the test classes, if a file is given.
 
     Raises:
-      UserError: If there are fewer than 6 classes, or a class has a single image.
+      UserError: If it cannot be read as text.
+    """
+    if config.test_classes is None:
+        return []
+    try:
+        lines = config.test_classes.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"--test-classes: {config.test_classes}: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def split_classes(
+    labels: np.ndarray, seed: int, *, test_names: Sequence[str] = ()
+) -> ClassSplit:
+    """Splits the classes at random; another seed tests on other classes.
+
+    Args:
+      labels: The class of each image.
+      seed: The seed of the split.
+      test_names: The test classes, instead of random ones.
+
+    Raises:
+      UserError: If there are fewer than 6 classes, classes have a single image, or a test
+        class is not there.
     """
     names, counts = np.unique(labels, return_counts=True)
     if len(names) < 6:
@@ -80,36 +130,87 @@ def split_classes(labels: np.ndarray, seed: int) -> ClassSplit:
             f"6 classes are needed: 2 to train on, 2 to calibrate on, 2 to test on; there "
             f"are {len(names)}"
         )
-    if counts.min() < 2:
-        single = names[counts.argmin()]
-        raise UserError(f"every class needs 2 images; class {single!s} has 1")
+    check_counts(dict(zip(names.tolist(), counts.tolist(), strict=True)))
     order = np.random.default_rng(seed).permutation(names)
     num = max(2, len(names) // 5)
-    test, validation, train = np.split(order, [num, 2 * num])
-    return ClassSplit(np.sort(train), np.sort(validation), np.sort(test))
+    if not test_names:
+        test, validation, train = np.split(order, [num, 2 * num])
+        return ClassSplit(np.sort(train), np.sort(validation), np.sort(test))
+    wanted = {comparable(name) for name in test_names}
+    is_test = np.array([comparable(name) in wanted for name in order])
+    if missing := sorted(wanted - {comparable(name) for name in names}):
+        raise UserError(f"--test-classes: no class is named {enumerated(missing)}")
+    if len(wanted) < 2 or len(names) - len(wanted) < 4:
+        raise UserError(
+            f"--test-classes: 2 classes or more, and 4 others to train and calibrate on, "
+            f"are needed; got {len(wanted)} of {len(names)}"
+        )
+    num = min(num, (~is_test).sum() - 2)
+    validation, train = np.split(order[~is_test], [num])
+    return ClassSplit(np.sort(train), np.sort(validation), np.sort(order[is_test]))
+
+
+def check_counts(counts: Mapping[str, int]) -> None:
+    """Refuses classes with fewer than 2 images.
+
+    Args:
+      counts: Number of images of each class.
+
+    Raises:
+      UserError: If there are such classes. All are named.
+    """
+    if few := small_classes(counts, 2):
+        raise UserError(f"{few}; --min-images 2 leaves such classes out")
 
 
 def load(config: Config) -> LabelledImages:
     """Reads all images and prepares them. A label is the name of a sub-folder.
 
+    Says on the standard error stream which files and classes are passed over.
+
     Raises:
-      UserError: If no folder is given, it cannot be read as labelled images, or the images
-        are too small for the encoder.
+      UserError: If no folder is given, it cannot be read as labelled images, classes have a
+        single image, or the images are too small for the encoder.
       FileNotFoundError: If the folder does not exist.
     """
     if config.data_dir is None:
         raise UserError("--data-dir: a folder with one sub-folder a class")
-    photographs.check_size(config, config.image_size, "--image-size")
-    prepared = preparation(config)
-    return load_folder(config.data_dir, size=prepared.size, color=prepared.color)
+    photographs.check_encoder(config, preparation(config), "--image-size")
+    files = choose_files(config.data_dir, config.min_images)
+    return LabelledImages(
+        read_prepared(files, preparation(config)), np.array(class_names(files))
+    )
+
+
+def choose_files(folder: pathlib.Path, min_images: int | None) -> list[pathlib.Path]:
+    """Lists the images of a folder, and says what is passed over.
+
+    Args:
+      folder: A folder with one sub-folder for each class.
+      min_images: Leaves out classes with fewer images. None refuses classes with fewer
+        than 2.
+
+    Raises:
+      UserError: If the folder has no classes, or a class has too few images.
+      FileNotFoundError: If the folder does not exist.
+    """
+    counts = count_images(folder)
+    lines = remarks([folder], list_folder(folder, min_images=1))
+    if min_images is not None and (few := small_classes(counts, min_images)):
+        lines.append(f"left out: {few}")
+    for line in lines:
+        print(line, file=sys.stderr)
+    check_counts({name: num for name, num in counts.items() if num >= (min_images or 0)})
+    return list_folder(folder, min_images=min_images)
 
 
 def main(config: Config) -> None:
     """Trains, evaluates on classes never seen, reports, and says how to use the model."""
+    check_config(config)
     dataset = load(config)
-    names = split_classes(dataset.labels, config.seed)
+    names = split_classes(dataset.labels, config.seed, test_names=read_names(config))
     train = select_classes(dataset, names.train)
-    supcon.check_batch(train.labels, config.num_classes, config.num_images)
+    config = supcon.fit_batch(config, train.labels)
     if not loop.start(config):
         return
     unseen_classes.run(
@@ -122,7 +223,14 @@ def main(config: Config) -> None:
         title="Classes never seen",
     )
     print("use the model on other images:\n")
-    print(
-        f"  siamese-jax identify --model {config.directory / 'model'} "
-        f"--gallery {config.data_dir} --queries FILE ...\n"
+    model, gallery = (
+        shown(shlex.quote(str(path)))
+        for path in (config.directory / "model", config.data_dir)
     )
+    print(
+        f"  siamese-jax identify --model {model} --gallery {gallery} --queries FILE ...\n"
+    )
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

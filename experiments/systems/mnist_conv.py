@@ -35,16 +35,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.cli import command_line
 from experiments.datasets import digits
 from experiments.engine import optimizers, pair_batches, supcon
-from experiments.engine.config import only_when
+from experiments.engine.config import check_config, setting
 from experiments.engine.loop import System
 from experiments.engine.pair_batches import PairBatch
 from experiments.evaluations import digit_pairs
 from experiments.evaluations.digit_pairs import DigitConfig
 from siamese_jax import augment, distances, losses, reductions
 from siamese_jax.encoders import MnistConv
-from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
 from siamese_jax.model import Model
 from siamese_jax.siamese import from_flax, threshold_logits
@@ -66,14 +66,19 @@ class Config(DigitConfig):
 
     experiment: ClassVar[str] = "mnist_conv"
 
-    num_steps: int = 8_470  # 10 epochs of 108,400 pairs
-    steps_per_call: int = 77
-    checkpoint_every: int = 847  # an epoch
+    num_steps: int = setting(8_470, at_least=1)  # 10 epochs of 108,400 pairs
+    steps_per_call: int = setting(77, at_least=1)
+    checkpoint_every: int = setting(847, at_least=1)  # an epoch
 
     form: Literal["supervised", "contrastive", "logistic", "literal"] = "supervised"
-    distort: bool = only_when(True, form=CORRECTED)
-    margin: float = only_when(1.0, form="contrastive")
-    learning_rate: float = 1e-3
+    distort: bool = setting(True, only_when={"form": CORRECTED})
+    margin: float = setting(1.0, above=0, only_when={"form": "contrastive"})
+    learning_rate: float = setting(1e-3, above=0)
+
+    @property
+    def can_be_lengthened(self) -> bool:
+        """Only in the literal form; in the others the learning rate falls to zero."""
+        return self.form == "literal"
 
 
 DISTORTION = augment.Affine(
@@ -172,8 +177,7 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
 
 def main(config: Config) -> None:
     """Trains, evaluates and reports."""
-    if config.margin <= 0:
-        raise UserError(f"--margin must be positive; got {config.margin}")
+    check_config(config)
     literal = config.form == "literal"
     digit_pairs.run(
         config,
@@ -182,3 +186,7 @@ def main(config: Config) -> None:
         threshold=LITERAL_THRESHOLD if literal else None,
         title=f"Pairs of digits, convolutional: {config.form}",
     )
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

@@ -26,14 +26,14 @@ recipe, and the probabilities of both, are calibrated on pairs of these.
 import dataclasses
 from typing import ClassVar, Literal
 
+from experiments.cli import command_line
 from experiments.datasets import digits
 from experiments.engine import optimizers, pair_batches, supcon
-from experiments.engine.config import only_when
+from experiments.engine.config import check_config, setting
 from experiments.engine.loop import System
 from experiments.evaluations import digit_pairs
 from experiments.evaluations.digit_pairs import DigitConfig
 from siamese_jax.encoders import MnistMlp
-from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
 from siamese_jax.model import Model
 from siamese_jax.siamese import from_flax
@@ -54,15 +54,20 @@ class Config(DigitConfig):
 
     experiment: ClassVar[str] = "mnist_mlp"
 
-    num_steps: int = 16_940  # 20 epochs of 108,400 pairs
-    steps_per_call: int = 847  # one epoch
-    checkpoint_every: int = 3_388
+    num_steps: int = setting(16_940, at_least=1)  # 20 epochs of 108,400 pairs
+    steps_per_call: int = setting(847, at_least=1)  # one epoch
+    checkpoint_every: int = setting(3_388, at_least=1)
 
     recipe: Literal["tutorial", "tuned"] = "tutorial"
-    pairs: Literal["fixed", "fresh"] = only_when("fixed", recipe="tutorial")
-    dropout: float = 0.5
-    margin: float = only_when(1.0, recipe="tutorial")
-    learning_rate: float = 1e-3
+    pairs: Literal["fixed", "fresh"] = setting("fixed", only_when={"recipe": "tutorial"})
+    dropout: float = setting(0.5, at_least=0, below=1)
+    margin: float = setting(1.0, above=0, only_when={"recipe": "tutorial"})
+    learning_rate: float = setting(1e-3, above=0)
+
+    @property
+    def can_be_lengthened(self) -> bool:
+        """Only with the tutorial's recipe; the tuned learning rate falls to zero."""
+        return self.recipe == "tutorial"
 
 
 TUTORIAL_THRESHOLD = 0.5
@@ -108,10 +113,7 @@ def preparation(config: Config) -> Preparation:
 
 def main(config: Config) -> None:
     """Trains, evaluates and reports."""
-    if not 0 <= config.dropout < 1:
-        raise UserError(f"--dropout must be in [0, 1); got {config.dropout}")
-    if config.margin <= 0:
-        raise UserError(f"--margin must be positive; got {config.margin}")
+    check_config(config)
     tutorial = config.recipe == "tutorial"
     digit_pairs.run(
         config,
@@ -120,3 +122,7 @@ def main(config: Config) -> None:
         threshold=TUTORIAL_THRESHOLD if tutorial else None,
         title=f"Pairs of digits: {config.dataset}",
     )
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

@@ -35,13 +35,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import report
+from experiments.cli import command_line
 from experiments.datasets import digits, evaluation_key, omniglot
 from experiments.engine import loop, optimizers, pair_batches
-from experiments.engine.config import stream
+from experiments.engine.config import setting, stream
 from experiments.engine.loop import System, Trained
 from experiments.engine.pair_batches import PairBatch, PairConfig, PairData
 from experiments.evaluations import pair_metrics
-from experiments.evaluations.pair_metrics import PairDistances
+from experiments.evaluations.pair_metrics import PairDistances, decision_rates, roc_curve
 from siamese_jax import losses, reductions, samplers, verification
 from siamese_jax.batching import map_batches
 from siamese_jax.encoders import ConcatenationHead, DistanceHead, MnistTower
@@ -67,14 +68,14 @@ class Config(PairConfig):
 
     experiment: ClassVar[str] = "mnist_towers"
 
-    num_steps: int = 75_000  # 10 epochs of 120,000 pairs
-    steps_per_call: int = 750
-    checkpoint_every: int = 7_500  # an epoch
+    num_steps: int = setting(75_000, at_least=1)  # 10 epochs of 120,000 pairs
+    steps_per_call: int = setting(750, at_least=1)
+    checkpoint_every: int = setting(7_500, at_least=1)  # an epoch
 
     dataset: Literal["mnist", "digits", "omniglot"] = "mnist"
     variants: tuple[Variant, ...] = ("a", "b", "c")
-    batch_size: int = 16
-    learning_rate: float = 1e-3
+    batch_size: int = setting(16, at_least=1)
+    learning_rate: float = setting(1e-3, above=0)
 
 
 # The system -----------------------------------------------------------------------------
@@ -137,9 +138,10 @@ def preparation(config: Config) -> Preparation:
 
 
 class Split(NamedTuple):
-    """Images, and the two pairs of each image: with a match and with a mismatch."""
+    """Images, their classes, and the two pairs of each: with a match and a mismatch."""
 
     images: jax.Array
+    labels: jax.Array
     pairs: samplers.Pairs
 
 
@@ -171,7 +173,8 @@ def make_split(key: jax.Array, config: Config, dataset: LabelledImages) -> Split
     index = samplers.class_index(dataset.labels)
     partners = samplers.sample_partners(key, index, anchors, same)
     images = jnp.asarray(prepare(dataset.images, preparation(config)))
-    return Split(images, samplers.Pairs(jnp.stack([anchors, partners]), same))
+    pairs = samplers.Pairs(jnp.stack([anchors, partners]), same)
+    return Split(images, jnp.asarray(dataset.labels), pairs)
 
 
 # Training and evaluation ----------------------------------------------------------------
@@ -201,7 +204,7 @@ def of_variant(config: Config, variant: Variant) -> Config:
 
 def train_variant(config: Config, train: Split) -> Trained:
     """Trains the one variant of `config`."""
-    loop.start(config)
+    loop.prepare_folder(config)
     return loop.train(config, build(config), PairData(train.images, train.pairs))
 
 
@@ -221,8 +224,8 @@ def main(config: Config) -> None:
         trained = train_variant(one, train)
         params = trained.state.params
         tested = pair_distances(one, params, test)
-        curves[variant] = verification.roc_curve(*tested)
-        rates = verification.decision_rates(*pair_distances(one, params, train), 0.0)
+        curves[variant] = roc_curve(*tested)
+        rates = decision_rates(*pair_distances(one, params, train), 0.0)
         figures = pair_metrics.pair_metrics(tested, 0.0) | {
             "training_pair_accuracy": float(rates.accuracy),
             "num_parameters": sum(x.size for x in jax.tree.leaves(params)),
@@ -239,13 +242,11 @@ def main(config: Config) -> None:
 def calibrated(config: Config, model: Model, validation: Split) -> Model:
     """The model of variant c with a calibration on the validation pairs."""
     embeddings = model.embed_prepared(np.asarray(validation.images))
-    distances = model.pair_distances(*embeddings[validation.pairs.examples])
+    pairs = pair_metrics.pair_distances(model, embeddings, validation.pairs)
     omniglot_pairs = config.dataset == "omniglot"
     which = "the validation alphabets" if omniglot_pairs else "training images"
-    calibration = verification.calibrate(
-        distances, validation.pairs.same, pairs=f"pairs of {which}"
-    )
-    return dataclasses.replace(model, calibration=calibration)
+    labels = np.asarray(validation.labels)
+    return pair_metrics.calibrate(model, pairs, f"pairs of {which}", embeddings, labels)
 
 
 def print_side_by_side(config: Config, metrics: dict[str, float]) -> None:
@@ -276,3 +277,7 @@ def write_report(
         sections.append(report.Section(f"Training of variant {variant}", note, picture))
     title = f"Two towers: {config.dataset}"
     report.write_report(config.directory, title, metrics, sections)
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

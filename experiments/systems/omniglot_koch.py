@@ -41,10 +41,11 @@ import numpy as np
 import optax
 
 from experiments import report
+from experiments.cli import command_line
 from experiments.datasets import evaluation_key, omniglot
 from experiments.datasets.omniglot import Characters
 from experiments.engine import loop, optimizers, pair_batches
-from experiments.engine.config import only_when
+from experiments.engine.config import setting
 from experiments.engine.data import ClassData, gather
 from experiments.engine.logs import Evaluation
 from experiments.engine.loop import System
@@ -52,10 +53,11 @@ from experiments.engine.pair_batches import PairBatch, PairConfig
 from experiments.evaluations import few_shot
 from experiments.evaluations.pair_metrics import (
     PairDistances,
-    calibrate_pairs,
     pair_metrics,
+    roc_curve,
+    threshold_of,
 )
-from siamese_jax import augment, losses, samplers, verification
+from siamese_jax import augment, losses, samplers
 from siamese_jax.distances import distance_matrix
 from siamese_jax.encoders import KochConv, WeightedL1Head
 from siamese_jax.episodes import EpisodeAccuracy
@@ -87,25 +89,25 @@ class Config(PairConfig):
 
     experiment: ClassVar[str] = "omniglot_koch"
 
-    num_steps: int = 20_000
-    steps_per_call: int = 10
-    checkpoint_every: int = 500
+    num_steps: int = setting(20_000, at_least=1)
+    checkpoint_every: int = setting(500, at_least=1)
 
     size: Literal["full", "half"] = "full"
     schedule: Literal["tutorial", "paper"] = "tutorial"
     affine: bool = False
-    batch_size: int = 32
-    learning_rate: float | None = None
-    momentum: float = only_when(0.9, schedule="paper")
-    l2_convolution: float = 2e-4
-    l2_dense: float = 1e-3
-    patience: int = 20
-    num_drawings: int = 4
-    num_episodes: int = 10_000
+    batch_size: int = setting(32, at_least=2)
+    learning_rate: float | None = setting(None, above=0)
+    momentum: float = setting(0.9, at_least=0, below=1, only_when={"schedule": "paper"})
+    l2_convolution: float = setting(2e-4, at_least=0)
+    l2_dense: float = setting(1e-3, at_least=0)
+    patience: int = setting(20, at_least=1)
+    num_drawings: int = setting(4, at_least=2, at_most=20)
+    num_episodes: int = setting(10_000, at_least=2)
 
 
 PAIRS_PER_EPOCH = 150_000
 CHECKPOINT_EPISODES = 2_000
+NUM_COMPARED = 8  # drawings of each character in pairs
 TASKS = ("random_20_way", "within_alphabet")
 # the tasks at the end: their name, the characters, and the end of the metric's name
 FINAL_TASKS: tuple[tuple[str, omniglot.Part, str], ...] = (
@@ -175,6 +177,10 @@ def sample_pairs(config: Config, key: jax.Array, data: ClassData) -> PairBatch:
     """Draws different characters; every other one is paired with its own character."""
     anchor_key, partner_key, affine_key = jax.random.split(key, 3)
     num = config.batch_size
+    if num > data.classes.num_classes:
+        raise UserError(
+            f"--batch-size: there are {data.classes.num_classes} characters; got {num}"
+        )
     anchors = samplers.sample_batch(anchor_key, data.classes, num, 1).examples
     same = jnp.arange(num) % 2 == 0
     partners = samplers.sample_partners(partner_key, data.classes, anchors, same)
@@ -286,12 +292,6 @@ def make_evaluation(config: Config, system: System, validation: Characters) -> E
     return Evaluation(evaluate, "within_alphabet_accuracy", config.patience)
 
 
-def compare_drawings(model: Model, characters: Characters) -> PairDistances:
-    """Distances of pairs of drawings, of eight drawings of each character."""
-    drawings = omniglot.first_drawings(characters, 8)
-    return few_shot.drawing_distances(model, drawings, few_shot.draw_pairs(drawings))
-
-
 def final_metrics(config: Config, model: Model, threshold: float) -> dict[str, float]:
     """The tutorial's random tasks, tasks within alphabets, and pairs of test drawings."""
     metrics: dict[str, float] = {}
@@ -301,14 +301,14 @@ def final_metrics(config: Config, model: Model, threshold: float) -> dict[str, f
         index = characters.class_index()
         accuracy = task_accuracy(name, model, embeddings, index, config.num_episodes)
         metrics |= few_shot.as_metrics(f"{name}_accuracy{suffix}", accuracy)
-    test_pairs = compare_drawings(model, omniglot.load("test"))
-    return metrics | pair_metrics(test_pairs, threshold)
+    drawings = omniglot.first_drawings(omniglot.load("test"), NUM_COMPARED)
+    pairs = few_shot.draw_pairs(drawings)
+    compared = few_shot.drawing_distances(model, drawings, pairs)
+    return metrics | pair_metrics(compared, threshold)
 
 
 def main(config: Config) -> None:
     """Trains with an evaluation at each checkpoint, then evaluates the best state."""
-    if not 2 <= config.num_drawings <= 20:
-        raise UserError(f"--num-drawings must be from 2 to 20; got {config.num_drawings}")
     if config.batch_size % 2:
         raise UserError(f"--batch-size must be even; got {config.batch_size}")
     if not loop.start(config):
@@ -321,12 +321,16 @@ def main(config: Config) -> None:
     trained = loop.train(config, system, data, evaluation=evaluation)
     print("evaluating ...")
     model = system.model(trained.best)
-    pairs = compare_drawings(model, validation)
-    calibration = calibrate_pairs(pairs, "pairs of drawings of the validation alphabets")
-    metrics = final_metrics(config, model, calibration.threshold)
-    model = dataclasses.replace(model, calibration=calibration)
+    drawings = omniglot.first_drawings(validation, NUM_COMPARED)
+    model, pairs = few_shot.calibrate_drawings(
+        model,
+        drawings,
+        few_shot.draw_pairs(drawings),
+        "pairs of drawings of the validation alphabets",
+    )
+    metrics = final_metrics(config, model, threshold_of(model))
     loop.finish(config, metrics, trained, model)
-    write_report(config, metrics, pairs, calibration.threshold)
+    write_report(config, metrics, pairs, threshold_of(model))
 
 
 def write_report(
@@ -341,7 +345,7 @@ def write_report(
             "Pairs of the validation alphabets. The line is their best threshold.",
             report.distance_histogram(values, same, threshold),
         ),
-        report.roc_section({"validation pairs": verification.roc_curve(*pairs)}),
+        report.roc_section({"validation pairs": roc_curve(*pairs)}),
         report.Section(
             "One-shot accuracy during training",
             "20-way tasks over all validation characters, and within an alphabet.",
@@ -351,3 +355,7 @@ def write_report(
     ]
     title = "Koch's siamese network on Omniglot"
     report.write_report(config.directory, title, metrics, sections)
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

@@ -43,16 +43,17 @@ import numpy as np
 import optax
 
 from experiments import report
+from experiments.cli import command_line
 from experiments.datasets import omniglot
 from experiments.datasets.lake_archive import LakeRun, read_runs
 from experiments.datasets.omniglot import Characters
 from experiments.engine import loop, optimizers, supcon
-from experiments.engine.config import RunConfig, only_when
+from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import ClassData
 from experiments.engine.loop import System
 from experiments.engine.supcon import LabelledBatch
 from experiments.evaluations import few_shot, lake_trials
-from experiments.evaluations.pair_metrics import calibrate_pairs
+from experiments.evaluations.pair_metrics import threshold_of
 from siamese_jax import augment, distances, samplers
 from siamese_jax.encoders import ResNet
 from siamese_jax.images import Preparation, prepare
@@ -120,34 +121,41 @@ class Config(RunConfig):
     experiment: ClassVar[str] = "omniglot_supcon"
 
     preset: Literal["five-minutes", "thirty-minutes", "record"] = "five-minutes"
-    num_steps: int = 0
-    checkpoint_every: int = 250
+    num_steps: int = setting(0, at_least=0)
+    checkpoint_every: int = setting(250, at_least=1)
 
     train_on: Literal["background", "small1", "small2", "vinyals"] = "background"
     runs: pathlib.Path | None = None
-    evaluate_test: bool = only_when(True, train_on=("background", "small1", "small2"))
-    num_episodes: int = 10_000
+    evaluate_test: bool = setting(
+        True, only_when={"train_on": ("background", "small1", "small2")}
+    )
+    num_episodes: int = setting(10_000, at_least=2)
 
-    size: int = 48
-    stem: int = 64
-    widths: tuple[int, ...] = ()
-    num_blocks: int = 0
-    dim: int = 256
+    size: int = setting(48, at_least=1)
+    stem: int = setting(64, at_least=1)
+    widths: tuple[int, ...] = setting((), at_least=1)
+    num_blocks: int = setting(0, at_least=0)
+    dim: int = setting(256, at_least=1)
     compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    num_classes: int = 40
-    num_images: int = 4
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.05
-    average_decay: float = 0.99
-    temperature: float = 0.1
-    ink: float = 0.3
-    max_rotation: float = 10.0
-    max_shear: float = 0.15
-    max_scale: float = 0.15
-    max_shift: float = 0.05
-    elastic: float = 0.01
-    thickness: float = 0.3
+    num_classes: int = setting(40, at_least=2)
+    num_images: int = setting(4, at_least=2)
+    learning_rate: float = setting(2e-3, above=0)
+    weight_decay: float = setting(0.05, at_least=0)
+    average_decay: float = setting(0.99, at_least=0, below=1)
+    temperature: float = setting(0.1, above=0)
+    ink: float = setting(0.3, at_least=0, below=1)
+    max_rotation: float = setting(10.0, at_least=0)
+    max_shear: float = setting(0.15, at_least=0, below=1)
+    max_scale: float = setting(0.15, at_least=0, below=1)
+    max_shift: float = setting(0.05, at_least=0, at_most=1)
+    elastic: float = setting(0.01, at_least=0, at_most=1)
+    thickness: float = setting(0.3, at_least=0, at_most=1)
     turn: bool = True
+
+    @property
+    def can_be_lengthened(self) -> bool:
+        """No: the learning rate falls to zero at the last step."""
+        return False
 
 
 def with_preset(config: Config) -> Config:
@@ -309,18 +317,22 @@ def main(config: Config) -> None:
     name, characters = next(iter(parts.items()))
     drawings = omniglot.first_drawings(characters, 8)
     pairs = few_shot.draw_pairs(drawings)
-    compared = few_shot.drawing_distances(model, drawings, pairs)
-    calibration = calibrate_pairs(compared, f"pairs of drawings of the {name} characters")
+    model, compared = few_shot.calibrate_drawings(
+        model, drawings, pairs, f"pairs of drawings of the {name} characters"
+    )
     metrics = evaluate(config, model, parts, runs)
-    model = dataclasses.replace(model, calibration=calibration)
     loop.finish(config, metrics, trained, model)
     sections = report.pair_sections(
         drawings.images,
         pairs,
         np.asarray(compared.distances),
-        calibration.threshold,
+        threshold_of(model),
         name=f"{name} pairs",
         cmap="gray",
     )
     sections.append(report.training_section(config.directory, ("loss", "temperature")))
     report.write_report(config.directory, "One-shot Omniglot", metrics, sections)
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

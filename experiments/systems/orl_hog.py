@@ -21,7 +21,9 @@ public tutorial is in the system orl_tutorial.
 import dataclasses
 from typing import ClassVar, Literal
 
+from experiments.cli import command_line
 from experiments.engine import loop, photographs, supcon
+from experiments.engine.config import check_config, setting
 from experiments.engine.loop import System
 from experiments.evaluations import unseen_classes, unseen_faces
 from experiments.evaluations.unseen_faces import PREPARATION, FaceConfig
@@ -33,18 +35,18 @@ class Config(photographs.PhotographConfig, FaceConfig):
 
     experiment: ClassVar[str] = "orl_hog"
 
-    num_steps: int = 1_534
-    steps_per_call: int = 59
-    checkpoint_every: int = 767
+    num_steps: int = setting(1_534, at_least=1)
+    steps_per_call: int = setting(59, at_least=1)
+    checkpoint_every: int = setting(767, at_least=1)
 
     encoder: Literal["hog", "conv"] = "hog"
-    num_images: int = 6
-    learning_rate: float = 5e-3
-    weight_decay: float = 1e-2
-    max_rotation: float = 8.0
-    max_shear: float = 0.08
-    max_scale: float = 0.1
-    max_shift: float = 0.035
+    num_images: int = setting(6, at_least=2)
+    learning_rate: float = setting(5e-3, above=0)
+    weight_decay: float = setting(1e-2, at_least=0)
+    max_rotation: float = setting(8.0, at_least=0)
+    max_shear: float = setting(0.08, at_least=0, below=1)
+    max_scale: float = setting(0.1, at_least=0, below=1)
+    max_shift: float = setting(0.035, at_least=0, at_most=1)
 
 
 def build(config: Config) -> System:
@@ -54,7 +56,8 @@ def build(config: Config) -> System:
 
 def main(config: Config) -> None:
     """Trains, evaluates and reports each fold, then their means."""
-    photographs.check_size(config, PREPARATION.size, "the size of the images")
+    check_config(config)
+    photographs.check_encoder(config, PREPARATION, "the size of the images")
     faces = unseen_faces.load_faces(config)
     folds = unseen_faces.split_folds(config, faces.labels)
     for persons in folds.values():
@@ -63,3 +66,7 @@ def main(config: Config) -> None:
     if not loop.start(config):
         return
     unseen_faces.run_folds(config, build(config), faces, folds)
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

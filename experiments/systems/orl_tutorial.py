@@ -33,17 +33,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import report
+from experiments.cli import command_line
 from experiments.datasets import evaluation_key, evaluation_rng
 from experiments.engine import loop, optimizers, pair_batches
-from experiments.engine.config import only_when
+from experiments.engine.config import check_config, setting
 from experiments.engine.loop import System
 from experiments.engine.pair_batches import PairConfig, PairData
 from experiments.evaluations import pair_metrics, unseen_faces
-from experiments.evaluations.pair_metrics import pair_distances
+from experiments.evaluations.pair_metrics import equal_error_rate, pair_distances
 from experiments.evaluations.unseen_faces import PREPARATION, FaceConfig
-from siamese_jax import verification
 from siamese_jax.encoders import OrlConv
-from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages, prepare
 from siamese_jax.model import Model, pixel_model
 from siamese_jax.samplers import Pairs
@@ -66,16 +65,21 @@ class Config(PairConfig, FaceConfig):
 
     experiment: ClassVar[str] = "orl_tutorial"
 
-    num_steps: int = 1_534  # 13 epochs of 15,000 pairs
-    steps_per_call: int = 59
-    checkpoint_every: int = 767
+    num_steps: int = setting(1_534, at_least=1)  # 13 epochs of 15,000 pairs
+    steps_per_call: int = setting(59, at_least=1)
+    checkpoint_every: int = setting(767, at_least=1)
 
     protocol: Literal["pairs", "unseen-persons"] = "pairs"
-    folds: tuple[int, ...] = only_when((0, 1, 2, 3, 4), protocol="unseen-persons")
+    folds: tuple[int, ...] = setting(
+        (0, 1, 2, 3, 4),
+        at_least=0,
+        at_most=4,
+        only_when={"protocol": "unseen-persons"},
+    )
     stride: Literal[1, 3] = 1
-    dropout: tuple[float, float, float] = (0.25, 0.25, 0.1)
-    margin: float = 1.0
-    learning_rate: float = 1e-3
+    dropout: tuple[float, float, float] = setting((0.25, 0.25, 0.1), at_least=0, below=1)
+    margin: float = setting(1.0, above=0)
+    learning_rate: float = setting(1e-3, above=0)
 
 
 NUM_PAIRS = 20_000
@@ -126,10 +130,9 @@ def run_pairs(config: Config, faces: LabelledImages) -> None:
     metrics = {
         **pair_metrics.pair_metrics(test, TUTORIAL_THRESHOLD),
         **pair_metrics.chosen_threshold_metrics(train, test),
-        "pair_eer_pixels": float(verification.equal_error_rate(*of_pixels)),
+        "pair_eer_pixels": float(equal_error_rate(*of_pixels)),
     }
-    calibration = pair_metrics.calibrate_pairs(train, "training pairs")
-    model = dataclasses.replace(model, calibration=calibration)
+    model = pair_metrics.calibrate(model, train, "training pairs", embeddings, faces.labels)
     loop.finish(config, metrics, trained, model)
     sections = report.pair_sections(
         np.asarray(images),
@@ -144,10 +147,7 @@ def run_pairs(config: Config, faces: LabelledImages) -> None:
 
 def main(config: Config) -> None:
     """Trains, evaluates and reports by one of the two protocols."""
-    if not all(0 <= rate < 1 for rate in config.dropout):
-        raise UserError(f"--dropout: rates must be in [0, 1); got {config.dropout}")
-    if config.margin <= 0:
-        raise UserError(f"--margin must be positive; got {config.margin}")
+    check_config(config)
     faces = unseen_faces.load_faces(config)
     by_pairs = config.protocol == "pairs"
     folds = {} if by_pairs else unseen_faces.split_folds(config, faces.labels)
@@ -157,3 +157,7 @@ def main(config: Config) -> None:
         run_pairs(config, faces)
     else:
         unseen_faces.run_folds(config, build(config), faces, folds)
+
+
+if __name__ == "__main__":
+    command_line(main, Config)

@@ -356,14 +356,14 @@ def _squared_matrix(
     near = squared < _NEAR * norms
     rows = jnp.arange(n)
 
-    def next_near_of_each_row(_: Array, carry: tuple[Array, Array]) -> tuple:
+    def next_near_of_each_row(_: int | Array, carry: tuple[Array, Array]) -> tuple:
         squared, near = carry
         column = jnp.argmax(near, axis=1)
         exact = _sum_of_squares(a - b[column])
         exact = jnp.where(near[rows, column], exact, squared[rows, column])
         return squared.at[rows, column].set(exact), near.at[rows, column].set(False)
 
-    def whole_row(row: Array, squared: Array) -> Array:
+    def whole_row(row: int | Array, squared: Array) -> Array:
         return squared.at[row].set(_sum_of_squares(a[row][None, :] - b))
 
     # Two loops, one of which has no iterations, instead of `lax.cond`: under `vmap` a

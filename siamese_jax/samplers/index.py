@@ -1,7 +1,6 @@
 """The class index: which examples belong to each class, and which classes to each group."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from siamese_jax._checks import check_at_least
+from siamese_jax._labels import Labels, host_labels
 
 
 @jax.tree_util.register_dataclass
@@ -60,28 +60,28 @@ class ClassIndex:
         return self.counts.shape[-1]
 
 
-def class_index(
-    labels: np.ndarray | Sequence[Any], *, groups: np.ndarray | Sequence | None = None
-) -> ClassIndex:
+def class_index(labels: Labels, *, groups: Labels | None = None) -> ClassIndex:
     """Builds the index of a labelled data set; runs on the host.
 
     Args:
-      labels: The label of each example, integers or strings.
-      groups: The group of each example, integers or strings. All examples of a class must
-        be in one group. None puts all classes into one group.
+      labels: The label of each example: strings, or numbers. Whole numbers count as
+        integers, whatever their type.
+      groups: The group of each example, in the same way. All examples of a class must be in
+        one group. None puts all classes into one group.
 
     Raises:
-      ValueError: If `labels` is not one-dimensional or is empty, `groups` has another
-        shape, or a class is in several groups; the class is named.
+      ValueError: If `labels` is not one-dimensional or is empty, a label is not finite,
+        `groups` has another shape, or a class is in several groups; the class is named.
+      TypeError: If labels or groups are neither all strings nor all numbers.
 
     >>> index = class_index(["a", "b", "b"])
     >>> print(index.counts, index.smallest_class)
     [1 2] ('a', 1)
     """
-    labels = np.asarray(labels)
-    groups = np.zeros(labels.shape, int) if groups is None else np.asarray(groups)
-    if labels.ndim != 1 or labels.size == 0:
-        raise ValueError(f"labels must have shape (n,), n >= 1; got {labels.shape}")
+    labels = host_labels("labels", labels)
+    if labels.size == 0:
+        raise ValueError("labels must have at least one example; got none")
+    groups = np.zeros_like(labels, int) if groups is None else host_labels("groups", groups)
     if groups.shape != labels.shape:
         raise ValueError(
             f"groups must have shape {labels.shape} to match labels; got {groups.shape}"

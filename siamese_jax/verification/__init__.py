@@ -19,8 +19,11 @@ DecisionRates(accuracy=0.75, precision=1.0, recall=0.5)
 
 Arguments that the functions share:
 
-* `distances`: one for each pair, floating-point `[n]`, n >= 1. Half precision is converted
-  to float32 first.
+* `distances`: one for each pair, floating-point `[n]`, n >= 1, of JAX or NumPy. Half
+  precision is converted to float32 first. So are float64 arrays of NumPy unless
+  jax_enable_x64 is set; where that would make different distances equal, `roc_auc` and
+  `equal_error_rate` take their ranks instead, and the other functions raise ValueError.
+  `calibrate` keeps float64.
 * `same`: boolean `[n]`. True means that the two examples of the pair are of one class.
 * `where`: boolean `[n]`. A pair where it is False is ignored, as if it were deleted. None
   uses every pair.
@@ -29,17 +32,14 @@ Arguments that the functions share:
 Another shape raises ValueError, another type of number TypeError.
 
 A rate over no pairs (the recall without a same pair, the precision without a pair called
-the same) is NaN, since it is undefined. A NaN distance makes every figure NaN.
+the same) is NaN, since it is undefined. A NaN distance, or a weight that is NaN or
+negative, makes every figure NaN.
 """
 
 from siamese_jax.verification.bootstrap import Interval, bootstrap_interval
-from siamese_jax.verification.calibration import (
-    Calibration,
-    Logistic,
-    calibrate,
-    fit_logistic,
-)
+from siamese_jax.verification.calibration import Calibration, calibrate
 from siamese_jax.verification.curves import RocCurve, equal_error_rate, roc_auc, roc_curve
+from siamese_jax.verification.logistic import Logistic, fit_logistic
 from siamese_jax.verification.thresholds import (
     BestThreshold,
     DecisionRates,

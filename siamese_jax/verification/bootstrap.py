@@ -6,28 +6,29 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from siamese_jax._checks import check_at_least, check_integer
-from siamese_jax.verification._pairs import prepare
+from siamese_jax.verification._pairs import Flags, Numbers, check_representable, prepare
 
-StatisticFn = Callable[..., Float[Array, ""]]
+StatisticFn = Callable[..., Float[Array, "*figures"]]
 
 
 class Interval(NamedTuple):
     """The two ends of a confidence interval."""
 
-    low: Float[Array, ""]
-    high: Float[Array, ""]
+    low: Float[Array, "*figures"]
+    high: Float[Array, "*figures"]
 
 
 def bootstrap_interval(
     key: PRNGKeyArray,
     statistic_fn: StatisticFn,
-    distances: Float[Array, " n"],
-    same: Bool[Array, " n"],
-    identities: Int[Array, "2 n"],
+    distances: Numbers,
+    same: Flags,
+    identities: Int[Array, "2 n"] | Int[np.ndarray, "2 n"],
     *,
     num_identities: int,
     num_samples: int = 1000,
@@ -41,7 +42,8 @@ def bootstrap_interval(
 
     Args:
       key: A JAX key.
-      statistic_fn: `statistic_fn(distances, same, weights=...)`, such as `roc_auc`.
+      statistic_fn: `statistic_fn(distances, same, weights=...)`, such as `roc_auc`. It may
+        return an array of several figures, each of which gets its interval.
       distances: Distance of each pair.
       same: True where the two examples of a pair are of one class.
       identities: Identity of the first and of the second example of each pair, numbered
@@ -71,6 +73,7 @@ def bootstrap_interval(
     check_at_least("num_samples", num_samples, 2)
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1); got {level}")
+    check_representable("distances", distances)
     prepare(distances, same, None, None)
     check_integer("identities", identities)
     if identities.shape != (2, *distances.shape):
@@ -83,7 +86,7 @@ def bootstrap_interval(
         key, statistic_fn, distances, same, identities, num_identities, num_samples
     )
     tail = (1 - level) / 2
-    ends = jnp.nanquantile(figures, jnp.array([tail, 1 - tail]))
+    ends = jnp.nanquantile(figures, jnp.array([tail, 1 - tail]), axis=0)
     known = (identities >= 0) & (identities < num_identities)
     valid = ~jnp.any(jnp.isnan(distances)) & jnp.all(known)
     low, high = jnp.where(valid, ends, jnp.nan)
@@ -99,8 +102,8 @@ def _bootstrap_figures(
     identities: Array,
     num_identities: int,
     num_samples: int,
-) -> Float[Array, " samples"]:
-    def one_sample(key: PRNGKeyArray) -> Float[Array, ""]:
+) -> Float[Array, "samples ..."]:
+    def one_sample(key: PRNGKeyArray) -> Float[Array, "*figures"]:
         drawn = jax.random.randint(key, (num_identities,), 0, num_identities)
         times = jnp.zeros(num_identities, jnp.float32).at[drawn].add(1)
         first, second = times[identities]

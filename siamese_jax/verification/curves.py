@@ -3,11 +3,15 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
+from siamese_jax._numerics import just_below
 from siamese_jax.verification._pairs import (
+    Flags,
+    Numbers,
+    check_representable,
     cumulative_weights,
-    just_below,
+    in_order,
     prepare,
     ratio,
 )
@@ -29,54 +33,53 @@ class RocCurve(NamedTuple):
 
 
 def roc_curve(
-    distances: Float[Array, " n"],
-    same: Bool[Array, " n"],
+    distances: Numbers,
+    same: Flags,
     *,
-    where: Bool[Array, " n"] | None = None,
-    weights: Float[Array, " n"] | None = None,
+    where: Flags | None = None,
+    weights: Numbers | None = None,
 ) -> RocCurve:
     """Receiver operating characteristic: both match rates at every threshold.
 
-    Each distance is a threshold. Equal distances give the same point several times.
+    Each distance is a threshold. Equal distances give the same point several times. Both
+    rates begin at 0, never fall, and end at exactly 1.
 
     >>> curve = roc_curve(jnp.array([0.1, 0.2]), jnp.array([True, False]))
     >>> print(curve.false_match_rate, curve.true_match_rate)
     [0. 0. 1.] [0. 1. 1.]
     """
-    distances, weights = prepare(distances, same, where, weights)
-    ascending, matches, mismatches = cumulative_weights(distances, same, weights)
-    return RocCurve(
-        thresholds=jnp.concatenate([just_below(ascending[:1]), ascending]),
-        false_match_rate=ratio(mismatches, mismatches[-1]),
-        true_match_rate=ratio(matches, matches[-1]),
-    )
+    check_representable("distances", distances)
+    return _curve(distances, same, where, weights)
 
 
 def roc_auc(
-    distances: Float[Array, " n"],
-    same: Bool[Array, " n"],
+    distances: Numbers,
+    same: Flags,
     *,
-    where: Bool[Array, " n"] | None = None,
-    weights: Float[Array, " n"] | None = None,
+    where: Flags | None = None,
+    weights: Numbers | None = None,
 ) -> Float[Array, ""]:
     """Area under the ROC curve.
 
     It is the probability that a same pair is nearer than a different pair, with ties
-    counted half: 0.5 is chance, 1 is perfect.
+    counted half: 0.5 is chance, 1 is perfect. It is computed as below / (below + above),
+    from the areas below and above the curve, and is exactly 1 if all same pairs are nearer
+    than all different ones.
 
     >>> print(roc_auc(jnp.array([0.1, 0.1]), jnp.array([True, False])))
     0.5
     """
-    curve = roc_curve(distances, same, where=where, weights=weights)
-    return jnp.trapezoid(curve.true_match_rate, curve.false_match_rate)
+    _, false, true = _curve(in_order(distances), same, where, weights)
+    below = jnp.trapezoid(true, false)
+    return ratio(below, below + jnp.trapezoid(1 - true, false))
 
 
 def equal_error_rate(
-    distances: Float[Array, " n"],
-    same: Bool[Array, " n"],
+    distances: Numbers,
+    same: Flags,
     *,
-    where: Bool[Array, " n"] | None = None,
-    weights: Float[Array, " n"] | None = None,
+    where: Flags | None = None,
+    weights: Numbers | None = None,
 ) -> Float[Array, ""]:
     """Error rate at the threshold where both kinds of error are equally frequent.
 
@@ -88,12 +91,23 @@ def equal_error_rate(
     >>> print(equal_error_rate(distances, jnp.array([True, True, False, False])))
     0.5
     """
-    curve = roc_curve(distances, same, where=where, weights=weights)
+    _, false, true = _curve(in_order(distances), same, where, weights)
     # False non-match rate minus false match rate falls from 1 to -1 along the curve.
-    excess = (1 - curve.true_match_rate) - curve.false_match_rate
+    excess = (1 - true) - false
     after = jnp.argmax(excess <= 0)
     before = jnp.maximum(after - 1, 0)
     step = excess[before] - excess[after]
     share = jnp.where(step == 0, 0, excess[before] / jnp.where(step == 0, 1, step))
-    rate = curve.false_match_rate
-    return rate[before] + share * (rate[after] - rate[before])
+    return false[before] + share * (false[after] - false[before])
+
+
+def _curve(
+    distances: Numbers, same: Flags, where: Flags | None, weights: Numbers | None
+) -> RocCurve:
+    distances, weights = prepare(distances, same, where, weights)
+    ascending, matches, mismatches = cumulative_weights(distances, same, weights)
+    return RocCurve(
+        thresholds=jnp.concatenate([just_below(ascending[:1]), ascending]),
+        false_match_rate=ratio(mismatches, mismatches[-1]),
+        true_match_rate=ratio(matches, matches[-1]),
+    )

@@ -2,13 +2,17 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from siamese_jax._numerics import Scalar
+from siamese_jax._numerics import Scalar, just_below
 from siamese_jax.verification._pairs import (
+    Flags,
+    Numbers,
+    check_representable,
     cumulative_weights,
-    just_below,
     prepare,
     ratio,
 )
@@ -55,21 +59,28 @@ class EvaluatedThreshold(NamedTuple):
 
 
 def decision_rates(
-    distances: Float[Array, " n"],
-    same: Bool[Array, " n"],
+    distances: Numbers,
+    same: Flags,
     threshold: Scalar,
     *,
-    where: Bool[Array, " n"] | None = None,
-    weights: Float[Array, " n"] | None = None,
+    where: Flags | None = None,
+    weights: Numbers | None = None,
 ) -> DecisionRates:
     """Accuracy, precision and recall of "same if the distance is at most the threshold".
+
+    If the threshold is NaN, so are all rates.
 
     >>> rates = decision_rates(jnp.array([0.2, 0.9]), jnp.array([True, True]), 0.5)
     >>> print(rates)
     DecisionRates(accuracy=0.5, precision=1.0, recall=0.5)
     """
+    if isinstance(distances, np.ndarray) and not isinstance(threshold, jax.Array):
+        beside = np.asarray(threshold, distances.dtype)
+        check_representable("distances and threshold", np.append(distances, beside))
+    check_representable("distances", distances)
     distances, weights = prepare(distances, same, where, weights)
-    called_same = distances <= threshold
+    weights = jnp.where(jnp.isnan(threshold), 0, weights)
+    called_same, same = distances <= threshold, jnp.asarray(same)
     true_matches = jnp.sum(weights * (called_same & same))
     return DecisionRates(
         accuracy=ratio(jnp.sum(weights * (called_same == same)), jnp.sum(weights)),
@@ -79,11 +90,11 @@ def decision_rates(
 
 
 def best_threshold(
-    distances: Float[Array, " n"],
-    same: Bool[Array, " n"],
+    distances: Numbers,
+    same: Flags,
     *,
-    where: Bool[Array, " n"] | None = None,
-    weights: Float[Array, " n"] | None = None,
+    where: Flags | None = None,
+    weights: Numbers | None = None,
 ) -> BestThreshold:
     """The threshold with the highest accuracy on the given pairs.
 
@@ -93,6 +104,7 @@ def best_threshold(
     >>> print(best_threshold(jnp.array([1.0, 3.0]), jnp.array([True, False])).threshold)
     2.0
     """
+    check_representable("distances", distances)
     distances, weights = prepare(distances, same, where, weights)
     ascending, matches, mismatches = cumulative_weights(distances, same, weights)
     correct = matches + (mismatches[-1] - mismatches)
@@ -111,8 +123,11 @@ def best_threshold(
 
 
 def evaluate_threshold(
-    validation: tuple[Float[Array, " n"], Bool[Array, " n"]],
-    test: tuple[Float[Array, " m"], Bool[Array, " m"]],
+    validation: tuple[Numbers, Flags],
+    test: tuple[
+        Float[Array, " m"] | Float[np.ndarray, " m"],
+        Bool[Array, " m"] | Bool[np.ndarray, " m"],
+    ],
 ) -> EvaluatedThreshold:
     """Chooses the best threshold on validation pairs and applies it to test pairs.
 
