@@ -31,6 +31,12 @@ def check_shape(name: str, array: AnyArray, shape: tuple[int, ...], words: str) 
         raise ValueError(f"{name} must have shape {shape}, {words}; got {jnp.shape(array)}")
 
 
+def check_mask(name: str, mask: Array, values: Array) -> None:
+    """Raises unless `mask` is boolean and has the shape of the values that it is for."""
+    check_boolean(name, mask)
+    check_same_shape(name, mask, "the terms", values)
+
+
 def check_square(name: str, matrix: Array) -> None:
     """Raises ValueError unless a matrix has as many rows as columns."""
     shape = jnp.shape(matrix)

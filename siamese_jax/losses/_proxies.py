@@ -46,7 +46,10 @@ def one_hot(labels: Array, matrix: Array) -> Bool[Array, "n classes"]:
 
 
 def entry_of(matrix: Array, labels: Array) -> Float[Array, " n"]:
-    """The entry of the right class, NaN for a label outside of the classes."""
-    right = one_hot(labels, matrix)
-    chosen = jnp.sum(jnp.where(right, matrix, 0), axis=1)
-    return jnp.where(jnp.any(right, axis=1), chosen, jnp.nan)
+    """The entry of the right class, 0 for a label outside of the classes."""
+    return jnp.sum(jnp.where(one_hot(labels, matrix), matrix, 0), axis=1)
+
+
+def of_classes(values: Array, labels: Array, matrix: Array) -> Float[Array, " n"]:
+    """The same values, NaN for a label outside of the classes, which are the columns."""
+    return jnp.where(jnp.any(one_hot(labels, matrix), axis=1), values, jnp.nan)

@@ -36,6 +36,7 @@ from siamese_jax.losses._proxies import (
     Weights,
     Where,
     center_cosines,
+    check_features,
     entry_of,
     one_hot,
     proxy_cosines,
@@ -227,6 +228,8 @@ def large_margin_softmax_loss(
     """
     check_at_least("margin", margin, 1)
     check_scalar("scale", scale)
+    check_features(embeddings, proxies)
+    embeddings, proxies = widen(embeddings), widen(proxies)  # once, as they are used twice
     cosines = proxy_cosines(embeddings, proxies)
     right = entry_of(cosines, labels)
     k = lax.stop_gradient(jnp.floor(jnp.arccos(jnp.clip(right, -1, 1)) * margin / jnp.pi))
@@ -316,7 +319,7 @@ def _margins(margin: Margin, labels: Array, proxies: Array) -> Array:
         return jnp.asarray(margin)
     margins = jnp.asarray(margin)
     check_shape("margin", margins, proxies.shape[:1], "one for each class, or a scalar")
-    return margins.at[labels].get(mode="fill", fill_value=jnp.nan)
+    return margins.at[labels].get(mode="clip")
 
 
 def _replaced(matrix: Array, labels: Array, right: Array) -> Float[Array, "n classes"]:

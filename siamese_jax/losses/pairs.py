@@ -15,6 +15,7 @@ from siamese_jax._checks import (
     check_boolean,
     check_broadcastable,
     check_floating,
+    check_mask,
     check_same_shape,
     check_scalar,
 )
@@ -224,8 +225,10 @@ def threshold_consistent_margin_loss(
     check_broadcastable("negative_margin", negative_margin, s)
     excess = jnp.where(same, positive_margin - s, s - negative_margin)
     active = ~(excess < 0)  # NaN stays
-    where = active if where is None else where & active
-    return _reduced(excess, same, where, weights, reduce_fn, apart=True)
+    if where is not None:
+        check_mask("where", where, s)
+        active &= where
+    return _reduced(excess, same, active, weights, reduce_fn, apart=True)
 
 
 def _reduced(
@@ -241,8 +244,7 @@ def _reduced(
     if not apart:
         return reduce_terms(make_terms(values, where, weights=weights), reduce_fn)
     where = jnp.ones(same.shape, bool) if where is None else where
-    check_boolean("where", where)
-    check_same_shape("where", where, "the terms", values)
+    check_mask("where", where, values)
     kinds = (same, ~same)
     terms = tuple(make_terms(values, where & kind, weights=weights) for kind in kinds)
     return reduce_terms(terms, reduce_fn)

@@ -20,9 +20,9 @@ from jaxtyping import Array, Float
 from siamese_jax._checks import (
     check_at_least,
     check_floating,
+    check_mask,
     check_rank,
     check_scalar,
-    check_shape,
 )
 from siamese_jax._numerics import Scalar, widen
 from siamese_jax.distances import (
@@ -38,6 +38,7 @@ from siamese_jax.losses._proxies import (
     Where,
     check_features,
     entry_of,
+    of_classes,
     one_hot,
     proxy_cosines,
 )
@@ -69,6 +70,7 @@ def class_loss(
     check_floating("logits", logits)
     logits = widen(logits)
     values = logsumexp(logits, axis=1) - entry_of(logits, labels)
+    values = of_classes(values, labels, logits)
     return reduce_terms(make_terms(values, where, weights=weights), reduce_fn)
 
 
@@ -116,6 +118,7 @@ def proxy_nca_loss(
     check_at_least("the number of proxies", len(proxies), 2)
     wrong = ~one_hot(labels, logits)
     values = logsumexp(logits, axis=1, where=wrong) - entry_of(logits, labels)
+    values = of_classes(values, labels, logits)
     return reduce_terms(make_terms(values, where, weights=weights), reduce_fn)
 
 
@@ -162,7 +165,9 @@ def proxy_anchor_loss(
     cosines = proxy_cosines(embeddings, proxies)
     positive = one_hot(labels, cosines)
     valid = jnp.ones(len(labels), bool) if where is None else where
-    check_shape("where", valid, (len(labels),), "one for each embedding")
+    check_mask("where", valid, labels)
+    is_class = jnp.any(positive, axis=1, keepdims=True)
+    cosines = jnp.where(is_class | ~valid[:, None], cosines, jnp.nan)
     pulled, pushed = positive & valid[:, None], ~positive & valid[:, None]
     pull = softplus(logsumexp(-scale * (cosines - margin), axis=0, where=pulled))
     push = softplus(logsumexp(scale * (cosines + margin), axis=0, where=pushed))
@@ -198,9 +203,7 @@ def p2s_grad_loss(
     cosines = proxy_cosines(embeddings, proxies)
     target = one_hot(labels, cosines)
     values = jnp.mean((cosines - target) ** 2, axis=1)
-    values = values + 0 * entry_of(
-        cosines, labels
-    )  # NaN for a label outside of the classes
+    values = of_classes(values, labels, cosines)
     return reduce_terms(make_terms(values, where, weights=weights), reduce_fn)
 
 

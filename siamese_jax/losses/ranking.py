@@ -16,7 +16,7 @@ from jax import lax
 from jax.nn import relu, sigmoid
 from jaxtyping import Array, Bool, Float
 
-from siamese_jax._checks import check_at_least, check_scalar
+from siamese_jax._checks import check_at_least, check_floating, check_rank, check_scalar
 from siamese_jax._numerics import Scalar, widen
 from siamese_jax.losses.softmax import matching_loss
 from siamese_jax.miners import sides
@@ -58,6 +58,8 @@ def nca_loss(
     >>> print(f"{nca_loss(jnp.ones((1, 2)), same):.4f}")  # log 2
     0.6931
     """
+    check_floating("distances", distances)
+    check_rank("distances", distances, 2)
     return matching_loss(
         -widen(distances),
         same,
@@ -89,7 +91,8 @@ def fast_ap_loss(
         distances of embeddings of length 1, which are at most 4.
       same: True where the two are of one class.
       num_bins: Number of intervals between the nodes.
-      max_distance: The last node. Larger distances are counted nowhere.
+      max_distance: The last node. Distances farther than one step beyond it are counted
+        nowhere.
       where: See `siamese_jax.losses`, also for `weights` (one per query) and `reduce_fn`.
 
     Returns:
@@ -120,7 +123,7 @@ def fast_ap_loss(
         jnp.linspace(0, max_distance, num_bins + 1, dtype=d.dtype),
     )
     up_to_positives, up_to_all = (jnp.cumsum(x, axis=0) for x in (of_positives, of_all))
-    precision = up_to_positives / jnp.where(up_to_all > 0, up_to_all, 1)
+    precision = up_to_positives / jnp.where(up_to_all == 0, 1, up_to_all)
     num_positives = jnp.sum(positive, axis=1)
     average = jnp.sum(of_positives * precision, axis=0) / jnp.maximum(num_positives, 1)
     terms = make_terms(1 - average, num_positives > 0, weights=weights)

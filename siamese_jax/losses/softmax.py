@@ -113,8 +113,8 @@ def info_nce_loss(
         entry, of which those of the positives are used).
 
     Returns:
-      The reduced loss, or `Terms` with one value per anchor-positive entry. It is 0 if the
-      anchor has no negative.
+      The reduced loss, or `Terms` with one value per anchor-positive entry whose anchor has
+      a negative.
 
     Reference:
       van den Oord, Li, Vinyals. Representation Learning with Contrastive Predictive Coding.
@@ -221,15 +221,20 @@ def hard_negative_contrastive_loss(
     num_negatives = jnp.sum(negative, axis=1, keepdims=True)
     exists = positive & (num_negatives > 0)
     n = jnp.maximum(num_negatives, 1).astype(logits.dtype)
-    log_sum = logsumexp((1 + concentration) * logits, axis=1, where=negative, keepdims=True)
-    log_mean = logsumexp(concentration * logits, axis=1, where=negative, keepdims=True)
-    log_mean = jnp.where(num_negatives > 0, log_mean - jnp.log(n), 0)
-    log_sum = jnp.where(num_negatives > 0, log_sum, 0) - log_mean
-    # all terms divided by exp(z_p), so that nothing overflows
-    of_negatives = jnp.exp(jnp.where(exists, log_sum - logits, 0))
-    debiased = (of_negatives - n * positive_share) / (1 - positive_share)
-    least = n * jnp.exp(jnp.where(exists, -1 / temperature - logits, 0))
-    values = jnp.log1p(jnp.maximum(debiased, least))
+
+    def log_sum(scale: Scalar) -> Array:
+        sums = logsumexp(scale * logits, axis=1, where=negative, keepdims=True)
+        return jnp.where(num_negatives > 0, sums, 0)
+
+    # logarithms of all terms divided by exp(z_p), so that nothing overflows
+    log_sum_weighted = log_sum(1 + concentration) - log_sum(concentration) + jnp.log(n)
+    weighted = jnp.where(exists, log_sum_weighted - logits, 0)
+    least = jnp.where(exists, jnp.log(n) - 1 / temperature - logits, 0)
+    share = n * positive_share * jnp.exp(-jnp.maximum(weighted, -80))
+    some_left = share < 1
+    debiased = weighted + jnp.log1p(-jnp.where(some_left, share, 0))
+    debiased -= jnp.log1p(-positive_share)
+    values = softplus(jnp.maximum(jnp.where(some_left, debiased, least), least))
     return reduce_terms(make_terms(values, exists, weights=weights), reduce_fn)
 
 
@@ -350,6 +355,7 @@ def both_directions(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
         where: Bool[Array, "n m"] | None = None,
         **options: Any,
     ) -> Any:
+        matrix = widen(matrix)  # once, so that both gradients are added in float32
         turned = None if where is None else where.T
         by_rows = loss_fn(matrix, same, where=where, **options)
         by_columns = loss_fn(matrix.T, same.T, where=turned, **options)

@@ -174,6 +174,8 @@ def semi_hard_triplet_loss(
     >>> print(semi_hard_triplet_loss(matrix, same, reduce_fn=mean_of_active))
     0.5
     """
+    check_floating("distances", distances)
+    distances = widen(distances)  # once, as they are used twice
     negatives = semi_hard_negatives(distances, same, where=where)
     return triplet_loss(
         distances,
@@ -212,7 +214,8 @@ def all_triplets_loss(
       margin: By how much the negative must be farther: one number, or `[n, 1]` or `[n, m]`
         for each anchor or each positive.
       soft: log(1 + exp(v)) in place of max(0, v).
-      swap: Use the smaller of the distances of anchor and of positive to the negative.
+      swap: Use the smaller of the distances of anchor and of positive to the negative, even
+        if `where` masks the entry of positive and negative.
       active_only: Average only over the triplets with a positive hinge (BA != 0 in the
         paper) instead of over all.
       where: See `siamese_jax.losses`, also for `reduce_fn` and for `weights` (one per
@@ -295,6 +298,12 @@ def quadruplet_loss(
     >>> print(quadruplet_loss(one, one, one))  # 1 + 0.5
     1.5
     """
+    check_floating("positive_distances", positive_distances)
+    check_floating("other_distances", other_distances)
+    check_same_shape(
+        "other_distances", other_distances, "positive_distances", positive_distances
+    )
+    positive_distances = widen(positive_distances)  # once, as it is used twice
     first = triplet_loss(
         positive_distances, negative_distances, margin=margin, reduce_fn=None
     )
@@ -356,6 +365,7 @@ def dynamic_soft_margin_loss(
     >>> print(found.loss, found.histogram)
     -1.0 [0. 1. 0. 0.]
     """
+    check_floating("histogram", histogram)
     check_rank("histogram", histogram, 1)
     check_at_least("the number of bins", len(histogram), 2)
     check_floating("positive_distances", positive_distances)
@@ -363,6 +373,7 @@ def dynamic_soft_margin_loss(
     check_same_shape(
         "negative_distances", negative_distances, "positive_distances", positive_distances
     )
+    histogram = widen(histogram)
     violations = widen(positive_distances) - widen(negative_distances)
     terms = make_terms(violations, where, weights=weights)
     num_bins = len(histogram)

@@ -153,8 +153,8 @@ def tuplet_margin_loss(
         entry, of which those of the positives are used).
 
     Returns:
-      The reduced loss, or `Terms` with one value per anchor-positive entry. It is 0 if the
-      anchor has no negative.
+      The reduced loss, or `Terms` with one value per anchor-positive entry whose anchor has
+      a negative.
 
     Reference:
       Yu, Tao. Deep Metric Learning with Tuplet Margin Loss. ICCV 2019, eq. 5.
@@ -189,7 +189,8 @@ def angular_loss(
     For anchor a, positive p and negatives N, with t = tan(angle):
     log(1 + sum_N exp(4 t^2 (x_a + x_p) x_n - 2 (1 + t^2) x_a x_p)).
     The sums over negatives are computed for one anchor after the other: memory is O(n^2),
-    time O(n^3).
+    time O(n^3). The product of a positive and a negative is used even if `where` masks
+    their own entry.
 
     Args:
       similarities: Dot products of embeddings of length 1 with themselves.
@@ -428,7 +429,7 @@ def ranked_list_loss(
     d = widen(distances)
 
     def weighted_mean(excess: Array, mask: Array, scale: Scalar) -> Array:
-        active = mask & (excess > 0)
+        active = mask & ~(excess <= 0)  # NaN stays
         shares = jax.nn.softmax(scale * excess, axis=1, where=active)
         return jnp.sum(jnp.where(active, shares * excess, 0), axis=1)
 

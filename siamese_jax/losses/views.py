@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from siamese_jax._checks import check_at_least, check_floating, check_rank, check_same_shape
+from siamese_jax._checks import (
+    check_at_least,
+    check_floating,
+    check_rank,
+    check_same_shape,
+    check_scalar,
+)
 from siamese_jax._numerics import Scalar, safe_sqrt, widen
 from siamese_jax.distances import cosine_similarity, cosine_similarity_matrix
 from siamese_jax.losses.softmax import info_nce_loss
@@ -116,6 +122,7 @@ def barlow_twins_loss(
     1.0000
     """
     _check_views(a, b, least=2)
+    check_scalar("redundancy_weight", redundancy_weight)
     by_feature = [_centred(widen(x)).T for x in (a, b)]
     correlations = cosine_similarity_matrix(*by_feature)
     diagonal = jnp.eye(len(correlations), dtype=bool)
@@ -150,6 +157,9 @@ def vicreg_loss(
     0.0
     """
     _check_views(a, b, least=2)
+    check_scalar("invariance_weight", invariance_weight)
+    check_scalar("variance_weight", variance_weight)
+    check_scalar("covariance_weight", covariance_weight)
     a, b = widen(a), widen(b)
 
     def variance(x: Array) -> Array:
