@@ -231,7 +231,7 @@ def hard_negative_contrastive_loss(
     weighted = jnp.where(exists, log_sum_weighted - logits, 0)
     least = jnp.where(exists, jnp.log(n) - 1 / temperature - logits, 0)
     share = n * positive_share * jnp.exp(-jnp.maximum(weighted, -80))
-    some_left = share < 1
+    some_left = ~(share >= 1)  # NaN stays
     debiased = weighted + jnp.log1p(-jnp.where(some_left, share, 0))
     debiased -= jnp.log1p(-positive_share)
     values = softplus(jnp.maximum(jnp.where(some_left, debiased, least), least))
@@ -355,6 +355,7 @@ def both_directions(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
         where: Bool[Array, "n m"] | None = None,
         **options: Any,
     ) -> Any:
+        check_floating("similarities", matrix)
         matrix = widen(matrix)  # once, so that both gradients are added in float32
         turned = None if where is None else where.T
         by_rows = loss_fn(matrix, same, where=where, **options)
