@@ -36,7 +36,7 @@ reduction than the mean is passed as `reduce_fn`:
 
 The public modules are the namespace. They are loaded when they are first used:
 
-* Losses: `distances`, `relations`, `miners`, `losses`, `reductions`.
+* Losses: `distances`, `relations`, `miners`, `losses`, `reductions`, `regularizers`.
 * Data: `samplers` (pairs, triplets, batches and episodes), `augment`, `images`.
 * Networks: `siamese` (one network for two inputs), `encoders`, `convolution`.
 * Training and use: `training`, `batching`, `model`, `identification`, `errors`.
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         miners,
         model,
         reductions,
+        regularizers,
         relations,
         samplers,
         siamese,
@@ -84,6 +85,7 @@ __all__ = [
     "miners",
     "model",
     "reductions",
+    "regularizers",
     "relations",
     "samplers",
     "siamese",

@@ -25,6 +25,43 @@ def check_same_shape(name: str, array: AnyArray, other_name: str, other: AnyArra
         )
 
 
+def check_shape(name: str, array: AnyArray, shape: tuple[int, ...], words: str) -> None:
+    """Raises ValueError unless `array` has the shape, which the words explain."""
+    if jnp.shape(array) != shape:
+        raise ValueError(f"{name} must have shape {shape}, {words}; got {jnp.shape(array)}")
+
+
+def check_mask(name: str, mask: Array, values: Array) -> None:
+    """Raises unless `mask` is boolean and has the shape of the values that it is for."""
+    check_boolean(name, mask)
+    check_same_shape(name, mask, "the terms", values)
+
+
+def check_square(name: str, matrix: Array) -> None:
+    """Raises ValueError unless a matrix has as many rows as columns."""
+    shape = jnp.shape(matrix)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(
+            f"{name} must be the matrix of a batch with itself, [n, n]; got shape {shape}"
+        )
+
+
+def check_broadcastable(name: str, value: float | Array, other: Array) -> None:
+    """Raises ValueError unless a value is a scalar or broadcasts to `other`.
+
+    It needs as many axes, since `[n]` could mean the rows or the columns of a matrix.
+    """
+    shape, wanted = jnp.shape(value), jnp.shape(other)
+    fits = len(shape) == len(wanted) and all(
+        found in (1, length) for found, length in zip(shape, wanted, strict=True)
+    )
+    if shape and not fits:
+        raise ValueError(
+            f"{name} must be a scalar or broadcast to shape {wanted}, with as many axes; "
+            f"got shape {shape}"
+        )
+
+
 def check_floating(name: str, array: AnyArray) -> None:
     """Raises TypeError unless `array` has a floating-point dtype."""
     _check_dtype(name, array, jnp.floating, "floating-point")

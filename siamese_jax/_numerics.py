@@ -5,10 +5,11 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 Scalar = float | Float[Array, ""]  # a hyperparameter, which may be a learned one
+Margin = float | Float[Array, "..."]  # one for all, or one for each row or entry
 
 
 def widen(array: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -49,6 +50,27 @@ def safe_sqrt(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 def safe_abs(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Absolute value, with gradient 0 at 0 instead of the 1 of `jnp.abs`."""
     return jnp.where(x == 0, 0, jnp.abs(x))
+
+
+def add_angle(cosine: Float[Array, "*shape"], angle: Margin) -> Float[Array, "*shape"]:
+    """cos(arccos(c) + angle) = c cos(angle) - sqrt(1 - c^2) sin(angle), in radians.
+
+    The gradient is finite at c = 1 and c = -1, where that of arccos is not. A cosine beyond
+    them, by rounding, counts as 1 or -1 under the root.
+    """
+    sine = safe_sqrt(jax.nn.relu(1 - cosine**2))
+    return cosine * jnp.cos(angle) - sine * jnp.sin(angle)
+
+
+def row_has_nan(
+    matrix: Float[Array, "n m"], where: Bool[Array, "n m"]
+) -> Bool[Array, "n 1"]:
+    """Whether a valid entry of each row is NaN, which sorting the row would hide.
+
+    >>> print(row_has_nan(jnp.array([[1.0, jnp.nan]]), jnp.array([[True, False]])))
+    [[False]]
+    """
+    return jnp.any(jnp.isnan(matrix) & where, axis=1, keepdims=True)
 
 
 def just_below(x: AnyArray) -> AnyArray:

@@ -4,7 +4,7 @@
 `reduce_fn` of every loss is a function of these terms:
 
 >>> import jax.numpy as jnp
->>> terms = make_terms(jnp.array([1.0, 3.0, 9.0]), where=jnp.array([True, True, False]))
+>>> terms = make_terms(jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False]))
 >>> print(mean(terms), sum_terms(terms))
 2.0 4.0
 >>> print(mean_and_count(terms).num_terms)
@@ -24,6 +24,7 @@ Any other function of `Terms` can be passed as `reduce_fn` too.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -57,24 +58,27 @@ ReduceFn = Callable[[Terms], Any]
 
 def make_terms(
     values: Float[Array, "*shape"],
+    where: Bool[Array, "*shape"] | None,
     *,
-    where: Bool[Array, "*shape"] | None = None,
     weights: Float[Array, "*shape"] | None = None,
 ) -> Terms:
     """Makes terms whose value, weight and gradient are 0 where masked.
+
+    The mask is a required argument, since a loss that forgets which of its values count
+    averages over padding too.
 
     Values and weights of half precision become float32, in which they can be summed.
 
     Args:
       values: One value per pair or anchor.
-      where: True where the value is valid. None means that all values are.
+      where: True where the value is valid. None if all values are.
       weights: Weight of each value. None gives every value weight 1.
 
     Raises:
       ValueError: If `where` or `weights` has another shape than the values.
       TypeError: If `where` is not boolean, or values or weights are not floating-point.
 
-    >>> print(make_terms(jnp.array([5.0, 7.0]), where=jnp.array([True, False])).values)
+    >>> print(make_terms(jnp.array([5.0, 7.0]), jnp.array([True, False])).values)
     [5. 0.]
     """
     check_floating("values", values)
@@ -94,7 +98,7 @@ def make_terms(
 def sum_terms(terms: Terms) -> Float[Array, ""]:
     """Weighted sum of the valid terms: sum(w v).
 
-    >>> print(sum_terms(make_terms(jnp.ones(2), weights=jnp.array([1.0, 10.0]))))
+    >>> print(sum_terms(make_terms(jnp.ones(2), None, weights=jnp.array([1.0, 10.0]))))
     11.0
     """
     return _weighted_sum(terms)
@@ -103,7 +107,7 @@ def sum_terms(terms: Terms) -> Float[Array, ""]:
 def mean(terms: Terms) -> Float[Array, ""]:
     """Weighted mean of the valid terms: sum(w v) / sum(w), or 0 if none is valid.
 
-    >>> print(mean(make_terms(jnp.array([1.0, 4.0]), weights=jnp.array([2.0, 1.0]))))
+    >>> print(mean(make_terms(jnp.array([1.0, 4.0]), None, weights=jnp.array([2.0, 1.0]))))
     2.0
     """
     denominator = jnp.sum(widen(terms.weights))
@@ -118,7 +122,7 @@ def mean_of_active(terms: Terms) -> Float[Array, ""]:
     The loss of a triplet whose negative is beyond the margin is 0. With training there are
     more and more of these, and they make the plain `mean` and its gradient small.
 
-    >>> print(mean_of_active(make_terms(jnp.array([0.0, 1.0, 3.0, 0.0]))))
+    >>> print(mean_of_active(make_terms(jnp.array([0.0, 1.0, 3.0, 0.0]), None)))
     2.0
     """
     weights = jnp.where(terms.values == 0, 0, terms.weights)
@@ -128,20 +132,27 @@ def mean_of_active(terms: Terms) -> Float[Array, ""]:
 def mean_and_count(terms: Terms) -> MeanAndCount:
     """Returns the `mean` and the number of valid terms.
 
-    >>> result = mean_and_count(make_terms(jnp.array([1.0]), where=jnp.array([False])))
+    >>> result = mean_and_count(make_terms(jnp.array([1.0]), jnp.array([False])))
     >>> print(result.mean, result.num_terms)
     0.0 0
     """
     return MeanAndCount(mean(terms), jnp.sum(terms.where))
 
 
-def reduce_terms(terms: Terms, reduce_fn: ReduceFn | None) -> Any:
+def reduce_terms(terms: Terms | tuple[Terms, ...], reduce_fn: ReduceFn | None) -> Any:
     """Returns `reduce_fn(terms)`, or the terms themselves if `reduce_fn` is None.
 
-    >>> print(reduce_terms(make_terms(jnp.array([1.0, 3.0])), mean))
+    Several terms with denominators of their own are reduced apart and added.
+
+    >>> print(reduce_terms(make_terms(jnp.array([1.0, 3.0]), None), mean))
     2.0
     """
-    return terms if reduce_fn is None else reduce_fn(terms)
+    if reduce_fn is None:
+        return terms
+    if isinstance(terms, Terms):
+        return reduce_fn(terms)
+    parts = [reduce_fn(part) for part in terms]
+    return jax.tree.map(lambda *numbers: sum(numbers), *parts)
 
 
 def _weighted_sum(terms: Terms) -> Float[Array, ""]:

@@ -169,6 +169,20 @@ def within(items: Items, *, same_fn: SameFn = equal_labels) -> Relation:
     return between(items, items, same_fn=same_fn)
 
 
+def aligned(num_rows: int) -> Relation:
+    """Relation of two sets of n items, in which equal positions belong together.
+
+    They are two views of the same examples, or images and their texts. All other entries
+    are negatives.
+
+    >>> same, where = aligned(2)
+    >>> print(same.tolist(), where.tolist())
+    [[True, False], [False, True]] [[True, True], [True, True]]
+    """
+    items = Items(jnp.arange(num_rows))
+    return between(items, items)
+
+
 def _num_items(items: Items) -> int:
     return len(jax.tree.leaves(items.labels)[0])
 

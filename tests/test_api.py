@@ -53,6 +53,7 @@ def test_every_public_module_is_in_the_namespace():
 def test_every_public_function_has_one_row_in_the_table():
     rows = [case.name for case in CASES if case.kind is not Kind.SETTINGS]
     assert len(rows) == len(set(rows))
+    rows = [name.partition(" (")[0] for name in rows]  # more rows of a function say why
     traced = {param.id for param in PUBLIC if param.values[0] not in HOST_MODULES}
     assert traced - HOST_FUNCTIONS == set(rows)
 
@@ -125,7 +126,7 @@ def room(path: pathlib.Path, folder: str) -> str:
 
 
 TOOLS = {"_checks", "_labels", "_numerics"}
-CORE = {*TOOLS, "_masks", "distances", "relations", "reductions"}
+CORE = {*TOOLS, "distances", "relations", "reductions"}
 NETWORKS = {"_cpu", "convolution", "siamese", "distances"}
 MAY_IMPORT = {
     "errors": set(),
@@ -133,12 +134,12 @@ MAY_IMPORT = {
     "_labels": {"_checks"},
     "_numerics": set(),
     "_extras": {"errors"},
-    "_masks": TOOLS,
     "distances": TOOLS,
     "relations": TOOLS,
     "reductions": TOOLS,
     "miners": CORE,
     "losses": {*CORE, "miners"},
+    "regularizers": CORE,
     "samplers": TOOLS,
     "siamese": TOOLS,
     "augment": TOOLS,

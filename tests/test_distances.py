@@ -127,7 +127,7 @@ def test_tiles_do_not_change_the_matrix(monkeypatch):
     rng = np.random.default_rng(6)
     a, b = (jnp.asarray(rng.normal(size=(n, 4)), jnp.float32) for n in (7, 5))
     whole = distances.manhattan_distance_matrix(a, b)
-    monkeypatch.setattr(distances, "_TILE_NUMBERS", 3 * b.size)  # 3, 3 and 1 rows
+    monkeypatch.setattr(distances.standard, "_TILE_NUMBERS", 3 * b.size)  # 3, 3 and 1 rows
     np.testing.assert_array_equal(distances.manhattan_distance_matrix(a, b), whole)
 
 

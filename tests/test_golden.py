@@ -1,10 +1,11 @@
-"""Tests of losses and miners against pytorch-metric-learning.
+"""Tests of losses, miners and distances against the values of other libraries.
 
-Its values are made by golden/make_pytorch_metric_learning.py.
+The values are made by golden/make_peers.py. golden/losses.py and golden/others.py say how
+we compute each.
 """
 
+import functools
 import json
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,19 +13,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from siamese_jax import distances, losses, reductions, relations
+from benchmarks import coverage
+from siamese_jax import distances, losses, relations
+from tests.golden import losses as ours
+from tests.golden import others
 
-GOLDEN = json.loads(
-    (Path(__file__).parent / "golden" / "pytorch_metric_learning.json").read_text()
-)
-MATRIX_FNS = {
-    "euclidean": distances.euclidean_distance_matrix,
-    "squared_euclidean": distances.squared_euclidean_distance_matrix,
-    "manhattan": distances.manhattan_distance_matrix,
-    "lp_3": partial(distances.lp_distance_matrix, order=3),
-    "cosine_similarity": distances.cosine_similarity_matrix,
-    "dot_similarity": distances.dot_similarity_matrix,
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "peers.json").read_text())
+PML = GOLDEN["pytorch_metric_learning"]
+FAMILIES = {
+    "pairs": (ours.PAIRS, PML["losses"]),
+    "rows": (ours.ROWS, PML["losses"]),
+    "ranks": (ours.RANKS, PML["losses"]),
+    "proxies": (ours.PROXIES, PML["losses"]),
+    "regularizers": (others.REGULARIZERS, PML["regularizers"]),
+    "reducers": (others.REDUCERS, PML["reducers"]),
+    "optax": (others.OPTAX, GOLDEN["optax"]),
+    "distances": (others.DISTANCES, PML["distances"]),
+    "terms": (others.TERMS, PML["terms"]),
+    "miners": (others.MINERS, PML["miners"]),
 }
+DIFFERENTIATED = ("pairs", "rows", "ranks", "proxies", "regularizers", "reducers", "optax")
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +42,117 @@ def _double_precision():
 
 
 def assert_agrees(ours, theirs):
+    """To nine digits, or to fourteen digits of the largest entry."""
+    theirs = np.asarray(theirs, np.float64)
     assert ours.dtype == np.float64
-    np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=0)
+    np.testing.assert_allclose(
+        ours, theirs, rtol=1e-9, atol=1e-14 * np.max(np.abs(theirs), initial=0)
+    )
 
 
-def matrix_of(fn):
-    embeddings = jnp.array(GOLDEN["embeddings"])
-    return fn(embeddings, embeddings)
+def inputs():
+    return {key: jnp.array(value) for key, value in GOLDEN["inputs"].items()}
+
+
+def batch(embeddings="embeddings"):
+    """The embeddings, or those of which two are equal, with all that goes with them."""
+    x = inputs()
+    x["embeddings"] = x[embeddings]
+    del x["with_equal"]
+    return ours.Batch(**x)
+
+
+def all_of(family, fn_of_case, x):
+    """What a function of each row and each of its cases returns, by one program."""
+    table, golden = FAMILIES[family]
+    # a program that runs once need not be fast
+    quick = {"xla_backend_optimization_level": 0}
+
+    @functools.partial(jax.jit, compiler_options=quick)
+    def program(x):
+        return {
+            name: [
+                fn_of_case(functools.partial(fn, **case["settings"]), x)
+                for case in golden[name]
+            ]
+            for name, fn in table.items()
+        }
+
+    return jax.tree.map(np.asarray, program(x))
+
+
+def each_name_of(*families):
+    return pytest.mark.parametrize(
+        ("family", "name"),
+        [(family, name) for family in families for name in FAMILIES[family][0]],
+    )
+
+
+def test_the_file_holds_what_is_tested_and_no_more():
+    tables = {}
+    for table, golden in FAMILIES.values():
+        tables.setdefault(id(golden), (golden, set()))[1].update(table)
+    for golden, names in tables.values():
+        assert set(golden) == names
+
+
+# Losses ---------------------------------------------------------------------------------
+
+
+@functools.cache
+def differentiated(family):
+    return all_of(family, lambda fn, x: jax.value_and_grad(fn)(x), batch())
+
+
+@pytest.mark.slow
+@each_name_of(*DIFFERENTIATED)
+def test_values_and_gradients(family, name):
+    cases = FAMILIES[family][1][name]
+    for (value, gradients), case in zip(differentiated(family)[name], cases, strict=True):
+        assert_agrees(value, case["value"])
+        for key, gradient in vars(gradients).items():
+            theirs = case["gradients"].get(key, np.zeros(gradient.shape))
+            assert_agrees(gradient, theirs)
+
+
+# Distances ------------------------------------------------------------------------------
+
+
+@functools.cache
+def differentiated_distances():
+    def matrix_and_gradient(fn, x):
+        def weighted_sum(embeddings):
+            matrix = fn(embeddings)
+            return jnp.sum(matrix * x.weights), matrix
+
+        return jax.grad(weighted_sum, has_aux=True)(x.embeddings)
+
+    return all_of("distances", matrix_and_gradient, batch("with_equal"))
+
+
+@pytest.mark.parametrize("name", PML["distances"])
+def test_matrices_and_gradients(name):
+    found = differentiated_distances()[name]
+    for (gradient, matrix), case in zip(found, PML["distances"][name], strict=True):
+        assert_agrees(matrix, case["value"])
+        assert_agrees(gradient, case["gradient"])
+
+
+def test_distances_of_scikit_learn():
+    x, factor = inputs()["embeddings"], inputs()["other"][:2]
+    found = {
+        "cosine": distances.cosine_distance_matrix(x, x),
+        "manhattan": distances.manhattan_distance_matrix(x, x),
+        "chebyshev": distances.lp_distance_matrix(x, x, order=np.inf),
+        "mahalanobis": distances.mahalanobis_distance_matrix(x, x, factor),
+    }
+    theirs = GOLDEN["sklearn"]["matrices"]
+    assert found.keys() == theirs.keys()
+    for name, matrix in found.items():
+        assert_agrees(matrix, theirs[name])
+
+
+# Terms, of embeddings of which two are equal --------------------------------------------
 
 
 def relation():
@@ -53,79 +165,175 @@ def with_gaps(numbers):
     return np.nan_to_num(array), ~np.isnan(array)
 
 
-def cases(name, *parameters):
-    """Each golden case, named by its parameters."""
-    return pytest.mark.parametrize(
-        "case",
-        GOLDEN[name],
-        ids=lambda case: "-".join(f"{key}={case[key]}" for key in parameters),
-    )
+@functools.cache
+def terms():
+    return all_of("terms", lambda fn, x: fn(x), batch("with_equal"))
 
 
-@pytest.mark.parametrize("name", MATRIX_FNS)
-def test_matrices(name):
-    assert_agrees(matrix_of(MATRIX_FNS[name]), GOLDEN["matrices"][name])
+def terms_and_cases(name):
+    return zip(terms()[name], PML["terms"][name], strict=True)
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_lp_distance_of_the_named_orders(order):
-    theirs = GOLDEN["matrices"][{1: "manhattan", 2: "euclidean"}[order]]
-    assert_agrees(matrix_of(partial(distances.lp_distance_matrix, order=order)), theirs)
-
-
-@cases("contrastive", "positive_margin", "margin")
-def test_contrastive_loss_is_their_hinges_squared(case):
-    positive_hinges, positive = with_gaps(case["positive_hinges"])
-    negative_hinges, negative = with_gaps(case["negative_hinges"])
+def test_contrastive_loss_is_half_their_hinges_squared():
     same, where = relation()
-    np.testing.assert_array_equal(same & where, positive)
-    np.testing.assert_array_equal(~same & where, negative)
-
-    loss_fn = partial(
-        losses.contrastive_loss,
-        matrix_of(distances.euclidean_distance_matrix),
-        same,
-        margin=case["margin"],
-        positive_margin=case["positive_margin"],
-        where=where,
-    )
-    squares = positive_hinges**2 + negative_hinges**2  # one of the two is 0
-    assert_agrees(loss_fn(factor=1.0, reduce_fn=None).values, squares)
-    assert_agrees(loss_fn(), 0.5 * squares.sum() / (positive | negative).sum())
+    for (found, mean), case in terms_and_cases("ContrastiveLoss"):
+        positive_hinges, positive = with_gaps(case["pos_loss"])
+        negative_hinges, negative = with_gaps(case["neg_loss"])
+        np.testing.assert_array_equal(same & where, positive)
+        np.testing.assert_array_equal(~same & where, negative)
+        halves = (positive_hinges**2 + negative_hinges**2) / 2  # one of the two is 0
+        assert_agrees(found.values, halves)
+        assert_agrees(mean, halves.sum() / (positive | negative).sum())
 
 
-@cases("triplet", "margin")
-@pytest.mark.parametrize(("active_only", "key"), [(False, "all"), (True, "all_active")])
-def test_all_triplets_loss(case, active_only, key):
+def test_all_triplets_loss():
+    for (of_all, of_active), case in terms_and_cases("TripletMarginLoss"):
+        assert_agrees(of_all, case["MeanReducer"])
+        assert_agrees(of_active, case["AvgNonZeroReducer"])
+
+
+def test_hard_triplet_loss():
+    for (found, mean), case in terms_and_cases("TripletMarginLoss of the hardest"):
+        per_anchor, counted = with_gaps(case["loss"])
+        np.testing.assert_array_equal(found.where, counted)
+        assert_agrees(found.values, per_anchor)
+        assert_agrees(mean, case["MeanReducer"])
+
+
+def test_supervised_contrastive_loss():
+    for (found, mean), case in terms_and_cases("SupConLoss"):
+        # theirs has the loss 0 for an anchor without a positive, which ours leaves out
+        assert_agrees(found.values, case["loss"])
+        assert_agrees(mean, case["AvgNonZeroReducer"])
+        assert_agrees(np.sum(found.values) / len(found.values), case["MeanReducer"])
+
+
+# Figures that losses are or approach ----------------------------------------------------
+
+
+def test_smooth_ap_approaches_the_average_precision_of_scikit_learn():
     same, where = relation()
-    matrix = matrix_of(distances.euclidean_distance_matrix)
-    loss = losses.all_triplets_loss(
-        matrix, same, margin=case["margin"], active_only=active_only, where=where
+    x = inputs()["embeddings"]
+    cosines = distances.cosine_similarity_matrix(x, x)
+    found = losses.smooth_ap_loss(
+        cosines, same, temperature=1e-8, where=where, reduce_fn=None
     )
-    assert_agrees(loss, case[key])
+    theirs = 1 - np.array(GOLDEN["sklearn"]["average_precision"])
+    np.testing.assert_allclose(found.values[found.where], theirs, atol=1e-12)
 
 
-@cases("triplet", "margin")
-def test_hard_triplet_loss(case):
+def test_class_loss_is_the_log_loss_of_scikit_learn():
+    logits = inputs()["weights"][:, :4]
+    loss = losses.class_loss(logits, jnp.array(GOLDEN["labels"]))
+    assert_agrees(loss, GOLDEN["sklearn"]["log_loss"])
+
+
+# Miners ---------------------------------------------------------------------------------
+
+
+@functools.cache
+def mined():
+    return all_of("miners", lambda fn, x: fn(x), batch())
+
+
+def mined_and_cases(name):
+    return zip(mined()[name], PML["miners"][name], strict=True)
+
+
+def mask(*columns):
+    found = np.zeros((len(GOLDEN["labels"]),) * len(columns), bool)
+    found[tuple(np.array(column, int) for column in columns)] = True
+    return found
+
+
+def mask_of_pairs(case):
+    first, positive, second, negative = case["indices"]
+    return mask(first, positive) | mask(second, negative)
+
+
+def assert_same_triplets(found, anchors, positives, negatives):
+    np.testing.assert_array_equal(np.flatnonzero(found.where), anchors)
+    np.testing.assert_array_equal(found.positive.indices[found.where], positives)
+    np.testing.assert_array_equal(found.negative.indices[found.where], negatives)
+
+
+@pytest.mark.parametrize("name", ["MultiSimilarityMiner", "PairMarginMiner"])
+def test_masks_of_pairs(name):
+    for found, case in mined_and_cases(name):
+        np.testing.assert_array_equal(found, mask_of_pairs(case))
+
+
+def test_hardest_share_mask():
+    for found, case in mined_and_cases("HDCMiner"):
+        # of an odd number of pairs theirs keeps (i, j) without (j, i), which is as far
+        theirs = mask_of_pairs(case)
+        np.testing.assert_array_equal(found, theirs | theirs.T)
+
+
+def test_mine_triplets():
+    ((found, case),) = mined_and_cases("BatchHardMiner")
+    assert_same_triplets(found, *case["indices"])
+    *triplets, (of_pairs, case) = mined_and_cases("BatchEasyHardMiner")
+    np.testing.assert_array_equal(of_pairs, mask_of_pairs(case))
+    for found, case in triplets:
+        anchors, positives, _, negatives = case["indices"]
+        assert_same_triplets(found, anchors, positives, negatives)
+
+
+def test_angular_negatives():
+    for found, case in mined_and_cases("AngularMiner"):
+        # of all negatives beyond the angle ours is the one with the largest
+        theirs = mask(*case["indices"])
+        np.testing.assert_array_equal(found.where, theirs.any(axis=2))
+        rows, columns = np.nonzero(found.where)
+        assert theirs[rows, columns, found.indices[rows, columns]].all()
+
+
+def test_number_of_triplets_beyond_a_margin():
+    for found, case in mined_and_cases("TripletMarginMiner"):
+        of_each_anchor = np.bincount(case["indices"][0], minlength=len(found))
+        np.testing.assert_array_equal(found, of_each_anchor)
+
+
+def test_given_triplets():
+    ((found, case),) = mined_and_cases("EmbeddingsAlreadyPackagedAsTriplets")
+    np.testing.assert_array_equal(found, case["indices"])
+
+
+def test_uniform_histogram_weights():
+    (((d, weights), case),) = mined_and_cases("UniformHistogramMiner")
     same, where = relation()
-    matrix = matrix_of(distances.euclidean_distance_matrix)
-    loss_fn = partial(
-        losses.hard_triplet_loss, matrix, same, margin=case["margin"], where=where
-    )
-    assert_agrees(loss_fn(), case["hard"])
-    per_anchor, counted = with_gaps(case["hard_per_anchor"])
-    terms = loss_fn(reduce_fn=None)
-    np.testing.assert_array_equal(terms.where, counted)
-    assert_agrees(terms.values, per_anchor)
+    pairs = case["indices"][:2], case["indices"][2:]
+    for kind, bins, drawn in zip((same, ~same), case["bins"], pairs, strict=True):
+        theirs, _ = np.histogram(d[tuple(np.array(drawn))], bins)
+        kept = np.asarray(kind & where)
+        found, _ = np.histogram(d[kept], bins, weights=weights[kept])
+        np.testing.assert_array_equal(found, theirs)
 
 
-@cases("supervised_contrastive", "temperature")
-def test_supervised_contrastive_loss(case):
+def test_distance_weighted_negatives():
     same, where = relation()
-    similarities = matrix_of(distances.cosine_similarity_matrix)
-    terms = losses.supervised_contrastive_loss(
-        similarities, same, temperature=case["temperature"], where=where, reduce_fn=None
-    )
-    assert_agrees(terms.values, case["per_anchor"])
-    assert_agrees(reductions.mean(terms), case["mean_of_positive"])
-    assert_agrees(reductions.sum_terms(terms) / len(terms.values), case["mean_of_all"])
+    for found, case in mined_and_cases("DistanceWeightedMiner"):
+        theirs, known = with_gaps(case["probabilities"])
+        exists = same & where & known.any(axis=1)[:, None]
+        np.testing.assert_array_equal(found.where.all(axis=0), exists)
+        times = np.zeros(theirs.shape)
+        _, rows, _ = np.nonzero(found.where)
+        np.add.at(times, (rows, found.indices[found.where]), 1)
+        num_draws = times.sum(axis=1, keepdims=True)
+        deviation = np.sqrt(num_draws * theirs * (1 - theirs))
+        assert (np.abs(times - num_draws * theirs) <= 5 * deviation + 1e-9).all()
+
+
+# The peers' names -----------------------------------------------------------------------
+
+
+def test_all_names_of_the_peers_that_count(capsys):
+    failed = coverage.main()
+    assert not failed, capsys.readouterr().out
+
+
+def test_a_name_without_golden_values_does_not_count(capsys, monkeypatch):
+    monkeypatch.setattr(coverage, "golden_names", lambda: {"optax": set()})
+    assert coverage.main() == 1
+    assert "optax ntxent lacks a golden value" in capsys.readouterr().out

@@ -6,12 +6,14 @@ the options to test. `test_contract.py` then checks every contract of this kind.
 """
 
 from tests.cases.augment import AUGMENT
-from tests.cases.case import Case, Contract, Kind
+from tests.cases.case import Case, Contract, Kind, Reach
 from tests.cases.convolution import CONVOLUTION
 from tests.cases.distances import DISTANCES
 from tests.cases.encoders import ENCODERS
 from tests.cases.episodes import EPISODES
-from tests.cases.losses import LOSSES, MINERS
+from tests.cases.losses import LOSSES
+from tests.cases.miners import MINERS
+from tests.cases.regularizers import REGULARIZERS
 from tests.cases.relations import REDUCTIONS, RELATIONS
 from tests.cases.samplers import SAMPLERS
 from tests.cases.siamese import SIAMESE
@@ -22,6 +24,7 @@ CASES = [
     *DISTANCES,
     *LOSSES,
     *MINERS,
+    *REGULARIZERS,
     *RELATIONS,
     *REDUCTIONS,
     *SIAMESE,
@@ -34,4 +37,4 @@ CASES = [
     *VERIFICATION,
 ]
 
-__all__ = ["CASES", "Case", "Contract", "Kind"]
+__all__ = ["CASES", "Case", "Contract", "Kind", "Reach"]

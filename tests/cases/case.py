@@ -28,14 +28,18 @@ class Contract(enum.Enum):
     DEGENERATE = "degenerate batches are finite, and zero where nothing counts"
     HALF = "half precision is computed in float32, and large numbers stay finite"
     NAN = "NaN in gives NaN out"
-    TERMS = "the unreduced terms add up to the weighted sum"
+    TERMS = "the loss is the mean of the unreduced terms"
+    REACH = "terms need their entry, their row or the whole matrix, as declared"
     REFUSALS = "bad input is refused by name when traced"
 
 
 _ANY = {Contract.JIT_VMAP, Contract.REFUSALS}
 _EXACT = _ANY | {Contract.VALUE}
 _SMOOTH = _EXACT | {Contract.GRADIENT, Contract.HALF, Contract.NAN}
-_LOSS = _SMOOTH | {Contract.SINGULAR, Contract.MASK, Contract.ORDER, Contract.TERMS}
+_LOSS = _SMOOTH | {
+    *(Contract.SINGULAR, Contract.ORDER, Contract.DEGENERATE, Contract.TERMS)
+}
+_MASKED_LOSS = _LOSS | {Contract.MASK}
 
 
 class Kind(enum.Enum):
@@ -43,9 +47,14 @@ class Kind(enum.Enum):
 
     ROW_DISTANCE = "[..., dim] (twice) to [...]", _SMOOTH | {Contract.SINGULAR}
     MATRIX_DISTANCE = "[n, dim], [m, dim] to [n, m]", _SMOOTH | {Contract.SINGULAR}
-    PAIR_LOSS = "numbers [n], same [n] to a loss", _LOSS | {Contract.DEGENERATE}
-    MATRIX_LOSS = "numbers [n, n], same [n, n] to a loss", _LOSS | {Contract.DEGENERATE}
-    TRIPLET_LOSS = "positive and negative distances [n] to a loss", _LOSS
+    PAIR_LOSS = "numbers [n], same [n] to a loss", _MASKED_LOSS | {Contract.REACH}
+    MATRIX_LOSS = "numbers [n, n], same [n, n] to a loss", _MASKED_LOSS | {Contract.REACH}
+    TRIPLET_LOSS = (
+        "distances [n] of each triplet to a loss",
+        (_MASKED_LOSS | {Contract.REACH}) - {Contract.DEGENERATE},
+    )
+    PROXY_LOSS = "numbers [n, k], labels [n], proxies or none to a loss", _MASKED_LOSS
+    VIEW_LOSS = "embeddings [n, dim] of one or two views to a loss", _LOSS
     MINER = "distances [n, m], same [n, m] to negatives", _SMOOTH
     RELATION = "labels to booleans [n, m]", _EXACT
     REDUCTION = "terms to numbers", _SMOOTH | {Contract.ORDER}
@@ -62,6 +71,18 @@ class Kind(enum.Enum):
     def __init__(self, shapes: str, contracts: set[Contract]):
         self.shapes = shapes
         self.contracts = frozenset(contracts)
+
+    @property
+    def is_loss(self) -> bool:
+        return Contract.TERMS in self.contracts
+
+
+class Reach(enum.Enum):
+    """What a term of a loss depends on, and so how the loss can be cut into parts."""
+
+    ENTRY = "its own entry"
+    ROW = "its row"
+    WHOLE = "other rows too"
 
 
 class Inputs(NamedTuple):
@@ -106,7 +127,8 @@ class Case:
     """A public function under contract.
 
     Attributes:
-      name: "module.function".
+      name: "module.function". Further rows of the function add what they are in
+        parentheses.
       fn: The function; if it takes or makes callables, with these bound or made.
       kind: What it takes and returns.
       inputs: Draws its inputs from a NumPy generator.
@@ -118,6 +140,9 @@ class Case:
       keeps_dtype: Whether results have the type of the inputs, as those of a MAP do by
         default. Else results of half-precision inputs are float32.
       nan_at: Place of the NaN in the first floating-point array; its first by default.
+      reach: What the terms of a loss of a matrix depend on.
+      whole_with: The option with which they depend on the whole matrix.
+      counts_without_positive: Why a loss of a matrix has terms though there is no positive.
       exempt: Contracts of its kind that it is not under, each with the reason.
     """
 
@@ -132,6 +157,9 @@ class Case:
     large_options: tuple[dict, ...] = ()
     keeps_dtype: bool | None = None
     nan_at: tuple[int, ...] | None = None
+    reach: Reach = Reach.ENTRY
+    whole_with: str = ""
+    counts_without_positive: str = ""
     exempt: Mapping[Contract, str] = field(default_factory=dict)
 
     @property
@@ -141,6 +169,9 @@ class Case:
     @property
     def contracts(self) -> frozenset[Contract]:
         return self.kind.contracts - set(self.exempt)
+
+    def reach_of(self, options: Mapping[str, Any]) -> Reach:
+        return Reach.WHOLE if options.get(self.whole_with) else self.reach
 
 
 def f32(array):

@@ -80,6 +80,17 @@ RELATIONS = [
         ),
     ),
     Case(
+        "relations.aligned",
+        lambda rows: relations.aligned(len(rows)),
+        Kind.RELATION,
+        lambda rng: Inputs((FOUR,)),
+        oracle=lambda rows: (
+            np.array([[i == j for i in rows] for j in rows]),
+            np.ones((4, 4)),
+        ),
+        exempt={Contract.REFUSALS: "takes a number"},
+    ),
+    Case(
         "relations.equal_labels",
         relations.equal_labels,
         Kind.RELATION,
@@ -128,15 +139,20 @@ RELATIONS = [
 ]
 
 
+def _terms_of(rng, values):
+    where, weights = entry_arrays(rng, len(values)).values()
+    return reductions.make_terms(values, where, weights=weights)
+
+
 def terms(rng):
     values = f32(rng.normal(size=8))
-    return Inputs((reductions.make_terms(values, **entry_arrays(rng, 8)),))
+    return Inputs((_terms_of(rng, values),))
 
 
 def some_zero_terms(rng):
     """As of triplets whose negatives are beyond the margin."""
     values = f32(np.maximum(rng.normal(size=8), 0))
-    return Inputs((reductions.make_terms(values, **entry_arrays(rng, 8)),))
+    return Inputs((_terms_of(rng, values),))
 
 
 def _valid(terms):
@@ -151,10 +167,21 @@ def _mean_oracle(terms):
     return oracles.weighted_mean(_valid(terms))
 
 
-def _terms_oracle(values, *, where=None, weights=None):
-    where = np.ones(len(values), bool) if where is None else np.asarray(where)
+def _values_and_mask(rng):
+    values, arrays = f32(rng.normal(size=8)), entry_arrays(rng, 8)
+    where = arrays.pop("where").at[0].set(True)  # the place of the NaN
+    return Inputs((values, where), arrays)
+
+
+def _terms_oracle(values, where, *, weights=None):
     weights = np.ones(len(values)) if weights is None else weights
     return np.where(where, values, 0), where, np.where(where, weights, 0)
+
+
+def _apart_oracle(parts, reduce_fn):
+    total = sum(_mean_oracle(part) for part in parts)
+    count = sum(len(_valid(part)) for part in parts)
+    return total if reduce_fn is reductions.mean else (total, count)
 
 
 _VALUES, _WHERE = jnp.ones(3), jnp.ones(3, bool)
@@ -165,40 +192,40 @@ REDUCTIONS = [
         "reductions.make_terms",
         reductions.make_terms,
         Kind.REDUCTION,
-        lambda rng: Inputs((f32(rng.normal(size=8)),), entry_arrays(rng, 8)),
+        _values_and_mask,
         oracle=_terms_oracle,
         refusals=(
             Refusal(
                 "where is too short",
-                (_VALUES,),
-                {"where": _WHERE[:2]},
+                (_VALUES, _WHERE[:2]),
+                {},
                 ValueError,
                 "where must have",
             ),
             Refusal(
                 "where is not boolean",
-                (_VALUES,),
-                {"where": _VALUES},
+                (_VALUES, _VALUES),
+                {},
                 TypeError,
                 "where must be a boolean",
             ),
             Refusal(
                 "weights are a column",
-                (_VALUES,),
+                (_VALUES, _WHERE),
                 {"weights": _VALUES[:, None]},
                 ValueError,
                 "weights must have shape",
             ),
             Refusal(
                 "weights are integers",
-                (_VALUES,),
+                (_VALUES, _WHERE),
                 {"weights": jnp.ones(3, int)},
                 TypeError,
                 "weights must be a float",
             ),
             Refusal(
                 "values are integers",
-                (jnp.ones(3, int),),
+                (jnp.ones(3, int), None),
                 {},
                 TypeError,
                 "values must be a floating",
@@ -245,6 +272,15 @@ REDUCTIONS = [
         terms,
         options=({"reduce_fn": reductions.sum_terms},),
         oracle=_sum_oracle,
+        exempt=_TERMS_ONLY,
+    ),
+    Case(
+        "reductions.reduce_terms (apart)",
+        reductions.reduce_terms,
+        Kind.REDUCTION,
+        lambda rng: Inputs(((*terms(rng).args, *terms(rng).args),)),
+        options=({"reduce_fn": reductions.mean}, {"reduce_fn": reductions.mean_and_count}),
+        oracle=_apart_oracle,
         exempt=_TERMS_ONLY,
     ),
 ]
