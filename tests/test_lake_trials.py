@@ -51,7 +51,7 @@ def test_accuracy_is_what_a_hand_finds_and_a_tie_is_wrong(
     }
     shown = capsys.readouterr().out
     assert "  run01  0.6667\n  run02  0.5000\n" in shown
-    assert "num_trials          5\n" in shown
+    assert "num_trials     5\n" in shown
 
 
 def test_images_are_resized_to_the_model_s_input(archive):

@@ -37,7 +37,12 @@ def test_mnist_conv_end_to_end(tmp_path, form):
     metrics = metrics_of(config.workdir)
     assert {"pair_accuracy", "pair_eer", "roc_auc"} <= metrics.keys()
     model = load_model(config.workdir / "model")
-    assert metrics["validation_threshold"] == model.calibration.threshold
+    # so few steps may leave the order of the distances upside down
+    told = model.calibration is not None
+    assert metrics["validation_threshold"] == (
+        model.calibration.threshold if told else None
+    )
+    assert told or form == "literal"
     if form == "literal":  # the farther, the more alike
         points = jnp.array([[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]])
         matrix = (

@@ -47,6 +47,14 @@ def assert_equal_states(found, wanted):
 # Ctrl-C ---------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_not_ignored():
+    """As in a terminal; a shell's background jobs, and their children, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_saves_and_ends_as_an_unbroken_one(
     tmp_path, monkeypatch, capsys, number

@@ -49,8 +49,8 @@ def test_the_index_finds_every_example_of_every_class():
 @pytest.mark.parametrize(
     ("labels", "groups", "words"),
     [
-        ([], None, r"labels must have shape \(n,\)"),
-        ([[1], [2]], None, r"got \(2, 1\)"),
+        ([], None, "labels must have at least one example; got none"),
+        ([[1], [2]], None, r"one label for each example; got list of shape \(1,\)"),
         ([1, 2], [1], r"groups must have shape \(2,\)"),
         (["a", "b", "b"], [0, 0, 1], r"class .*'b'.* is in several groups: \[0, 1\]"),
     ],

@@ -47,9 +47,9 @@ def test_shares_are_measured_and_written(model, tmp_path, capsys):
 
 def test_settings_that_make_no_sense_are_refused(model):
     for changes, words in (
-        ({"num_calibrations": 0}, "num_calibrations must be at least 1; got 0"),
+        ({"num_calibrations": 0}, "--num-calibrations must be at least 1; got 0"),
         ({"num_classes": (10, 251)}, "--num-classes must be from 2 to 250; got"),
-        ({"num_classes": (1,)}, "--num-classes must be from 2 to 250; got"),
+        ({"num_classes": (1,)}, r"--num-classes must be at least 2; got \(1,\)"),
     ):
         with pytest.raises(UserError, match=words):
             stranger_rates.main(stranger_rates.Config(model, **changes))

@@ -154,13 +154,14 @@ def _lines_until(path: pathlib.Path, step: int) -> Iterator[dict[str, float]]:
                 line = _parse(text)
             except json.JSONDecodeError:  # the line was cut short when the run was killed
                 return
-            if not isinstance(line, dict) or line.get("step", step + 1) > step:
+            if line.get("step", step + 1) > step:
                 return
             yield line
 
 
 def _parse(text: str) -> dict[str, float]:
-    return {
-        name: float("nan") if value is None else value
-        for name, value in json.loads(text).items()
-    }
+    """The figures of a line; none if it is no line of a log."""
+    line = json.loads(text)
+    if not isinstance(line, dict):
+        return {}
+    return {name: float("nan") if value is None else value for name, value in line.items()}
