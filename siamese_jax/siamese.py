@@ -67,7 +67,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from siamese_jax._checks import check_floating, check_rank, check_scalar
+from siamese_jax._checks import (
+    check_floating,
+    check_rank,
+    check_same_shape,
+    check_scalar,
+    check_shape,
+)
 from siamese_jax._numerics import Scalar, safe_abs, widen
 
 if TYPE_CHECKING:  # the caller of `from_flax` or `from_nnx` has imported it
@@ -391,3 +397,68 @@ def weighted_l1_logits(
         "...d,d->...", difference, widen(weights), precision=jax.lax.Precision.HIGHEST
     )
     return products + bias
+
+
+def concatenation_logits(
+    a: Float[Array, "*batch dim"],
+    b: Float[Array, "*batch dim"],
+    weights: Float[Array, " two_dim"],
+    bias: Scalar,
+) -> Float[Array, "*batch"]:
+    """Log-odds of "same" from both vectors side by side: w . [a, b] + bias.
+
+    Without a hidden layer before it this head cannot compare: it adds what it thinks of
+    each input.
+
+    Raises:
+      ValueError: If the shapes of a and b differ, `weights` does not have one entry for
+        each of their dimensions, or `bias` is not a scalar.
+      TypeError: If an input is not floating-point.
+
+    >>> a, b = jnp.array([[1.0, 5.0]]), jnp.array([[2.0, 3.0]])
+    >>> print(concatenation_logits(a, b, jnp.array([1.0, 0.0, 0.0, 2.0]), 10.0))
+    [17.]
+    """
+    _check_head(a, b, weights, bias, (2 * a.shape[-1],))
+    joined = jnp.concatenate([widen(a), widen(b)], axis=-1)
+    highest = jax.lax.Precision.HIGHEST
+    return jnp.matmul(joined, widen(weights), precision=highest) + bias
+
+
+def bilinear_logits(
+    a: Float[Array, "*batch dim"],
+    b: Float[Array, "*batch dim"],
+    weights: Float[Array, "dim dim"],
+    bias: Scalar,
+) -> Float[Array, "*batch"]:
+    """Log-odds of "same" from a learnt similarity: a^T W b + bias.
+
+    It is symmetric in the two inputs if W is a symmetric matrix.
+
+    Raises:
+      ValueError: If the shapes of a and b differ, `weights` is not `[dim, dim]`, or `bias`
+        is not a scalar.
+      TypeError: If an input is not floating-point.
+
+    Reference:
+      Chechik et al. Large Scale Online Learning of Image Similarity Through Ranking. JMLR
+      2010, eq. 1 (OASIS).
+
+    >>> a, b = jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]])
+    >>> print(bilinear_logits(a, b, jnp.array([[0.0, 1.0], [0.0, 0.0]]), 0.5))  # 1 * 4
+    [4.5]
+    """
+    _check_head(a, b, weights, bias, (a.shape[-1], a.shape[-1]))
+    highest = jax.lax.Precision.HIGHEST
+    mapped = jnp.matmul(widen(a), widen(weights), precision=highest)
+    return jnp.sum(mapped * widen(b), axis=-1) + bias
+
+
+def _check_head(
+    a: Array, b: Array, weights: Array, bias: Scalar, shape: tuple[int, ...]
+) -> None:
+    for name, array in (("a", a), ("b", b), ("weights", weights)):
+        check_floating(name, array)
+    check_same_shape("b", b, "a", a)
+    check_shape("weights", weights, shape, "to match the dimensions of a and b")
+    check_scalar("bias", bias)

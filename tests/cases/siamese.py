@@ -78,6 +78,69 @@ SIAMESE = [
             ),
         ),
     ),
+    *(
+        Case(
+            f"siamese.{name}",
+            fn,
+            Kind.ROW_DISTANCE,
+            lambda rng, shape=shape: Inputs(
+                (
+                    *(f32(rng.normal(size=size)) for size in ((6, 4), (6, 4), shape)),
+                    f32(rng.normal()),
+                )
+            ),
+            oracle=oracle,
+            singular=Singular(
+                (COINCIDING_A, COINCIDING_B, jnp.ones(of_two), f32(0.5)), (0, -1)
+            ),
+            refusals=(
+                Refusal(
+                    "b has fewer rows",
+                    (COINCIDING_A, COINCIDING_B[:3], jnp.ones(of_two), 0.0),
+                    {},
+                    ValueError,
+                    "b must have shape",
+                ),
+                Refusal(
+                    "weights of another dim",
+                    (COINCIDING_A, COINCIDING_B, jnp.ones(3), 0.0),
+                    {},
+                    ValueError,
+                    "weights must have shape",
+                ),
+                Refusal(
+                    "weights are integers",
+                    (COINCIDING_A, COINCIDING_B, jnp.ones(of_two, int), 0.0),
+                    {},
+                    TypeError,
+                    "weights must be a floating",
+                ),
+                Refusal(
+                    "bias is a vector",
+                    (COINCIDING_A, COINCIDING_B, jnp.ones(of_two), jnp.zeros(2)),
+                    {},
+                    ValueError,
+                    "bias must be a scalar",
+                ),
+            ),
+        )
+        for name, fn, oracle, shape, of_two in (
+            (
+                "concatenation_logits",
+                siamese.concatenation_logits,
+                oracles.concatenation_logits,
+                8,
+                4,
+            ),
+            (
+                "bilinear_logits",
+                siamese.bilinear_logits,
+                oracles.bilinear_logits,
+                (4, 4),
+                (2, 2),
+            ),
+        )
+    ),
     Case(
         "siamese.weighted_l1_logits",
         siamese.weighted_l1_logits,

@@ -41,6 +41,33 @@ def weighted_l1_logits(a, b, weights, bias):
     )
 
 
+def concatenation_logits(a, b, weights, bias):
+    return np.array(
+        [
+            math.fsum(
+                float(w) * float(x) for w, x in zip(weights, [*left, *right], strict=True)
+            )
+            + float(bias)
+            for left, right in zip(a, b, strict=True)
+        ]
+    )
+
+
+def bilinear_logits(a, b, weights, bias):
+    dims = range(len(weights))
+    return np.array(
+        [
+            math.fsum(
+                float(left[i]) * float(weights[i][j]) * float(right[j])
+                for i in dims
+                for j in dims
+            )
+            + float(bias)
+            for left, right in zip(a, b, strict=True)
+        ]
+    )
+
+
 def prototypes(support):
     return np.array([np.mean(np.asarray(s, np.float64), axis=0) for s in support])
 
