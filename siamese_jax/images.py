@@ -236,7 +236,7 @@ def count_images(folder: ImageFile) -> dict[str, int]:
     return {name: len(files) for name, files in files_by_class(folder).items()}
 
 
-def small_classes(counts: Mapping[str, int], num_images: int) -> str:
+def small_classes(counts: Mapping[Any, int], num_images: int) -> str:
     """Names all classes with fewer images in words; no words if there are none.
 
     Args:

@@ -192,7 +192,7 @@ def test_as_many_alphabets_as_the_smallest_need(small):
 def test_what_the_drawings_cannot_give_is_refused_before_training(small, tmp_path):
     for wrong, words in (
         ({"num_classes": 106}, "num-classes: there are 105 training classes; got 106"),
-        ({"num_images": 6}, "num-images: class .* has 5; got 6"),
+        ({"num_images": 6}, "num-images: .* fewer than 6 images: class .* has 5.*; got 6"),
         ({"num_images": 1}, "--num-images must be at least 2; got 1"),
         ({"runs": tmp_path / "none.zip"}, "none.zip: there is no such file"),
     ):

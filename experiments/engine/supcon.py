@@ -48,11 +48,9 @@ def check_batch(labels: np.ndarray, num_classes: int, num_images: int) -> None:
         raise UserError(
             f"--num-classes: there are {len(names)} training classes; got {num_classes}"
         )
-    if num_images > counts.min():
-        raise UserError(
-            f"--num-images: class {names[counts.argmin()]!s} has {counts.min()}; "
-            f"got {num_images}"
-        )
+    by_class = dict(zip(names.tolist(), counts.tolist(), strict=True))
+    if few := small_classes(by_class, num_images):
+        raise UserError(f"--num-images: {few}; got {num_images}")
 
 
 def fit_batch(config: SupConConfigT, labels: np.ndarray) -> SupConConfigT:
