@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # imported in the functions, so that --help is quick
     from siamese_jax.verification import Calibration
 
 PROGRAM = "siamese-jax"
+_USUAL_RATE = 0.1  # of strangers that `identify` lets in
 # Below this number of classes a calibration comes with a warning. Where .1 of the strangers
 # to 10 letters was asked, all pairs of 2 other letters let in .73, of 3: .46, of 5: .32, of
 # 10: .18, of 20: .12.
@@ -119,7 +120,7 @@ def identify(
     gallery: pathlib.Path,
     queries: tuple[pathlib.Path, ...],
     labelled: bool = False,
-    false_accept_rate: float = 0.1,
+    false_accept_rate: float | None = None,
     picture: pathlib.Path | None = None,
     json: pathlib.Path | None = None,
 ) -> None:
@@ -150,6 +151,7 @@ def identify(
       queries: Image files, and folders of images.
       labelled: Take the folder of each query for its class, and count the right answers.
       false_accept_rate: Share of strangers that may be taken for a class of the gallery.
+        By default 0.1, or the smallest share that the images are enough to tell.
       picture: A PNG or JPEG file for the first 12 queries above their nearest images.
       json: A file for the answers.
 
@@ -162,8 +164,9 @@ def identify(
 
     check_output("--json", json)
     check_output("--picture", picture, endings=(".png", ".jpg", ".jpeg"))
-    if not 0 < false_accept_rate < 1:
-        raise UserError(f"--false-accept-rate must be in (0, 1); got {false_accept_rate}")
+    rate = _USUAL_RATE if false_accept_rate is None else false_accept_rate
+    if not 0 < rate < 1:
+        raise UserError(f"--false-accept-rate must be in (0, 1); got {rate}")
     asked = list_images(queries)
     if not asked:
         raise UserError("--queries: at least one image file is needed; got none")
@@ -176,17 +179,23 @@ def identify(
     truth = _classes_of(asked, files) if labelled else None
 
     loaded = _load(model)
-    found = loaded.identify(files, labels, asked, false_accept_rate=false_accept_rate)
+    found = loaded.identify(files, labels, asked, false_accept_rate=rate)
+    smallest = math.ceil(1000 * found.smallest_rate) / 1000
+    if found.threshold_from is None and false_accept_rate is None and smallest < 1:
+        _warn(
+            f"the images are not enough to tell a rate of {rate:g}: at most {smallest:g} "
+            "of the strangers are let in instead; more classes in the gallery allow less"
+        )
+        found = loaded.identify(files, labels, asked, false_accept_rate=smallest)
     answers = _answers(found, asked, labels, truth, _are_copies(asked, files))
     answers["picture"] = None if picture is None else shown(str(picture))
     if json is not None:
         _write_json(json, answers)
     _print_answers(answers)
     if found.threshold_from is None:
-        smallest = math.ceil(1000 * found.smallest_rate) / 1000
         _warn(
             f"neither the {len(files)} images of the gallery nor the pairs that the model "
-            f"was calibrated on are enough to tell a rate of {false_accept_rate:g}, so "
+            f"was calibrated on are enough to tell a rate of {rate:g}, so "
             f"that every answer is none of these; --false-accept-rate {smallest:g} or "
             "more works, and so do more classes"
         )

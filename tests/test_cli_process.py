@@ -1,11 +1,18 @@
-"""Tests of the command siamese-jax as a process: its help, its errors, what it imports."""
+"""Tests of the command siamese-jax: its help, its defaults, its process and its imports."""
 
+import dataclasses
+import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from siamese_jax import cli
+from siamese_jax.images import Preparation
+from siamese_jax.model import pixel_model, save_model
+from siamese_jax.verification import calibrate
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +35,23 @@ def test_help_keeps_the_lines_of_a_description_apart(command, capsys):
         summary = cli.COMMANDS[command].__doc__.splitlines()[0]
         assert shown.startswith(f"{summary}\n\n")
         assert shown.count(summary) == 1
+
+
+def test_without_a_rate_the_smallest_is_taken_that_can_be_told(tmp_path, capsys):
+    for name, grey in (("dark", 0), ("light", 255)):
+        (tmp_path / "gallery" / name).mkdir(parents=True)
+        Image.new("L", (2, 2), grey).save(tmp_path / "gallery" / name / "0.png")
+    few = calibrate(np.array([0.5, 1.0]), np.array([True, False]), pairs="two pairs")
+    model = dataclasses.replace(pixel_model(Preparation(size=(2, 2))), calibration=few)
+    save_model(tmp_path / "model", model)
+    files = ("--model", tmp_path / "model", "--gallery", tmp_path / "gallery")
+    files = (*files, "--queries", tmp_path / "gallery" / "dark" / "0.png")
+    arguments = ["identify", *map(str, files), "--json", str(tmp_path / "answers.json")]
+    cli.main(arguments=arguments)
+    assert json.loads((tmp_path / "answers.json").read_text())["threshold_from"]
+    assert "not enough to tell a rate of 0.1: at most 0.667" in capsys.readouterr().err
+    cli.main(arguments=[*arguments, "--false-accept-rate", "0.1"])
+    assert "no threshold for 2 classes" in capsys.readouterr().out
 
 
 def run_python(*arguments, **options):
