@@ -136,9 +136,10 @@ def identify(
     of 2 / rate - 1 classes or more (19 for .1, 199 for .01) shows it itself:
     each of its classes plays strangers to the others. For a smaller gallery the
     threshold comes from the pairs of images that the model was calibrated on;
-    a calibration on fewer than 20 classes comes with a warning. If there are
-    too few pairs for the rate, every answer is "none of these", and a warning
-    says which rate would do.
+    a calibration on fewer than 20 classes comes with a warning. If the images
+    are not enough to tell the rate, the smallest that they can tell is taken;
+    if the rate was asked for, every answer is "none of these" instead. A
+    warning says so.
 
     strangers_let_in is the share of the gallery images that match another class
     when their own class is left out. With --labelled, queries of classes that
