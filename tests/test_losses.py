@@ -341,3 +341,27 @@ def test_a_loss_apart_weighs_the_rarer_kind_as_much():
     terms = run(losses.contrastive_loss, d, same, apart=True, reduce_fn=None)
     for part, where in zip(terms, (same, ~same), strict=True):
         np.testing.assert_array_equal(part.where, where)
+
+
+@pytest.mark.parametrize("angle", [40.0, 80.0])
+def test_the_angular_loss_is_exact_where_its_product_would_underflow(angle):
+    """At 80 degrees the exponents span 250: its sums are then computed one by one."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(8, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    labels = np.arange(8) // 2
+    same, where = relations.within(relations.Items(jnp.asarray(labels)))
+    similarities = jnp.asarray(points @ points.T, jnp.float32)
+    found = jax.jit(
+        lambda s: losses.angular_loss(s, same, angle=angle, where=where, reduce_fn=None)
+    )(similarities)
+    squared_tangent = np.tan(np.deg2rad(angle)) ** 2
+    s = np.asarray(similarities, np.float64)
+    for a, p in zip(*np.nonzero(found.where), strict=True):
+        exponents = [
+            4 * squared_tangent * (s[a, n] + s[p, n]) - 2 * (1 + squared_tangent) * s[a, p]
+            for n in range(8)
+            if labels[n] != labels[a]
+        ]
+        wanted = np.logaddexp.reduce([0.0, *exponents])
+        np.testing.assert_allclose(found.values[a, p], wanted, rtol=1e-4, atol=1e-4)

@@ -23,8 +23,9 @@ By module:
 * `triplets`: given triplets and quadruplets; the hard, the semi-hard or all triplets of a
   matrix.
 * `softmax`: supervised contrastive, InfoNCE, decoupled, hard negatives, matching, sigmoid.
-* `tuples`: an anchor with all its positives and negatives. Multi-similarity, circle, tuplet
-  margin, angular, lifted structure, intra-pair variance, ranked list, histogram.
+* `tuples`, `angular`: an anchor with all its positives and negatives. Multi-similarity,
+  circle, tuplet margin, angular, lifted structure, intra-pair variance, ranked list,
+  histogram.
 * `ranking`: NCA, FastAP, Smooth-AP, PNP, recall.
 * `proxies`, `margins`: `x_loss(embeddings, labels, proxies, ...)`. Proxy-NCA, Proxy-Anchor,
   prototypical, P2SGrad, instance; ArcFace, CosFace, SphereFace, SoftTriple and others.
@@ -67,6 +68,7 @@ anchors that count:
 0.9741
 """
 
+from siamese_jax.losses.angular import angular_loss
 from siamese_jax.losses.labels import (
     on_labels,
 )
@@ -121,7 +123,6 @@ from siamese_jax.losses.triplets import (
     triplet_loss,
 )
 from siamese_jax.losses.tuples import (
-    angular_loss,
     circle_loss,
     generalized_lifted_structure_loss,
     histogram_loss,

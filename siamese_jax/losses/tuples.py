@@ -175,63 +175,6 @@ def tuplet_margin_loss(
     return reduce_terms(make_terms(values, exists, weights=weights), reduce_fn)
 
 
-def angular_loss(
-    similarities: Float[Array, "n n"],
-    same: Bool[Array, "n n"],
-    *,
-    angle: Scalar = 40.0,
-    where: Bool[Array, "n n"] | None = None,
-    weights: Float[Array, "n n"] | None = None,
-    reduce_fn: ReduceFn | None = mean,
-) -> Any:
-    """Angular loss: bounds the angle at the negative of each triplet.
-
-    For anchor a, positive p and negatives N, with t = tan(angle):
-    log(1 + sum_N exp(4 t^2 (x_a + x_p) x_n - 2 (1 + t^2) x_a x_p)).
-    The sums over negatives are computed for one anchor after the other: memory is O(n^2),
-    time O(n^3). The product of a positive and a negative is used even if `where` masks
-    their own entry.
-
-    Args:
-      similarities: Dot products of embeddings of length 1 with themselves.
-      same: True where the two are of one class.
-      angle: Upper bound of the angle, in degrees.
-      where: See `siamese_jax.losses`, also for `reduce_fn` and for `weights` (one per
-        entry, of which those of the positives are used).
-
-    Returns:
-      The reduced loss, or `Terms` with one value per anchor-positive entry whose anchor has
-      a negative.
-
-    Reference:
-      Wang et al. Deep Metric Learning with Angular Loss. ICCV 2017, eq. 8, with every
-      positive of an anchor in place of one.
-
-    >>> same = jnp.array([[True, True, False]] * 2 + [[False, False, True]])
-    >>> where = ~jnp.eye(3, dtype=bool)
-    >>> loss = angular_loss(jnp.zeros((3, 3)), same, where=where)
-    >>> print(f"{loss:.4f}")  # log(1 + exp(0))
-    0.6931
-    """
-    check_scalar("angle", angle)
-    check_square("similarities", similarities)
-    positive, negative = sides(similarities, same, where, name="similarities")
-    s = widen(similarities)
-    squared_tangent = jnp.tan(jnp.deg2rad(angle)) ** 2
-
-    @jax.checkpoint
-    def one_anchor(row: tuple[Array, Array]) -> Array:
-        of_anchor, negatives = row
-        to_both = 4 * squared_tangent * (of_anchor[None, :] + s)
-        negatives = jnp.broadcast_to(negatives, s.shape)
-        largest = logsumexp(to_both, axis=1, where=negatives)
-        return softplus(largest - 2 * (1 + squared_tangent) * of_anchor)
-
-    values = lax.map(one_anchor, (s, negative))
-    exists = positive & jnp.any(negative, axis=1, keepdims=True)
-    return reduce_terms(make_terms(values, exists, weights=weights), reduce_fn)
-
-
 def lifted_structure_loss(
     distances: Float[Array, "n n"],
     same: Bool[Array, "n n"],
