@@ -11,8 +11,8 @@ demo: .venv/experiments  ## Train on Latin, Greek and Cyrillic letters, recognis
 test: .venv/development  ## All tests, on two processes.
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet
 
-quick: .venv/development  ## The quick tests, in less than a minute.
-	$(BIN)/python -m pytest -m quick --quiet
+quick: .venv/development  ## The quick tests, in two minutes on two cores.
+	$(BIN)/python -m pytest -m quick --numprocesses 2 --quiet
 
 lint: .venv/development  ## Format check, lint and types.
 	$(BIN)/ruff format --check .
