@@ -189,13 +189,18 @@ def unseen_class_metrics(
     return {f"{name}{suffix}": float(figure) for name, figure in figures.items()}, pairs
 
 
-def sizes(dataset: LabelledImages) -> dict[str, int]:
-    """Returns how large the test of `unseen_class_metrics` is."""
-    num_classes = len(np.unique(dataset.labels))
+def sizes(labels: np.ndarray, pairs: PairDistances) -> dict[str, int]:
+    """Returns how large the test of `unseen_class_metrics` is.
+
+    Args:
+      labels: [n], class of each example.
+      pairs: The pairs that it returns.
+    """
+    num_classes = len(np.unique(labels))
     return {
         "num_test_classes": num_classes,
-        "num_test_images": len(dataset.labels),
-        "num_test_pairs": len(all_pairs(dataset.labels).same),
+        "num_test_images": len(labels),
+        "num_test_pairs": len(pairs.same),
         "num_ways": min(_MOST_WAYS, num_classes),
     }
 

@@ -124,7 +124,8 @@ def evaluate(
         pixels, test, threshold_of(pixels), suffix="_pixels"
     )
     metrics |= few_shot.intervals(pairs, test.labels, threshold)
-    return Evaluated(few_shot.sizes(test) | metrics | of_pixels, model, pairs, pixel_pairs)
+    metrics = few_shot.sizes(test.labels, pairs) | metrics | of_pixels
+    return Evaluated(metrics, model, pairs, pixel_pairs)
 
 
 def remarks(num_classes: int, noun: str) -> list[str]:
