@@ -1,11 +1,12 @@
 """Numerical functions that several modules share."""
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 Scalar = float | Float[Array, ""]  # a hyperparameter, which may be a learned one
@@ -60,6 +61,40 @@ def add_angle(cosine: Float[Array, "*shape"], angle: Margin) -> Float[Array, "*s
     """
     sine = safe_sqrt(jax.nn.relu(1 - cosine**2))
     return cosine * jnp.cos(angle) - sine * jnp.sin(angle)
+
+
+class NodeCounts(NamedTuple):
+    """Where numbers lie between the nodes of a histogram, and the counts at the nodes.
+
+    Attributes:
+      left: The node at or below each number.
+      share: How far each number is on its way to the next node, from 0 to 1.
+      counts: Sum of weights at each node.
+    """
+
+    left: Int[Array, "*shape"]
+    share: Float[Array, "*shape"]
+    counts: Float[Array, " nodes"]
+
+
+def node_counts(
+    places: Float[Array, "*shape"], weights: Float[Array, "*shape"], num_nodes: int
+) -> NodeCounts:
+    """Counts numbers from 0 to num_nodes - 1, each at its two neighbouring nodes.
+
+    A number counts at either node in proportion to its nearness. Numbers of weight 0 may be
+    NaN; the others make their counts NaN.
+
+    >>> found = node_counts(jnp.array([0.25, 2.0]), jnp.array([1.0, 1.0]), 3)
+    >>> print(found.counts)
+    [0.75 0.25 1.  ]
+    """
+    left = jnp.clip(jnp.floor(lax.stop_gradient(places)), 0, num_nodes - 2)
+    share = places - left
+    left = jnp.where(jnp.isnan(left), 0, left).astype(jnp.int32)
+    counted = jnp.where(weights == 0, 0, share)
+    counts = jnp.zeros(num_nodes, share.dtype).at[left].add(weights * (1 - counted))
+    return NodeCounts(left, share, counts.at[left + 1].add(weights * counted))
 
 
 def row_has_nan(

@@ -23,7 +23,7 @@ from siamese_jax._checks import (
     check_same_shape,
     check_square,
 )
-from siamese_jax._numerics import Margin, row_has_nan, widen
+from siamese_jax._numerics import Margin, node_counts, row_has_nan, widen
 from siamese_jax.miners import semi_hard_negatives, sides
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
 
@@ -379,11 +379,7 @@ def dynamic_soft_margin_loss(
     num_bins = len(histogram)
     place = (lax.stop_gradient(terms.values) - lowest) * num_bins / (2 * abs(lowest))
     place = jnp.clip(place, 0, num_bins - 1)
-    left = jnp.clip(jnp.floor(place), 0, num_bins - 2)
-    share = jnp.where(terms.where, place - left, 0)
-    left = jnp.where(jnp.isnan(left), 0, left).astype(jnp.int32)
-    counts = jnp.zeros_like(histogram).at[left].add(jnp.where(terms.where, 1 - share, 0))
-    counts = counts.at[left + 1].add(share)
+    left, _, counts = node_counts(place, terms.where.astype(place.dtype), num_bins)
     rate = jnp.where(jnp.any(histogram != 0), momentum, 1.0)
     mixed = (1 - rate) * histogram + rate * counts
     total = jnp.sum(mixed)

@@ -23,7 +23,7 @@ from jax.nn import logsumexp, relu, softplus
 from jaxtyping import Array, Bool, Float
 
 from siamese_jax._checks import check_at_least, check_scalar, check_square
-from siamese_jax._numerics import Scalar, add_angle, widen
+from siamese_jax._numerics import Scalar, add_angle, node_counts, widen
 from siamese_jax.miners import sides
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
 
@@ -424,15 +424,9 @@ def histogram_loss(
     check_at_least("num_bins", num_bins, 1)
     positive, negative = sides(similarities, same, where, name="similarities")
     place = (jnp.clip(widen(similarities), -1, 1) + 1) * (num_bins / 2)
-    place = jnp.where(jnp.isnan(widen(similarities)), jnp.nan, place)
-    left = jnp.clip(jnp.floor(lax.stop_gradient(place)), 0, num_bins - 1)
-    share = place - left
-    left = jnp.where(jnp.isnan(left), 0, left).astype(jnp.int32)
-    counted = make_terms(share, positive, weights=weights)
-    total = jnp.sum(counted.weights)
-    counts = jnp.zeros(num_bins + 1, share.dtype)
-    counts = counts.at[left].add(counted.weights * (1 - counted.values))
-    counts = counts.at[left + 1].add(counted.weights * counted.values)
+    counted = make_terms(place, positive, weights=weights).weights
+    total = jnp.sum(counted)
+    left, share, counts = node_counts(place, counted, num_bins + 1)
     cumulative = jnp.cumsum(counts) / jnp.where(total == 0, 1, total)
     values = (1 - share) * cumulative[left] + share * cumulative[left + 1]
     exists = negative & jnp.any(positive)
