@@ -37,19 +37,24 @@ class LabelledBatch(NamedTuple):
     labels: jax.Array
 
 
+def class_counts(labels: np.ndarray) -> dict[Any, int]:
+    """The number of examples of each class, in the order of their labels."""
+    names, counts = np.unique(labels, return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
 def check_batch(labels: np.ndarray, num_classes: int, num_images: int) -> None:
     """Refuses batches that the training classes cannot fill.
 
     Raises:
       UserError: If there are too few classes, or a class has too few images.
     """
-    names, counts = np.unique(labels, return_counts=True)
-    if num_classes > len(names):
+    counts = class_counts(labels)
+    if num_classes > len(counts):
         raise UserError(
-            f"--num-classes: there are {len(names)} training classes; got {num_classes}"
+            f"--num-classes: there are {len(counts)} training classes; got {num_classes}"
         )
-    by_class = dict(zip(names.tolist(), counts.tolist(), strict=True))
-    if few := small_classes(by_class, num_images):
+    if few := small_classes(counts, num_images):
         raise UserError(f"--num-images: {few}; got {num_images}")
 
 
@@ -64,15 +69,15 @@ def fit_batch(config: SupConConfigT, labels: np.ndarray) -> SupConConfigT:
       UserError: If there are fewer than two classes, or a class has a single image. All
         such classes are named.
     """
-    names, counts = np.unique(labels, return_counts=True)
-    if few := small_classes(dict(zip(names.tolist(), counts.tolist(), strict=True)), 2):
+    counts = class_counts(labels)
+    if few := small_classes(counts, 2):
         raise UserError(f"training classes need 2 images: {few}")
-    if len(names) < 2:
-        raise UserError(f"2 training classes are needed; there are {len(names)}")
+    if len(counts) < 2:
+        raise UserError(f"2 training classes are needed; there are {len(counts)}")
     fitted = dataclasses.replace(
         config,
-        num_classes=min(config.num_classes, len(names)),
-        num_images=min(config.num_images, int(counts.min())),
+        num_classes=min(config.num_classes, len(counts)),
+        num_images=min(config.num_images, *counts.values()),
     )
     if fitted != config:
         print(

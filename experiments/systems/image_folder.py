@@ -124,13 +124,13 @@ def split_classes(
       UserError: If there are fewer than 6 classes, classes have a single image, or a test
         class is not there.
     """
-    names, counts = np.unique(labels, return_counts=True)
+    names = np.unique(labels)
     if len(names) < 6:
         raise UserError(
             f"6 classes are needed: 2 to train on, 2 to calibrate on, 2 to test on; there "
             f"are {len(names)}"
         )
-    check_counts(dict(zip(names.tolist(), counts.tolist(), strict=True)))
+    check_counts(supcon.class_counts(labels))
     order = np.random.default_rng(seed).permutation(names)
     num = max(2, len(names) // 5)
     if not test_names:
