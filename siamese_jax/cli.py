@@ -35,7 +35,6 @@ if TYPE_CHECKING:  # imported in the functions, so that --help is quick
     from siamese_jax.verification import Calibration
 
 PROGRAM = "siamese-jax"
-_USUAL_RATE = 0.1  # of strangers that `identify` lets in
 # Below this number of classes a calibration comes with a warning. Where .1 of the strangers
 # to 10 letters was asked, all pairs of 2 other letters let in .73, of 3: .46, of 5: .32, of
 # 10: .18, of 20: .12.
@@ -162,12 +161,12 @@ def identify(
         read, the model has no calibration, or an answer cannot be written.
     """
     from siamese_jax.images import class_names, list_folder, list_images
+    from siamese_jax.model import USUAL_RATE
 
     check_output("--json", json)
     check_output("--picture", picture, endings=(".png", ".jpg", ".jpeg"))
-    rate = _USUAL_RATE if false_accept_rate is None else false_accept_rate
-    if not 0 < rate < 1:
-        raise UserError(f"--false-accept-rate must be in (0, 1); got {rate}")
+    if false_accept_rate is not None and not 0 < false_accept_rate < 1:
+        raise UserError(f"--false-accept-rate must be in (0, 1); got {false_accept_rate}")
     asked = list_images(queries)
     if not asked:
         raise UserError("--queries: at least one image file is needed; got none")
@@ -180,14 +179,14 @@ def identify(
     truth = _classes_of(asked, files) if labelled else None
 
     loaded = _load(model)
-    found = loaded.identify(files, labels, asked, false_accept_rate=rate)
+    found = loaded.identify(files, labels, asked, false_accept_rate=false_accept_rate)
     smallest = math.ceil(1000 * found.smallest_rate) / 1000
-    if found.threshold_from is None and false_accept_rate is None and smallest < 1:
+    if false_accept_rate is None and smallest > USUAL_RATE:
         _warn(
-            f"the images are not enough to tell a rate of {rate:g}: at most {smallest:g} "
-            "of the strangers are let in instead; more classes in the gallery allow less"
+            f"the images are not enough to tell a rate of {USUAL_RATE:g}: at most "
+            f"{smallest:g} of the strangers are let in instead; more classes in the "
+            "gallery allow less"
         )
-        found = loaded.identify(files, labels, asked, false_accept_rate=smallest)
     answers = _answers(found, asked, labels, truth, _are_copies(asked, files))
     answers["picture"] = None if picture is None else shown(str(picture))
     if json is not None:
@@ -196,7 +195,7 @@ def identify(
     if found.threshold_from is None:
         _warn(
             f"neither the {len(files)} images of the gallery nor the pairs that the model "
-            f"was calibrated on are enough to tell a rate of {rate:g}, so "
+            f"was calibrated on are enough to tell a rate of {false_accept_rate:g}, so "
             f"that every answer is none of these; --false-accept-rate {smallest:g} or "
             "more works, and so do more classes"
         )

@@ -94,6 +94,7 @@ Image = (
 Vectors = Float[Array, "n dim"] | Float[np.ndarray, "n dim"]
 OtherVectors = Float[Array, "m dim"] | Float[np.ndarray, "m dim"]
 
+USUAL_RATE = 0.1  # of strangers that `Model.identify` accepts
 _PAIRS_AT_ONCE = 16  # a block computes the square of this number of distances
 
 
@@ -226,7 +227,7 @@ class Model:
         labels: Labels,
         queries: Images,
         *,
-        false_accept_rate: float = 0.1,
+        false_accept_rate: float | None = USUAL_RATE,
     ) -> Identification:
         """Finds the nearest class of a gallery for each query, or none of them.
 
@@ -242,7 +243,8 @@ class Model:
           gallery: Images with known classes: an array or files, as for `embed`.
           labels: Class of each image of the gallery.
           queries: Images to identify.
-          false_accept_rate: Share of strangers that may be accepted.
+          false_accept_rate: Share of strangers that may be accepted. None takes 0.1, or
+            the smallest share that the gallery or the pairs can tell.
 
         Raises:
           ValueError: If there is not one label for each image of the gallery, there are
@@ -259,6 +261,12 @@ class Model:
         distances = _finite(self.distances(self.embed(queries), known))
         nearest = identification.nearest_classes(distances, labels)
         between = _finite(self.distances(known, known))
+        smallest_rate = min(
+            identification.smallest_gallery_rate(len(np.unique(labels))),
+            calibration.smallest_rate(num_comparisons=len(labels)),
+        )
+        if false_accept_rate is None:
+            false_accept_rate = max(USUAL_RATE, smallest_rate)
         threshold, source = identification.stranger_threshold(
             calibration, between, labels, false_accept_rate
         )
@@ -267,10 +275,7 @@ class Model:
             accepted=identification.is_within(nearest.distances, threshold),
             threshold=threshold,
             threshold_from=source,
-            smallest_rate=min(
-                identification.smallest_gallery_rate(len(np.unique(labels))),
-                calibration.smallest_rate(num_comparisons=len(labels)),
-            ),
+            smallest_rate=smallest_rate,
             strangers_let_in=identification.strangers_let_in(between, labels, threshold),
         )
 
