@@ -27,8 +27,8 @@ from benchmarks import (
     time_to_accuracy,
     train_step,
 )
-from experiments.engine import loop
 from experiments.engine.pair_batches import PairBatch
+from experiments.engine.system import initial_state
 from experiments.systems import omniglot_supcon
 
 pytestmark = pytest.mark.slow
@@ -148,7 +148,7 @@ def test_the_record_s_nets_are_compared_before_they_are_timed():
     from benchmarks import record_torch
 
     trainer = record_torch.Trainer(config, images, labels, alphabets)
-    state = loop.initial_state(omniglot_supcon.build(config), jax.random.key(0))
+    state = initial_state(omniglot_supcon.build(config), jax.random.key(0))
     record_step.compare_losses(config, state, trainer)
     wrong = jax.tree.map(lambda leaf: leaf, state.params)
     wrong["log_temperature"] = jnp.log(0.2)

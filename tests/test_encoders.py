@@ -10,7 +10,7 @@ from siamese_jax import encoders
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.encoders import residual, tutorials
 from siamese_jax.encoders._images_last import SWAP, PooledConv
-from siamese_jax.siamese import twin
+from siamese_jax.siamese import TWIN_AXIS, twin
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +118,7 @@ def test_dropout_only_when_training():
 
 
 def test_the_small_net_shares_statistics_between_twins():
-    encoder = encoders.ConvNet(widths=(4,), dim=3, joint=True)
+    encoder = encoders.ConvNet(widths=(4,), dim=3, axis_name=TWIN_AXIS)
     pair = jnp.asarray(np.random.default_rng(0).random((2, 3, 4, 4, 1)), jnp.float32)
     variables = encoder.init(jax.random.key(0), pair[0])
 

@@ -22,7 +22,7 @@ from experiments.__main__ import main as run_experiment
 from experiments.engine import checkpoints, logs, loop
 from experiments.engine import config as settings
 from experiments.engine.config import RunConfig, setting, stream
-from experiments.engine.loop import System
+from experiments.engine.system import System, initial_state
 from experiments.systems import glyphs, mnist_mlp
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
@@ -236,7 +236,7 @@ def test_nan_in_the_data_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     toy_run(config)
     with pytest.raises(UserError, match="loss is nan at step 5"):
         toy_run(dataclasses.replace(config, num_steps=8), data=np.nan)
-    like = loop.initial_state(toy_system(), jax.random.key(0))
+    like = initial_state(toy_system(), jax.random.key(0))
     assert int(checkpoints.load_state(tmp_path, like).step) == 4
 
 
@@ -259,7 +259,7 @@ def test_a_checkpoint_cut_short_is_named_and_the_one_before_it_still_serves(tmp_
 
 
 def test_a_directory_without_a_checkpoint_is_named(tmp_path):
-    like = loop.initial_state(toy_system(), jax.random.key(0))
+    like = initial_state(toy_system(), jax.random.key(0))
     with pytest.raises(UserError, match="holds no checkpoint"):
         checkpoints.load_state(tmp_path, like)
     (tmp_path / "checkpoints").mkdir()
@@ -427,7 +427,7 @@ def test_the_seconds_of_training_are_without_evaluations(tmp_path):
 
 def test_without_an_evaluation_there_is_no_best_and_the_last_state_serves(tmp_path):
     config = RunConfig(tmp_path, num_steps=2, steps_per_call=1, checkpoint_every=1)
-    like = loop.initial_state(toy_system(), jax.random.key(0))
+    like = initial_state(toy_system(), jax.random.key(0))
     with pytest.raises(UserError, match="holds no state that was evaluated"):
         checkpoints.load_best(tmp_path, like)
     loop.start(config)

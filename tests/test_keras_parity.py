@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 
 from benchmarks import keras_reference
-from experiments.engine import loop
 from experiments.engine.pair_batches import PairBatch
+from experiments.engine.system import System
 from experiments.systems import (
     mnist_conv,
     mnist_mlp,
@@ -161,7 +161,7 @@ ROWS = {
 
 class Parity(NamedTuple):
     row: Row
-    system: loop.System
+    system: System
     reference: keras_reference.Reference
     params: Any
 

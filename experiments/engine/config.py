@@ -20,6 +20,8 @@ from siamese_jax.errors import UserError
 
 Stream = Literal["init", "train", "epochs", "pairs"]
 
+AXIS = "devices"  # name of the axis over which the examples of a batch are spread
+
 
 class Range(NamedTuple):
     """The numbers that a setting may have. A bound that is None does not bound.
@@ -115,6 +117,10 @@ class RunConfig:
       num_steps: Number of training steps.
       steps_per_call: Number of steps in one compiled program.
       checkpoint_every: Number of steps between checkpoints, a multiple of `steps_per_call`.
+      devices: Number of devices. Without it all devices are used that share the examples of
+        a batch evenly. The result does not depend on it, apart from rounding.
+      parallel: How a step is spread over the devices: one program over all of them, or the
+        same program on each of them. See `experiments.engine.devices`.
     """
 
     experiment: ClassVar[str] = "experiment"
@@ -125,6 +131,13 @@ class RunConfig:
     num_steps: int = setting(1000, at_least=1)
     steps_per_call: int = setting(10, at_least=1)
     checkpoint_every: int = setting(100, at_least=1)
+    devices: int | None = setting(None, at_least=1)
+    parallel: Literal["jit", "pmap"] = "jit"
+
+    @property
+    def axis_name(self) -> str | None:
+        """The axis over which losses and batch statistics are combined by name."""
+        return AXIS if self.parallel == "pmap" else None
 
     @property
     def can_be_lengthened(self) -> bool:
@@ -139,7 +152,11 @@ class RunConfig:
         """The folder of the run: `workdir`, or a name made from the flags."""
         if self.workdir is not None:
             return self.workdir
-        changes = [f"{name}={_plain(value)}" for name, value in changed(self).items()]
+        changes = [
+            f"{name}={_plain(value)}"
+            for name, value in changed(self).items()
+            if name not in WHERE_IT_RUNS
+        ]
         return pathlib.Path("runs", _short("-".join([self.experiment, *changes]), self))
 
 
@@ -240,10 +257,17 @@ def command(config: RunConfig) -> str:
     return " ".join(words)
 
 
+# Settings that change where a run is computed, not what. A run can go on with others.
+WHERE_IT_RUNS = ("workdir", "devices", "parallel")
+
+
 def as_json(config: RunConfig) -> dict[str, Any]:
-    """The settings as they stand in config.json; the folder itself is left out."""
-    fields = dataclasses.asdict(config)
-    del fields["workdir"]
+    """The settings as they stand in config.json, without those of `WHERE_IT_RUNS`."""
+    fields = {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in WHERE_IT_RUNS
+    }
     asked = {"experiment": config.experiment, **fields}
     return json.loads(json.dumps(asked, default=str))
 

@@ -1,6 +1,6 @@
 """The training loop: one form for every system, exact resume, results.
 
-A system is a NamedTuple of pure functions, made by `build(config)` in its file. `start`
+A system (`experiments.engine.system`) is made by `build(config)` in its file. `start`
 prepares the folder of the run, `train` runs the steps, `finish` writes the results:
 
     workdir/config.json     the settings; a run with other settings is refused
@@ -27,16 +27,14 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 from experiments.cli import finite_or_none, print_table, read_json, write_whole
-from experiments.engine import checkpoints
+from experiments.engine import checkpoints, devices
 from experiments.engine.config import (
     RunConfig,
     as_json,
@@ -47,29 +45,10 @@ from experiments.engine.config import (
 from experiments.engine.init_from import load_parameters, read_parameters
 from experiments.engine.logs import Evaluation, EvaluationLog, Log, locked
 from experiments.engine.stops import stop_requests
-from siamese_jax import training
+from experiments.engine.system import System, initial_state
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model, save_model
-from siamese_jax.training import Metrics, TrainState
-
-
-class System(NamedTuple):
-    """A system that can be trained, as pure functions.
-
-    Attributes:
-      init: `init(key) -> (params, statistics)`. `params` is a dictionary with the encoder's
-        parameters under "encoder" and everything else that is learnt beside it.
-      sample: `sample(key, step, data) -> batch`, a NamedTuple with a field `images`.
-      loss: `loss(params, statistics, batch, key) -> (loss, (statistics, metrics))`.
-      optimizer: The optimiser, from optax.
-      model: `model(state) -> Model`: what a trained state is for its users.
-    """
-
-    init: Callable[[jax.Array], tuple[Any, Any]]
-    sample: Callable[[jax.Array, jax.Array, Any], Any]
-    loss: training.LossFn
-    optimizer: optax.GradientTransformation
-    model: Callable[[TrainState], Model]
+from siamese_jax.training import TrainState
 
 
 class Trained(NamedTuple):
@@ -84,27 +63,6 @@ class Trained(NamedTuple):
     state: TrainState
     best: TrainState
     seconds: float
-
-
-def initial_state(system: System, key: jax.Array) -> TrainState:
-    """The state before the first step."""
-    params, statistics = jax.jit(system.init)(key)
-    return training.init_state(params, system.optimizer, statistics=statistics)
-
-
-def train_steps(
-    system: System, key: jax.Array, state: TrainState, data: Any, num_steps: int
-) -> tuple[TrainState, Metrics]:
-    """Many training steps, for one compiled program."""
-    return training.train_steps(
-        key,
-        state,
-        data,
-        num_steps=num_steps,
-        batch_fn=system.sample,
-        loss_fn=system.loss,
-        optimizer=system.optimizer,
-    )
 
 
 def start(config: RunConfig) -> bool:
@@ -199,14 +157,16 @@ def train(
       KeyboardInterrupt: If the run was stopped. It says at which step the state was saved.
     """
     key, state = stream(config, "train"), initial_state(system, stream(config, "init"))
-    compiled = jax.jit(partial(train_steps, system), static_argnums=3, donate_argnums=1)
     batch = jax.eval_shape(system.sample, key, state.step, data)
     images_per_step = math.prod(batch.images.shape[:-3])
+    mesh = devices.choose_mesh(config, batch.images.shape[-4])
+    compiled = devices.compile_steps(config, system, mesh)
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(config.directory))
         saved = stack.enter_context(checkpoints.open_checkpoints(config.directory))
         if config.init_from is not None and saved.latest_step() is None:
             state = load_parameters(config.init_from, state, system.optimizer)
+        key, state, data = devices.replicate(mesh, (key, state, data))
         state = checkpoints.restore(saved, state)
         first = int(state.step)
         if 0 < first < config.num_steps:
@@ -228,13 +188,14 @@ def train(
             speed = (done - step) * images_per_step / seconds
             _show(progress, metrics["loss"], speed)
             if done % config.checkpoint_every == 0 or done == config.num_steps:
-                log.write_figures(done, evaluations.add(done, state))
+                log.write_figures(done, evaluations.add(done, devices.local_copy(state)))
                 checkpoints.save(saved, done, state)
             elif stop.is_set():
                 checkpoints.save(saved, done, state)
             if stop.is_set():
                 raise KeyboardInterrupt(f"saved at step {done}")
     best = state if evaluation is None else checkpoints.load_best(config.directory, state)
+    state, best = devices.local_copy((state, best))
     return Trained(state, best, log.seconds)
 
 
@@ -280,6 +241,7 @@ def finish(
         "seconds": round(trained.seconds, 2),
         "num_steps": int(trained.state.step),
         "device": device_of(trained.state),
+        "parallel": config.parallel,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": _versions(),
     }

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from experiments.engine import optimizers, supcon
 from experiments.engine.config import setting
-from experiments.engine.loop import System
+from experiments.engine.system import System
 from siamese_jax.encoders import ConvNet, GradientMap, Standardized
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation

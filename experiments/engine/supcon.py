@@ -17,7 +17,7 @@ import optax
 
 from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import ClassData, gather
-from experiments.engine.loop import System
+from experiments.engine.system import System
 from siamese_jax import augment, distances, losses, relations, samplers, training
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation, small_classes

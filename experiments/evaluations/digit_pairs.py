@@ -17,7 +17,6 @@ from experiments.datasets import digits, evaluation_key, evaluation_rng
 from experiments.datasets.digits import DigitSplits
 from experiments.engine import loop, supcon
 from experiments.engine.data import ClassData, class_data
-from experiments.engine.loop import System
 from experiments.engine.pair_batches import (
     PairConfig,
     PairData,
@@ -25,6 +24,7 @@ from experiments.engine.pair_batches import (
     random_pairs,
 )
 from experiments.engine.supcon import LabelledBatch
+from experiments.engine.system import System
 from experiments.evaluations import pair_metrics
 from experiments.evaluations.pair_metrics import (
     PairDistances,

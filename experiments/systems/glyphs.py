@@ -41,8 +41,8 @@ from experiments.datasets.letters import (
 from experiments.engine import loop, optimizers, supcon
 from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import ClassData
-from experiments.engine.loop import System
 from experiments.engine.supcon import LabelledBatch
+from experiments.engine.system import System
 from experiments.evaluations import letters_one_shot
 from siamese_jax import augment, samplers
 from siamese_jax.encoders import ConvNet

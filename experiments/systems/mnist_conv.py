@@ -39,8 +39,8 @@ from experiments.cli import command_line
 from experiments.datasets import digits
 from experiments.engine import optimizers, pair_batches, supcon
 from experiments.engine.config import check_config, setting
-from experiments.engine.loop import System
 from experiments.engine.pair_batches import PairBatch
+from experiments.engine.system import System
 from experiments.evaluations import digit_pairs
 from experiments.evaluations.digit_pairs import DigitConfig
 from siamese_jax import augment, distances, losses, reductions

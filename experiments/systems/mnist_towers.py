@@ -39,8 +39,9 @@ from experiments.cli import command_line
 from experiments.datasets import digits, evaluation_key, omniglot
 from experiments.engine import loop, optimizers, pair_batches
 from experiments.engine.config import setting, stream
-from experiments.engine.loop import System, Trained
+from experiments.engine.loop import Trained
 from experiments.engine.pair_batches import PairBatch, PairConfig, PairData
+from experiments.engine.system import System
 from experiments.evaluations import pair_metrics
 from experiments.evaluations.pair_metrics import PairDistances, decision_rates, roc_curve
 from siamese_jax import losses, reductions, samplers, verification

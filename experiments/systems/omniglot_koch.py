@@ -48,8 +48,8 @@ from experiments.engine import loop, optimizers, pair_batches
 from experiments.engine.config import setting
 from experiments.engine.data import ClassData, gather
 from experiments.engine.logs import Evaluation
-from experiments.engine.loop import System
 from experiments.engine.pair_batches import PairBatch, PairConfig
+from experiments.engine.system import System
 from experiments.evaluations import few_shot
 from experiments.evaluations.pair_metrics import (
     PairDistances,

@@ -50,8 +50,8 @@ from experiments.datasets.omniglot import Characters
 from experiments.engine import loop, optimizers, supcon
 from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import ClassData
-from experiments.engine.loop import System
 from experiments.engine.supcon import LabelledBatch
+from experiments.engine.system import System
 from experiments.evaluations import few_shot, lake_trials
 from experiments.evaluations.pair_metrics import threshold_of
 from siamese_jax import augment, distances, samplers

@@ -37,8 +37,8 @@ from experiments.cli import command_line
 from experiments.datasets import evaluation_key, evaluation_rng
 from experiments.engine import loop, optimizers, pair_batches
 from experiments.engine.config import check_config, setting
-from experiments.engine.loop import System
 from experiments.engine.pair_batches import PairConfig, PairData
+from experiments.engine.system import System
 from experiments.evaluations import pair_metrics, unseen_faces
 from experiments.evaluations.pair_metrics import equal_error_rate, pair_distances
 from experiments.evaluations.unseen_faces import PREPARATION, FaceConfig

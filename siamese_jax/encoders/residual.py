@@ -22,10 +22,10 @@ from jaxtyping import Array, Float
 from siamese_jax.convolution import convolution, max_pool
 from siamese_jax.encoders._images_last import SWAP, SameConv, by_platform
 from siamese_jax.encoders._sizes import check_images, least_input
-from siamese_jax.siamese import TWIN_AXIS
 
 Images = Float[Array, "n height width channels"]
 Embeddings = Float[Array, "n dim"]
+AxisName = Any  # a name, a tuple of names, or None
 
 
 def _flatten(x: Float[Array, "n ..."]) -> Float[Array, "n features"]:
@@ -64,12 +64,14 @@ class ConvNet(nn.Module):
     Attributes:
       widths: Number of features of each block, which halves the image.
       dim: Dimension of the embedding, which is not normalised.
-      joint: Under `siamese.twin`, take batch statistics over all inputs together.
+      axis_name: Names of mapped axes over which batch statistics are taken together:
+        `siamese.TWIN_AXIS` for all inputs of `siamese.twin`, the name of the devices' axis
+        for the whole batch under `pmap` or `shard_map`.
     """
 
     widths: Sequence[int] = (32, 64, 64)
     dim: int = 64
-    joint: bool = False
+    axis_name: AxisName = None
 
     @property
     def least_size(self) -> tuple[int, int]:
@@ -92,7 +94,7 @@ class ConvNet(nn.Module):
             x = nn.BatchNorm(
                 use_running_average=not train,
                 momentum=0.9,
-                axis_name=TWIN_AXIS if self.joint and train else None,
+                axis_name=self.axis_name if train else None,
             )(x)
             x = max_pool(nn.relu(x), 2)
         return nn.Dense(self.dim)(_flatten(x))
@@ -116,6 +118,7 @@ class ResNet(nn.Module):
       dim: Dimension of the embedding, which is not normalised.
       dtype: Type of activations and products; bfloat16 for mixed precision. Parameters,
         statistics, sums and embeddings are float32.
+      axis_name: See `ConvNet`.
 
     Reference:
       He, Zhang, Ren, Sun. Identity Mappings in Deep Residual Networks. ECCV 2016, figure
@@ -127,6 +130,7 @@ class ResNet(nn.Module):
     num_blocks: int = 1
     dim: int = 256
     dtype: Any = jnp.float32
+    axis_name: AxisName = None
 
     @property
     def least_size(self) -> tuple[int, int]:
@@ -139,7 +143,13 @@ class ResNet(nn.Module):
         """Embeds images."""
         check_images(type(self).__name__, images, self.least_size)
         layers = partial(
-            _ResNetLayers, self.stem, self.widths, self.num_blocks, self.dim, self.dtype
+            _ResNetLayers,
+            self.stem,
+            self.widths,
+            self.num_blocks,
+            self.dim,
+            self.dtype,
+            self.axis_name,
         )
         return by_platform(self, layers, images, train=train)
 
@@ -152,6 +162,7 @@ class _ResNetLayers(nn.Module):
     num_blocks: int
     dim: int
     dtype: Any
+    axis_name: AxisName
     images_last: bool = False
 
     @nn.compact
@@ -163,7 +174,11 @@ class _ResNetLayers(nn.Module):
 
         def normalized(x: Array) -> Array:
             norm = nn.BatchNorm(
-                not train, momentum=0.9, axis=channel_axis, dtype=self.dtype
+                not train,
+                momentum=0.9,
+                axis=channel_axis,
+                dtype=self.dtype,
+                axis_name=self.axis_name if train else None,
             )
             return nn.relu(norm(x))
 

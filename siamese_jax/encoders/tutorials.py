@@ -80,16 +80,21 @@ class Dropout(nn.Module):
 
     Like `nn.Dropout`, but a hash of the entry's number and of the key decides: two rounds
     of MurmurHash3's finaliser. JAX's generators take longer on a CPU than the layers of a
-    small network. Which entries are zeroed depends on key and shape alone.
+    small network. Which entries of a row are zeroed depends on the key, the number of the
+    row and the shape of a row alone.
 
     Attributes:
       rate: Probability that an entry is zeroed, rounded to a multiple of 2^-32.
       axes: Order of the axes in which entries are numbered, all by default. With the same
         order of rows, columns and so on, two layouts lose the same entries.
+      axis_name: Name of an axis of `pmap` or `shard_map` over which the batch is cut into
+        equal shares. With it the devices lose the entries that the whole batch would lose
+        on one device, if they have the same key.
     """
 
     rate: float
     axes: Sequence[int] | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*shape"], *, train: bool) -> Float[Array, "*shape"]:
@@ -99,7 +104,8 @@ class Dropout(nn.Module):
         if self.rate == 1:
             return jnp.zeros_like(x)
         words = jax.random.key_data(self.make_rng("dropout")).ravel().astype(jnp.uint32)
-        number = jnp.zeros((), jnp.uint32)  # row-major, whose parts XLA fuses
+        share = 0 if self.axis_name is None else lax.axis_index(self.axis_name)
+        number = jnp.asarray(share, jnp.uint32)  # row-major, whose parts XLA fuses
         for axis in self.axes or range(x.ndim):
             places = lax.broadcasted_iota(jnp.uint32, x.shape, axis)
             number = number * x.shape[axis] + places
@@ -141,10 +147,17 @@ class MnistConv(nn.Module):
 
 
 class MnistMlp(nn.Module):
-    """Three dense layers of 128 ReLU, dropout between: 133,504 parameters on 28x28."""
+    """Three dense layers of 128 ReLU, dropout between: 133,504 parameters on 28x28.
+
+    Attributes:
+      dropout: Rate after each of the first two layers.
+      dim: Dimension of the embedding.
+      axis_name: See `Dropout`.
+    """
 
     dropout: float = 0.5
     dim: int = 128
+    axis_name: str | None = None
 
     @property
     def least_size(self) -> tuple[int, int]:
@@ -157,7 +170,7 @@ class MnistMlp(nn.Module):
         check_images(type(self).__name__, images, self.least_size)
         x = nn.relu(_dense(self.dim)(_flatten(images)))
         for _ in range(2):
-            x = Dropout(self.dropout)(x, train=train)
+            x = Dropout(self.dropout, axis_name=self.axis_name)(x, train=train)
             x = nn.relu(_dense(self.dim)(x))
         return x
 
@@ -170,11 +183,13 @@ class OrlConv(nn.Module):
         parameters on 56x46x1; its code has 3, with 8,834 parameters.
       dropout: Rates after each pooling and after the first dense layer.
       dim: Dimension of the embedding.
+      axis_name: See `Dropout`.
     """
 
     stride: int = 1
     dropout: Sequence[float] = (0.25, 0.25, 0.1)
     dim: int = 50
+    axis_name: str | None = None
 
     @property
     def least_size(self) -> tuple[int, int]:
@@ -188,7 +203,7 @@ class OrlConv(nn.Module):
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
         check_images(type(self).__name__, images, self.least_size)
-        layers = partial(_OrlLayers, self.stride, self.dropout, self.dim)
+        layers = partial(_OrlLayers, self.stride, self.dropout, self.dim, self.axis_name)
         return by_platform(self, layers, images, train=train)
 
 
@@ -198,6 +213,7 @@ class _OrlLayers(nn.Module):
     stride: int
     dropout: Sequence[float]
     dim: int
+    axis_name: str | None
     images_last: bool = False
 
     @nn.compact
@@ -213,12 +229,13 @@ class _OrlLayers(nn.Module):
                 )
             else:
                 conv = _conv(features, 3, stride=self.stride, window=2)
-            x = Dropout(self.dropout[number], axes)(nn.relu(conv(x)), train=train)
+            drop = Dropout(self.dropout[number], axes, self.axis_name)
+            x = drop(nn.relu(conv(x)), train=train)
         if images_last:  # [features, n], which the product takes as its transpose
             x = jnp.transpose(x, (1, 2, 0, 3))
             x = x.reshape(math.prod(x.shape[:3]), x.shape[3]).T
         x = nn.relu(_dense(128)(_flatten(x)))
-        x = Dropout(self.dropout[2])(x, train=train)
+        x = Dropout(self.dropout[2], axis_name=self.axis_name)(x, train=train)
         return nn.relu(_dense(self.dim)(x))
 
 
