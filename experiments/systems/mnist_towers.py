@@ -45,7 +45,7 @@ from experiments.engine.system import System
 from experiments.evaluations import pair_metrics
 from experiments.evaluations.pair_metrics import PairDistances, decision_rates, roc_curve
 from siamese_jax import losses, reductions, samplers, verification
-from siamese_jax.batching import map_batches
+from siamese_jax.batching import map_batches, use_devices_of
 from siamese_jax.encoders import ConcatenationHead, DistanceHead, MnistTower
 from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages, Preparation, prepare
@@ -193,7 +193,8 @@ def pair_distances(config: Config, params: Any, split: Split) -> PairDistances:
 
         return map_batches(some_pairs, split.pairs.examples.T, batch_size=1000)
 
-    return PairDistances(all_pairs(params, split), split.pairs.same)
+    with use_devices_of(params):
+        return PairDistances(all_pairs(params, split), split.pairs.same)
 
 
 def of_variant(config: Config, variant: Variant) -> Config:

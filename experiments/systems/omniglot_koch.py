@@ -58,6 +58,7 @@ from experiments.evaluations.pair_metrics import (
     threshold_of,
 )
 from siamese_jax import augment, losses, samplers
+from siamese_jax.batching import use_devices_of
 from siamese_jax.distances import distance_matrix
 from siamese_jax.encoders import KochConv, WeightedL1Head
 from siamese_jax.episodes import EpisodeAccuracy
@@ -285,7 +286,9 @@ def make_evaluation(config: Config, system: System, validation: Characters) -> E
     def evaluate(state: TrainState) -> dict[str, float]:
         embeddings = system.model(state).embed_prepared(images, batch_size=64)
         metrics: dict[str, float] = {}
-        for name, accuracy in zip(TASKS, accuracies(state, embeddings), strict=True):
+        with use_devices_of(state.params):
+            found = accuracies(state, embeddings)
+        for name, accuracy in zip(TASKS, found, strict=True):
             metrics |= few_shot.as_metrics(f"{name}_accuracy", accuracy)
         return metrics
 
