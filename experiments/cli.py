@@ -4,6 +4,7 @@ A runnable module has a frozen dataclass `Config`, whose fields are the flags, a
 `main(config)`. Its docstring is what `--help` shows first.
 """
 
+import contextlib
 import inspect
 import json
 import logging
@@ -59,7 +60,8 @@ def command_line(
     )
     print_any_name()
     try:
-        main(config)
+        with _joined(config) as own:
+            main(own)
     except (UserError, OSError) as error:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -67,6 +69,15 @@ def command_line(
         again = f"{program} {shlex.join(same_run(config, flags))}".strip()
         print(f"{stopped or 'stopped'}; to go on: {again}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _joined(config: ConfigT) -> contextlib.AbstractContextManager[ConfigT]:
+    """The settings of this process, after it joined the others of a training run."""
+    if not hasattr(config, "coordinator"):
+        return contextlib.nullcontext(config)
+    from experiments.engine.processes import joined
+
+    return joined(config)  # type: ignore[type-var]
 
 
 def same_run(config: Any, flags: Sequence[str]) -> list[str]:

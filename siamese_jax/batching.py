@@ -27,9 +27,9 @@ def map_batches(
     """Applies `fn` to all rows of the inputs, `batch_size` rows at a time.
 
     The last batch is padded with copies of the last row, whose results are removed again.
-    So `fn` is compiled for one shape and no row is dropped. In a mesh whose axes are of type
-    Auto and whose size divides `batch_size`, each device computes its share of the rows of
-    a batch, and the result is on every device.
+    So `fn` is compiled for one shape and no row is dropped. In a mesh whose axes are of
+    type Auto and whose size divides `batch_size`, each device computes its share of the
+    rows of a batch, and the result is on every device.
 
     Args:
       fn: Takes `batch_size` rows of the inputs and returns arrays with as many rows. Each

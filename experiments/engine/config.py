@@ -121,6 +121,10 @@ class RunConfig:
         a batch evenly. The result does not depend on it, apart from rounding.
       parallel: How a step is spread over the devices: one program over all of them, or the
         same program on each of them. See `experiments.engine.devices`.
+      coordinator: HOST:PORT of process 0, in a run of several processes, or "auto". See
+        `experiments.engine.processes`.
+      num_processes: Number of processes.
+      process_id: Number of this process, from 0.
     """
 
     experiment: ClassVar[str] = "experiment"
@@ -133,6 +137,9 @@ class RunConfig:
     checkpoint_every: int = setting(100, at_least=1)
     devices: int | None = setting(None, at_least=1)
     parallel: Literal["jit", "pmap"] = "jit"
+    coordinator: str | None = None
+    num_processes: int | None = setting(None, at_least=1)
+    process_id: int | None = setting(None, at_least=0)
 
     @property
     def axis_name(self) -> str | None:
@@ -258,7 +265,14 @@ def command(config: RunConfig) -> str:
 
 
 # Settings that change where a run is computed, not what. A run can go on with others.
-WHERE_IT_RUNS = ("workdir", "devices", "parallel")
+WHERE_IT_RUNS = (
+    "workdir",
+    "devices",
+    "parallel",
+    "coordinator",
+    "num_processes",
+    "process_id",
+)
 
 
 def as_json(config: RunConfig) -> dict[str, Any]:

@@ -76,8 +76,19 @@ def _devices_of(process: int) -> list[jax.Device]:
 
 
 def replicate(mesh: Mesh, tree: Tree) -> Tree:
-    """Puts a copy of every array on each device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """Puts a copy of every array on each device, those of other processes included."""
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    if mesh.is_multi_process:
+        return jax.tree.map(partial(_from_each_process, everywhere), tree)
+    return jax.device_put(tree, everywhere)
+
+
+def _from_each_process(everywhere: NamedSharding, leaf: Any) -> jax.Array:
+    """An array that all processes have, as one array of all processes."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _from_each_process(everywhere, jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    return jax.make_array_from_process_local_data(everywhere, np.asarray(leaf), leaf.shape)
 
 
 def local_copy(tree: Tree) -> Tree:

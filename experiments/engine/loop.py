@@ -34,7 +34,7 @@ import jax
 import numpy as np
 
 from experiments.cli import finite_or_none, print_table, read_json, write_whole
-from experiments.engine import checkpoints, devices
+from experiments.engine import checkpoints, devices, processes
 from experiments.engine.config import (
     RunConfig,
     as_json,
@@ -73,11 +73,11 @@ def start(config: RunConfig) -> bool:
     """
     prepare_folder(config)
     directory = config.directory
-    if (
-        not (directory / "results.json").exists()
-        or not (directory / "report.html").exists()
-    ):
+    complete = all((directory / name).exists() for name in ("results.json", "report.html"))
+    if not processes.any_of(complete):
         return True
+    if not processes.is_first():
+        return False
     print_table(read_json(directory / "results.json")["metrics"])
     print(f"{directory} is complete: delete it, or give another --workdir")
     return False
@@ -166,17 +166,18 @@ def train(
         saved = stack.enter_context(checkpoints.open_checkpoints(config.directory))
         if config.init_from is not None and saved.latest_step() is None:
             state = load_parameters(config.init_from, state, system.optimizer)
+        state = processes.from_first(lambda: checkpoints.restore(saved, state), state)
         key, state, data = devices.replicate(mesh, (key, state, data))
-        state = checkpoints.restore(saved, state)
         first = int(state.step)
         if 0 < first < config.num_steps:
             print(f"continuing from step {first} in {config.directory}")
-        log = stack.enter_context(contextlib.closing(Log(config.directory, first)))
+        logged = first if processes.is_first() else 0
+        log = stack.enter_context(contextlib.closing(Log(config.directory, logged)))
         evaluations = EvaluationLog(config.directory, first, evaluation)
         progress = stack.enter_context(_progress_bar(config.num_steps, first))
         stop = stack.enter_context(stop_requests())
         for step, done in calls(config, first):
-            if evaluations.out_of_patience():
+            if processes.any_of(evaluations.out_of_patience()):
                 print(f"stopped at step {step}: no better evaluation for a while")
                 break
             began = time.perf_counter()
@@ -262,7 +263,13 @@ def device_of(state: TrainState) -> str:
 def _progress_bar(num_steps: int, first: int) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=num_steps, initial=first, unit="step", mininterval=0.5)
+    return tqdm(
+        total=num_steps,
+        initial=first,
+        unit="step",
+        mininterval=0.5,
+        disable=not processes.is_first(),
+    )
 
 
 def _show(progress: Any, losses: np.ndarray, speed: float) -> None:

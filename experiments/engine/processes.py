@@ -1,0 +1,126 @@
+"""Runs of several processes, each with devices of its own, on one machine or on many.
+
+All processes are started with the same command, apart from `--process-id`:
+
+    python -m experiments NAME --coordinator HOST:PORT --num-processes 2 --process-id 0
+    python -m experiments NAME --coordinator HOST:PORT --num-processes 2 --process-id 1
+
+`--coordinator auto` finds all three values where the cluster tells them, as Slurm and TPU
+pods do. The processes train one model together and evaluate it each for itself. Process 0
+writes the folder of the run and reads its checkpoints, whose content it sends to the
+others. These write to a temporary folder that is deleted at their end.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+from experiments.engine.config import RunConfig
+from siamese_jax.errors import UserError
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+Tree = TypeVar("Tree")
+
+AUTO = "auto"
+_START_SECONDS = 300  # how long processes wait for those that start later
+_HEARTBEAT_SECONDS = 30  # after which a process that says nothing counts as dead
+
+
+@contextlib.contextmanager
+def joined(config: ConfigT) -> Iterator[ConfigT]:
+    """Joins the processes that the flags name; yields the settings of this process.
+
+    Raises:
+      UserError: If the flags do not name all there is to know, the processes do not find
+        each other, or another process ends before its time.
+    """
+    _check_flags(config)
+    if config.coordinator is None:
+        yield config
+        return
+    is_auto = config.coordinator == AUTO
+    try:
+        jax.distributed.initialize(
+            None if is_auto else config.coordinator,
+            config.num_processes,
+            config.process_id,
+            cluster_detection_method=None if is_auto else "deactivate",
+            initialization_timeout=_START_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"--coordinator {config.coordinator}: {error}") from error
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() > 0:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            config = dataclasses.replace(config, workdir=pathlib.Path(folder))
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        try:
+            yield config
+        except jax.errors.JaxRuntimeError as error:
+            raise UserError(
+                "another process of this run has ended, or cannot be reached; start all of "
+                f"them again to go on from the last checkpoint ({_first_line(error)})"
+            ) from error
+
+
+def _check_flags(config: RunConfig) -> None:
+    flags = {
+        "--num-processes": config.num_processes,
+        "--process-id": config.process_id,
+    }
+    if config.coordinator in (None, AUTO):
+        for flag, value in flags.items():
+            if value is not None:
+                raise UserError(f"{flag} is used only with --coordinator HOST:PORT")
+        return
+    for flag, value in flags.items():
+        if value is None:
+            raise UserError(f"--coordinator {config.coordinator} needs {flag}")
+    if config.process_id >= config.num_processes:
+        raise UserError(
+            f"--process-id must be below --num-processes ({config.num_processes}); got "
+            f"{config.process_id}"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]
+
+
+def is_first() -> bool:
+    """Whether this process writes the folder of the run."""
+    return jax.process_index() == 0
+
+
+def from_first(make_fn: Callable[[], Tree], like: Tree) -> Tree:
+    """What `make_fn` returns in process 0, on all processes.
+
+    Args:
+      make_fn: It is called in process 0 alone, and returns a tree of arrays.
+      like: A tree of arrays of the same shapes and types.
+    """
+    if jax.process_count() == 1:
+        return make_fn()
+    from jax.experimental import multihost_utils
+
+    mine = make_fn() if is_first() else like
+    host = jax.tree.map(np.asarray, mine)
+    return multihost_utils.broadcast_one_to_all(host)
+
+
+def any_of(flag: bool) -> bool:
+    """Whether the flag is set in any process."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
