@@ -10,8 +10,9 @@ import numpy as np
 
 from experiments.engine.config import RunConfig, setting, stream
 from experiments.engine.data import ClassData, gather
-from siamese_jax import distances, losses, samplers
+from siamese_jax import distances, losses, reductions, samplers, sharding
 from siamese_jax.errors import UserError
+from siamese_jax.reductions import Terms
 from siamese_jax.samplers import Pairs
 from siamese_jax.siamese import twin
 from siamese_jax.training import LossFn, with_compute_dtype
@@ -168,6 +169,13 @@ def make_init(
     return init
 
 
+def batch_mean(config: PairConfig) -> Callable[[Terms], Any]:
+    """Returns the mean over the whole batch, also where each device has a share of it."""
+    if config.axis_name is None:
+        return reductions.mean
+    return sharding.over_devices(reductions.mean, axis_name=config.axis_name)
+
+
 def contrastive_loss(
     apply_fn: Callable[..., Any], config: PairConfig, *, margin: float
 ) -> LossFn:
@@ -188,6 +196,7 @@ def contrastive_loss(
             margin=margin,
             factor=1.0,
             where=batch.where,
+            reduce_fn=batch_mean(config),
         )
         return value, (statistics, {})
 

@@ -60,6 +60,7 @@ def build(config: PhotographConfig, preparation: Preparation) -> System:
             config.learning_rate, config.num_steps, weight_decay=config.weight_decay
         ),
         temperature=config.temperature,
+        axis_name=config.axis_name,
     )
 
 
@@ -72,7 +73,8 @@ def make_encoder(config: PhotographConfig) -> "nn.Module":
     if config.encoder == "hog":
         return GradientMap()
     if config.encoder == "conv":
-        return Standardized(ConvNet(widths=config.widths, dim=config.dim))
+        network = ConvNet(config.widths, config.dim, axis_name=config.axis_name)
+        return Standardized(network)
     return import_encoder(config.encoder)
 
 

@@ -18,7 +18,15 @@ import optax
 from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import ClassData, gather
 from experiments.engine.system import System
-from siamese_jax import augment, distances, losses, relations, samplers, training
+from siamese_jax import (
+    augment,
+    distances,
+    losses,
+    relations,
+    samplers,
+    sharding,
+    training,
+)
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation, small_classes
 from siamese_jax.model import Model
@@ -130,30 +138,41 @@ def make_init(
 
 
 def make_loss(
-    apply_fn: Callable[..., Any], *, compute_dtype: str = "float32"
+    apply_fn: Callable[..., Any],
+    *,
+    compute_dtype: str = "float32",
+    axis_name: str | None = None,
 ) -> training.LossFn:
     """Returns the loss function of a system that trains on `LabelledBatch`.
 
     Args:
       apply_fn: The `apply` function that `siamese.from_flax` returns.
       compute_dtype: Type of the encoder's activations and products.
+      axis_name: The axis of the devices, if each has a share of the batch under that name.
+        The images of a share are compared with those of all devices.
     """
 
     def embed(params: Any, images: jax.Array, statistics: Any, key: jax.Array) -> Any:
         return apply_fn(params, images, statistics=statistics, key=key, train=True)
 
     embed = training.with_compute_dtype(embed, compute_dtype)
+    loss_fn, matrix_fn = (
+        losses.supervised_contrastive_loss,
+        distances.cosine_similarity_matrix,
+    )
+    if axis_name is None:
+        of_batch = losses.on_labels(loss_fn, matrix_fn)
+    else:
+        gathered = sharding.gathered(loss_fn, matrix_fn, axis_name=axis_name)
 
     def loss(params: Any, statistics: Any, batch: LabelledBatch, key: jax.Array) -> Any:
         embeddings, statistics = embed(params["encoder"], batch.images, statistics, key)
-        same, where = relations.within(relations.Items(batch.labels))
         temperature = jnp.exp(params["log_temperature"])
-        value = losses.supervised_contrastive_loss(
-            distances.cosine_similarity_matrix(embeddings, embeddings),
-            same,
-            where=where,
-            temperature=temperature,
-        )
+        if axis_name is None:
+            value = of_batch(embeddings, batch.labels, temperature=temperature)
+        else:
+            items = relations.Items(batch.labels)
+            value = gathered(embeddings, items, temperature=temperature)
         return value, (statistics, {"temperature": temperature})
 
     return loss
@@ -167,6 +186,7 @@ def make_system(
     optimizer: optax.GradientTransformation,
     temperature: float = 0.1,
     compute_dtype: str = "float32",
+    axis_name: str | None = None,
 ) -> System:
     """Returns a system whose model normalises the encoder's embeddings to length 1.
 
@@ -177,6 +197,7 @@ def make_system(
       optimizer: The optimiser, from optax.
       temperature: The temperature before training.
       compute_dtype: Type of the encoder's activations and products.
+      axis_name: See `make_loss`. The encoder has to know it too.
     """
     encoder_init, encode = from_flax(encoder)
 
@@ -189,7 +210,7 @@ def make_system(
         return Model(variables, embed_fn, preparation)
 
     init = make_init(encoder_init, preparation.image_shape, temperature)
-    loss = make_loss(encode, compute_dtype=compute_dtype)
+    loss = make_loss(encode, compute_dtype=compute_dtype, axis_name=axis_name)
     return System(init, sample, loss, optimizer, model)
 
 

@@ -113,13 +113,14 @@ def build(config: Config) -> System:
         return batch._replace(images=jax.vmap(distort)(keys, batch.images))
 
     return supcon.make_system(
-        ConvNet(widths=config.widths, dim=config.dim),
+        ConvNet(config.widths, config.dim, axis_name=config.axis_name),
         PREPARATION,
         sample=sample,
         optimizer=optimizers.one_cycle_adamw(
             config.learning_rate, config.num_steps, weight_decay=config.weight_decay
         ),
         temperature=config.temperature,
+        axis_name=config.axis_name,
     )
 
 

@@ -99,6 +99,7 @@ def build(config: Config) -> System:
             sample=distorted(classes) if config.distort else classes,
             optimizer=optimizer,
             compute_dtype=config.compute_dtype,
+            axis_name=config.axis_name,
         )
     encoder_init, encode = from_flax(encoder)
     literal, logistic = config.form == "literal", config.form == "logistic"
@@ -145,17 +146,20 @@ def make_pair_loss(config: Config, encode: Any) -> Any:
     if config.form == "contrastive":
         return pair_batches.contrastive_loss(encode, config, margin=config.margin)
     embed_pairs = pair_batches.embed_pairs(encode, config)
+    mean = pair_batches.batch_mean(config)
 
     def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
         a, b = embed_pairs(params["encoder"], batch.images, key)
         distance = distances.euclidean_distance(a, b)
         if config.form == "literal":
             values = cross_entropy_of_distance(distance, batch.same)
-            value = reductions.mean(reductions.make_terms(values, where=batch.where))
+            value = mean(reductions.make_terms(values, where=batch.where))
         else:
             scale = jnp.exp(params["log_scale"])
             logits = threshold_logits(distance, threshold=params["threshold"], scale=scale)
-            value = losses.logistic_loss(logits, batch.same, where=batch.where)
+            value = losses.logistic_loss(
+                logits, batch.same, where=batch.where, reduce_fn=mean
+            )
         return value, (statistics, {})
 
     return loss

@@ -77,7 +77,7 @@ def build(config: Config) -> System:
     """The tutorial's system, or the tuned one, as pure functions."""
     if config.recipe == "tuned":
         return build_tuned(config)
-    encoder_init, encode = from_flax(MnistMlp(dropout=config.dropout))
+    encoder_init, encode = from_flax(make_encoder(config))
 
     def model(state: TrainState) -> Model:
         return Model(state.params["encoder"], encode, preparation(config))
@@ -96,14 +96,20 @@ def build(config: Config) -> System:
 def build_tuned(config: Config) -> System:
     """The same encoder, trained by comparing all images of a batch."""
     return supcon.make_system(
-        MnistMlp(dropout=config.dropout),
+        make_encoder(config),
         preparation(config),
         sample=digit_pairs.class_sampler(config),
         optimizer=optimizers.one_cycle_adamw(
             config.learning_rate, config.num_steps, weight_decay=1e-4
         ),
         compute_dtype=config.compute_dtype,
+        axis_name=config.axis_name,
     )
+
+
+def make_encoder(config: Config) -> MnistMlp:
+    """The tutorial's network."""
+    return MnistMlp(dropout=config.dropout, axis_name=config.axis_name)
 
 
 def preparation(config: Config) -> Preparation:

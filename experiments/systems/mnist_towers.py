@@ -88,6 +88,7 @@ def build(config: Config) -> System:
     tower_init, encode = from_flax(MnistTower())
     head = DistanceHead() if variant == "c" else ConcatenationHead()
     logits = partial(same_logits, variant, config.compute_dtype)
+    mean = pair_batches.batch_mean(config)
 
     def init(key: jax.Array) -> tuple[Any, Any]:
         tower_key, head_key = jax.random.split(key)
@@ -103,9 +104,9 @@ def build(config: Config) -> System:
 
     def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
         odds = logits(params, batch.images)
-        value = losses.logistic_loss(odds, batch.same, where=batch.where)
+        value = losses.logistic_loss(odds, batch.same, where=batch.where, reduce_fn=mean)
         correct = ((odds >= 0) == batch.same).astype(odds.dtype)
-        accuracy = reductions.mean(reductions.make_terms(correct, where=batch.where))
+        accuracy = mean(reductions.make_terms(correct, where=batch.where))
         return value, (statistics, {"accuracy": accuracy})
 
     def model(state: TrainState) -> Model:

@@ -57,7 +57,7 @@ from experiments.evaluations.pair_metrics import (
     roc_curve,
     threshold_of,
 )
-from siamese_jax import augment, losses, samplers
+from siamese_jax import augment, losses, reductions, samplers
 from siamese_jax.batching import use_devices_of
 from siamese_jax.distances import distance_matrix
 from siamese_jax.encoders import KochConv, WeightedL1Head
@@ -126,6 +126,7 @@ def build(config: Config) -> System:
     encoder = make_encoder(config)
     encoder_init, encode = from_flax(encoder)
     embed_pairs = pair_batches.embed_pairs(encode, config)
+    mean = pair_batches.batch_mean(config)
     head = WeightedL1Head()
 
     def init(key: jax.Array) -> tuple[Any, Any]:
@@ -145,8 +146,11 @@ def build(config: Config) -> System:
     def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
         a, b = embed_pairs(params["encoder"], batch.images, key)
         logits = log_odds(params, a, b)
-        cross_entropy = losses.logistic_loss(logits, batch.same, where=batch.where)
-        accuracy = jnp.mean((logits >= 0) == batch.same, where=batch.where)
+        cross_entropy = losses.logistic_loss(
+            logits, batch.same, where=batch.where, reduce_fn=mean
+        )
+        correct = ((logits >= 0) == batch.same).astype(logits.dtype)
+        accuracy = mean(reductions.make_terms(correct, where=batch.where))
         metrics = {"cross_entropy": cross_entropy, "accuracy": accuracy}
         value = cross_entropy + regularizer(config, params["encoder"])
         return value, (statistics, metrics)

@@ -176,6 +176,7 @@ def build(config: Config) -> System:
         num_blocks=config.num_blocks,
         dim=config.dim,
         dtype=jnp.dtype(config.compute_dtype),
+        axis_name=config.axis_name,
     )
     encoder_init, encode = from_flax(encoder)
 
@@ -193,7 +194,8 @@ def build(config: Config) -> System:
     return System(
         init=supcon.make_init(encoder_init, image_shape, config.temperature),
         sample=partial(sample, config),
-        loss=supcon.make_loss(encode),  # the encoder computes in its own type
+        # the encoder computes in its own type
+        loss=supcon.make_loss(encode, axis_name=config.axis_name),
         optimizer=make_optimizer(config),
         model=model,
     )

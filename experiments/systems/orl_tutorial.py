@@ -89,7 +89,8 @@ TUTORIAL_THRESHOLD = 0.5
 
 def build(config: Config) -> System:
     """The tutorial's system, as pure functions."""
-    encoder_init, encode = from_flax(OrlConv(stride=config.stride, dropout=config.dropout))
+    encoder = OrlConv(config.stride, config.dropout, axis_name=config.axis_name)
+    encoder_init, encode = from_flax(encoder)
 
     def model(state: TrainState) -> Model:
         return Model(state.params["encoder"], encode, PREPARATION)
