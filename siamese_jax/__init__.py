@@ -39,6 +39,7 @@ The public modules are the namespace. They are loaded when they are first used:
 * Losses: `distances`, `relations`, `miners`, `losses`, `reductions`, `regularizers`.
 * Data: `samplers` (pairs, triplets, batches and episodes), `augment`, `images`.
 * Networks: `siamese` (one network for two inputs), `encoders`, `convolution`.
+* Many devices: `sharding`.
 * Training and use: `training`, `batching`, `model`, `identification`, `errors`.
 * Evaluation: `verification` (ROC, equal error rate, calibration), `episodes` (N-way tasks).
 """
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         regularizers,
         relations,
         samplers,
+        sharding,
         siamese,
         training,
         verification,
@@ -88,6 +90,7 @@ __all__ = [
     "regularizers",
     "relations",
     "samplers",
+    "sharding",
     "siamese",
     "training",
     "verification",
