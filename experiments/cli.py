@@ -4,6 +4,7 @@ A runnable module has a frozen dataclass `Config`, whose fields are the flags, a
 `main(config)`. Its docstring is what `--help` shows first.
 """
 
+import contextlib
 import inspect
 import json
 import logging
@@ -59,7 +60,8 @@ def command_line(
     )
     print_any_name()
     try:
-        main(config)
+        with _precision(config):
+            main(config)
     except (UserError, OSError) as error:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -67,6 +69,15 @@ def command_line(
         again = f"{program} {shlex.join(same_run(config, flags))}".strip()
         print(f"{stopped or 'stopped'}; to go on: {again}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _precision(config: Any) -> contextlib.AbstractContextManager[Any]:
+    """JAX's 64-bit types for a run that computes in float64, 32-bit types for others."""
+    if not hasattr(config, "compute_dtype"):
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.enable_x64(config.compute_dtype == "float64")
 
 
 def same_run(config: Any, flags: Sequence[str]) -> list[str]:

@@ -19,6 +19,7 @@ import jax
 from siamese_jax.errors import UserError
 
 Stream = Literal["init", "train", "epochs", "pairs"]
+ComputeDtype = Literal["float32", "bfloat16", "float64"]
 
 
 class Range(NamedTuple):
@@ -115,6 +116,9 @@ class RunConfig:
       num_steps: Number of training steps.
       steps_per_call: Number of steps in one compiled program.
       checkpoint_every: Number of steps between checkpoints, a multiple of `steps_per_call`.
+      compute_dtype: Type of the network's activations and products. With bfloat16,
+        parameters, distances and losses are float32. With float64 everything is, and the
+        model that is saved is float32.
     """
 
     experiment: ClassVar[str] = "experiment"
@@ -125,6 +129,7 @@ class RunConfig:
     num_steps: int = setting(1000, at_least=1)
     steps_per_call: int = setting(10, at_least=1)
     checkpoint_every: int = setting(100, at_least=1)
+    compute_dtype: ComputeDtype = "float32"
 
     @property
     def can_be_lengthened(self) -> bool:

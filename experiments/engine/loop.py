@@ -32,8 +32,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.typing import DTypeLike
 
 from experiments.cli import finite_or_none, print_table, read_json, write_whole
 from experiments.engine import checkpoints
@@ -87,8 +89,14 @@ class Trained(NamedTuple):
 
 
 def initial_state(system: System, key: jax.Array) -> TrainState:
-    """The state before the first step."""
-    params, statistics = jax.jit(system.init)(key)
+    """The state before the first step, in JAX's default type of floating-point numbers.
+
+    Flax draws float32 parameters. Where 64-bit types are enabled they become float64, so
+    that a run in float64 starts from the same parameters as one in float32.
+    """
+    params, statistics = jax.tree.map(
+        partial(_with_floats, float), jax.jit(system.init)(key)
+    )
     return training.init_state(params, system.optimizer, statistics=statistics)
 
 
@@ -136,6 +144,7 @@ def prepare_folder(config: RunConfig) -> None:
         `--init-from` is no model.
     """
     check_config(config)
+    _check_precision(config)
     directory = config.directory
     if directory.exists() and not directory.is_dir():
         raise UserError(f"--workdir: {directory} is not a folder")
@@ -147,6 +156,16 @@ def prepare_folder(config: RunConfig) -> None:
         read_parameters(config.init_from)
     directory.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(asked, indent=2) + "\n")
+
+
+def _check_precision(config: RunConfig) -> None:
+    """Refuses float64 without JAX's 64-bit types, and other types with them."""
+    enabled = jnp.result_type(float) == jnp.float64
+    if enabled != (config.compute_dtype == "float64"):
+        raise UserError(
+            f"--compute-dtype {config.compute_dtype} needs jax_enable_x64 to be "
+            f"{not enabled}, as the command sets it; it is {enabled}"
+        )
 
 
 def _check_settings(
@@ -272,7 +291,10 @@ def finish(
             "step": int(trained.best.step),
             "metrics": figures,
         }
-        save_model(config.directory / "model", dataclasses.replace(model, details=details))
+        params = jax.tree.map(partial(_with_floats, np.float32), model.params)
+        model = dataclasses.replace(model, params=params, details=details)
+        with jax.enable_x64(False):  # the folder is read where only 32-bit types are
+            save_model(config.directory / "model", model)
     results = {
         "command": command(config),
         "seed": config.seed,
@@ -287,6 +309,11 @@ def finish(
     write_whole(config.directory / "results.json", text + "\n")
     print_table(figures)
     print(f"{trained.seconds:.0f} s of training; results and report in {config.directory}")
+
+
+def _with_floats(dtype: DTypeLike, leaf: jax.Array) -> jax.Array:
+    """The array in another type, if it holds floating-point numbers."""
+    return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def device_of(state: TrainState) -> str:

@@ -130,19 +130,21 @@ def make_init(
 
 
 def make_loss(
-    apply_fn: Callable[..., Any], *, compute_dtype: str = "float32"
+    apply_fn: Callable[..., Any], *, compute_dtype: str | None = None
 ) -> training.LossFn:
     """Returns the loss function of a system that trains on `LabelledBatch`.
 
     Args:
       apply_fn: The `apply` function that `siamese.from_flax` returns.
-      compute_dtype: Type of the encoder's activations and products.
+      compute_dtype: Type of the encoder's activations and products. None leaves it to the
+        encoder.
     """
 
     def embed(params: Any, images: jax.Array, statistics: Any, key: jax.Array) -> Any:
         return apply_fn(params, images, statistics=statistics, key=key, train=True)
 
-    embed = training.with_compute_dtype(embed, compute_dtype)
+    if compute_dtype is not None:
+        embed = training.with_compute_dtype(embed, compute_dtype)
 
     def loss(params: Any, statistics: Any, batch: LabelledBatch, key: jax.Array) -> Any:
         embeddings, statistics = embed(params["encoder"], batch.images, statistics, key)
@@ -166,7 +168,7 @@ def make_system(
     sample: Callable[..., LabelledBatch],
     optimizer: optax.GradientTransformation,
     temperature: float = 0.1,
-    compute_dtype: str = "float32",
+    compute_dtype: str | None = None,
 ) -> System:
     """Returns a system whose model normalises the encoder's embeddings to length 1.
 
@@ -176,7 +178,7 @@ def make_system(
       sample: The sampler of the batches.
       optimizer: The optimiser, from optax.
       temperature: The temperature before training.
-      compute_dtype: Type of the encoder's activations and products.
+      compute_dtype: As in `make_loss`.
     """
     encoder_init, encode = from_flax(encoder)
 

@@ -145,7 +145,8 @@ def build(config: Config) -> System:
         a, b = embed_pairs(params["encoder"], batch.images, key)
         logits = log_odds(params, a, b)
         cross_entropy = losses.logistic_loss(logits, batch.same, where=batch.where)
-        accuracy = jnp.mean((logits >= 0) == batch.same, where=batch.where)
+        correct = ((logits >= 0) == batch.same).astype(logits.dtype)
+        accuracy = jnp.mean(correct, where=batch.where)
         metrics = {"cross_entropy": cross_entropy, "accuracy": accuracy}
         value = cross_entropy + regularizer(config, params["encoder"])
         return value, (statistics, metrics)
