@@ -60,7 +60,7 @@ def command_line(
     )
     print_any_name()
     try:
-        with _joined(config) as own:
+        with _precision(config), _joined(config) as own:
             main(own)
     except (UserError, OSError) as error:
         print(f"error: {shown(str(error))}", file=sys.stderr)
@@ -78,6 +78,15 @@ def _joined(config: ConfigT) -> contextlib.AbstractContextManager[ConfigT]:
     from experiments.engine.processes import joined
 
     return joined(config)  # type: ignore[type-var]
+
+
+def _precision(config: Any) -> contextlib.AbstractContextManager[Any]:
+    """JAX's 64-bit types for a run that computes in float64, 32-bit types for others."""
+    if not hasattr(config, "compute_dtype"):
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.enable_x64(config.compute_dtype == "float64")
 
 
 def same_run(config: Any, flags: Sequence[str]) -> list[str]:

@@ -97,8 +97,8 @@ def conv_row(form):
 
 def towers_row(variant):
     def answer(params, images):
-        dtype = keras.config.floatx()
-        return jax.nn.sigmoid(mnist_towers.same_logits(variant, dtype, params, images))
+        tower = from_flax(encoders.MnistTower()).apply
+        return jax.nn.sigmoid(mnist_towers.same_logits(variant, tower, params, images))
 
     return Row(
         "mnist_towers",

@@ -19,6 +19,7 @@ import jax
 from siamese_jax.errors import UserError
 
 Stream = Literal["init", "train", "epochs", "pairs"]
+ComputeDtype = Literal["float32", "bfloat16", "float64"]
 
 AXIS = "devices"  # name of the axis over which the examples of a batch are spread
 
@@ -117,6 +118,9 @@ class RunConfig:
       num_steps: Number of training steps.
       steps_per_call: Number of steps in one compiled program.
       checkpoint_every: Number of steps between checkpoints, a multiple of `steps_per_call`.
+      compute_dtype: Type of the network's activations and products. With bfloat16,
+        parameters, distances and losses are float32. With float64 everything is, and the
+        model that is saved is float32.
       devices: Number of devices. Without it all devices are used that share the examples of
         a batch evenly. The result does not depend on it, apart from rounding.
       parallel: How a step is spread over the devices: one program over all of them, or the
@@ -135,6 +139,7 @@ class RunConfig:
     num_steps: int = setting(1000, at_least=1)
     steps_per_call: int = setting(10, at_least=1)
     checkpoint_every: int = setting(100, at_least=1)
+    compute_dtype: ComputeDtype = "float32"
     devices: int | None = setting(None, at_least=1)
     parallel: Literal["jit", "pmap"] = "jit"
     coordinator: str | None = None

@@ -28,9 +28,11 @@ import os
 import platform
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.cli import finite_or_none, print_table, read_json, write_whole
@@ -45,7 +47,7 @@ from experiments.engine.config import (
 from experiments.engine.init_from import load_parameters, read_parameters
 from experiments.engine.logs import Evaluation, EvaluationLog, Log, locked
 from experiments.engine.stops import stop_requests
-from experiments.engine.system import System, initial_state
+from experiments.engine.system import System, initial_state, with_floats
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model, save_model
 from siamese_jax.training import TrainState
@@ -94,6 +96,7 @@ def prepare_folder(config: RunConfig) -> None:
         `--init-from` is no model.
     """
     check_config(config)
+    _check_precision(config)
     directory = config.directory
     if directory.exists() and not directory.is_dir():
         raise UserError(f"--workdir: {directory} is not a folder")
@@ -105,6 +108,16 @@ def prepare_folder(config: RunConfig) -> None:
         read_parameters(config.init_from)
     directory.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(asked, indent=2) + "\n")
+
+
+def _check_precision(config: RunConfig) -> None:
+    """Refuses float64 without JAX's 64-bit types, and other types with them."""
+    enabled = jnp.result_type(float) == jnp.float64
+    if enabled != (config.compute_dtype == "float64"):
+        raise UserError(
+            f"--compute-dtype {config.compute_dtype} needs jax_enable_x64 to be "
+            f"{not enabled}, as the command sets it; it is {enabled}"
+        )
 
 
 def _check_settings(
@@ -234,7 +247,10 @@ def finish(
             "step": int(trained.best.step),
             "metrics": figures,
         }
-        save_model(config.directory / "model", dataclasses.replace(model, details=details))
+        params = jax.tree.map(partial(with_floats, np.float32), model.params)
+        model = dataclasses.replace(model, params=params, details=details)
+        with jax.enable_x64(False):  # the folder is read where only 32-bit types are
+            save_model(config.directory / "model", model)
     results = {
         "command": command(config),
         "seed": config.seed,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,9 @@ class PairConfig(RunConfig):
 
     Attributes:
       batch_size: Number of pairs in a batch.
-      compute_dtype: Type of activations and products; parameters stay float32.
     """
 
     batch_size: int = setting(128, at_least=1)
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class PairData(NamedTuple):
@@ -48,7 +46,7 @@ class PairBatch(NamedTuple):
     """A batch of pairs.
 
     Attributes:
-      images: float32 [2, batch_size, height, width, channels] in [0, 1].
+      images: Floats [2, batch_size, height, width, channels] in [0, 1].
       same: [batch_size], whether both images are of the same class.
       where: [batch_size], False for the padding of an epoch's last batch.
     """

@@ -60,6 +60,7 @@ def build(config: PhotographConfig, preparation: Preparation) -> System:
             config.learning_rate, config.num_steps, weight_decay=config.weight_decay
         ),
         temperature=config.temperature,
+        compute_dtype=config.compute_dtype,
         axis_name=config.axis_name,
     )
 
@@ -110,9 +111,15 @@ def check_encoder(config: PhotographConfig, preparation: Preparation, name: str)
       name: What the error message calls their size, such as a flag.
 
     Raises:
-      UserError: If the size is less than `least_size` of the encoder, or a network of one's
-        own does not return embeddings [n, dim] for such images.
+      UserError: If the size is less than `least_size` of the encoder, a network of one's
+        own does not return embeddings [n, dim] for such images, or oriented gradients are
+        to be measured in bfloat16.
     """
+    if config.encoder == "hog" and config.compute_dtype == "bfloat16":
+        raise UserError(
+            "--compute-dtype bfloat16 is of no use with --encoder hog: its gradients are "
+            "measured in float32, of images that bfloat16 would round to 8 binary digits"
+        )
     encoder, shape = make_encoder(config), (2, *preparation.image_shape)
     least = getattr(encoder, "least_size", (1, 1))
     if shape[1] < least[0] or shape[2] < least[1]:

@@ -140,14 +140,15 @@ def make_init(
 def make_loss(
     apply_fn: Callable[..., Any],
     *,
-    compute_dtype: str = "float32",
+    compute_dtype: str | None = None,
     axis_name: str | None = None,
 ) -> training.LossFn:
     """Returns the loss function of a system that trains on `LabelledBatch`.
 
     Args:
       apply_fn: The `apply` function that `siamese.from_flax` returns.
-      compute_dtype: Type of the encoder's activations and products.
+      compute_dtype: Type of the encoder's activations and products. None leaves it to the
+        encoder.
       axis_name: The axis of the devices, if each has a share of the batch under that name.
         The images of a share are compared with those of all devices.
     """
@@ -155,7 +156,8 @@ def make_loss(
     def embed(params: Any, images: jax.Array, statistics: Any, key: jax.Array) -> Any:
         return apply_fn(params, images, statistics=statistics, key=key, train=True)
 
-    embed = training.with_compute_dtype(embed, compute_dtype)
+    if compute_dtype is not None:
+        embed = training.with_compute_dtype(embed, compute_dtype)
     loss_fn, matrix_fn = (
         losses.supervised_contrastive_loss,
         distances.cosine_similarity_matrix,
@@ -185,7 +187,7 @@ def make_system(
     sample: Callable[..., LabelledBatch],
     optimizer: optax.GradientTransformation,
     temperature: float = 0.1,
-    compute_dtype: str = "float32",
+    compute_dtype: str | None = None,
     axis_name: str | None = None,
 ) -> System:
     """Returns a system whose model normalises the encoder's embeddings to length 1.
@@ -196,8 +198,8 @@ def make_system(
       sample: The sampler of the batches.
       optimizer: The optimiser, from optax.
       temperature: The temperature before training.
-      compute_dtype: Type of the encoder's activations and products.
-      axis_name: See `make_loss`. The encoder has to know it too.
+      compute_dtype: As in `make_loss`.
+      axis_name: As in `make_loss`. The encoder has to know it too.
     """
     encoder_init, encode = from_flax(encoder)
 

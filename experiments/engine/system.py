@@ -1,10 +1,13 @@
 """A system that can be trained: pure functions, made by `build(config)` in its file."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax.typing import DTypeLike
 
 from siamese_jax import training
 from siamese_jax.model import Model
@@ -33,9 +36,20 @@ class System(NamedTuple):
 
 
 def initial_state(system: System, key: jax.Array) -> TrainState:
-    """The state before the first step."""
-    params, statistics = jax.jit(system.init)(key)
+    """The state before the first step, in JAX's default type of floating-point numbers.
+
+    Flax draws float32 parameters. Where 64-bit types are enabled they become float64, so
+    that a run in float64 starts from the same parameters as one in float32.
+    """
+    params, statistics = jax.tree.map(
+        partial(with_floats, float), jax.jit(system.init)(key)
+    )
     return training.init_state(params, system.optimizer, statistics=statistics)
+
+
+def with_floats(dtype: DTypeLike, leaf: jax.Array) -> jax.Array:
+    """The array in another type, if it holds floating-point numbers."""
+    return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def train_steps(

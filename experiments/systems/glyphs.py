@@ -120,6 +120,7 @@ def build(config: Config) -> System:
             config.learning_rate, config.num_steps, weight_decay=config.weight_decay
         ),
         temperature=config.temperature,
+        compute_dtype=config.compute_dtype,
         axis_name=config.axis_name,
     )
 

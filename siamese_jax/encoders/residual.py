@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from siamese_jax._numerics import widen
 from siamese_jax.convolution import convolution, max_pool
 from siamese_jax.encoders._images_last import SWAP, SameConv, by_platform
 from siamese_jax.encoders._sizes import check_images, least_input
@@ -116,8 +117,9 @@ class ResNet(nn.Module):
       widths: Number of features of each stage.
       num_blocks: Number of residual blocks of a stage.
       dim: Dimension of the embedding, which is not normalised.
-      dtype: Type of activations and products; bfloat16 for mixed precision. Parameters,
-        statistics, sums and embeddings are float32.
+      dtype: Type of activations and products, that of images and parameters by default;
+        bfloat16 for mixed precision. Parameters, statistics, sums, the dense layer and
+        embeddings are then float32.
       axis_name: See `ConvNet`.
 
     Reference:
@@ -129,7 +131,7 @@ class ResNet(nn.Module):
     widths: Sequence[int] = (128, 256)
     num_blocks: int = 1
     dim: int = 256
-    dtype: Any = jnp.float32
+    dtype: Any = None
     axis_name: AxisName = None
 
     @property
@@ -182,14 +184,14 @@ class _ResNetLayers(nn.Module):
             )
             return nn.relu(norm(x))
 
-        x = conv(self.stem, 5, stride=2)(jnp.transpose(images, swap).astype(self.dtype))
+        x = conv(self.stem, 5, stride=2)(jnp.transpose(images, swap))
         for width in self.widths:
             x = max_pool(x, 2)
             for _ in range(self.num_blocks):
                 y = conv(width, 3)(normalized(x))
                 y = conv(width, 3)(normalized(y))
                 x = y + (x if x.shape[channel_axis] == width else conv(width, 1)(x))
-        x = normalized(max_pool(x, 2)).astype(jnp.float32)
+        x = widen(normalized(max_pool(x, 2)))
         return nn.Dense(self.dim)(_flatten(jnp.transpose(x, swap)))
 
     def _make_conv(self) -> Callable[..., nn.Module]:
@@ -208,6 +210,7 @@ class _ResNetLayers(nn.Module):
             )
 
         def images_last(features: int, size: int, stride: int = 1) -> nn.Module:
-            return SameConv(features, size, stride, he_normal, name=f"Conv_{next(numbers)}")
+            name = f"Conv_{next(numbers)}"
+            return SameConv(features, size, stride, he_normal, self.dtype, name=name)
 
         return images_last if self.images_last else of_flax
