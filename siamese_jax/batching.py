@@ -10,12 +10,12 @@ Where a mesh of devices is set (`jax.set_mesh`), the rows of each batch are spre
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, PyTree
 
 from siamese_jax._checks import check_at_least
@@ -94,5 +94,5 @@ def use_devices_of(tree: PyTree) -> contextlib.AbstractContextManager[Any]:
         if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
             sharding = leaf.sharding
             if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
-                return jax.set_mesh(sharding.mesh)
+                return jax.set_mesh(cast(Mesh, sharding.mesh))
     return contextlib.nullcontext()

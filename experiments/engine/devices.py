@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -85,7 +86,7 @@ def replicate(mesh: Mesh, tree: Tree) -> Tree:
 
 def _from_each_process(everywhere: NamedSharding, leaf: Any) -> jax.Array:
     """An array that all processes have, as one array of all processes."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = _from_each_process(everywhere, jax.random.key_data(leaf))
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     return jax.make_array_from_process_local_data(everywhere, np.asarray(leaf), leaf.shape)

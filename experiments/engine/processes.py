@@ -73,10 +73,8 @@ def joined(config: ConfigT) -> Iterator[ConfigT]:
 
 
 def _check_flags(config: RunConfig) -> None:
-    flags = {
-        "--num-processes": config.num_processes,
-        "--process-id": config.process_id,
-    }
+    number, of = config.process_id, config.num_processes
+    flags = {"--num-processes": of, "--process-id": number}
     if config.coordinator in (None, AUTO):
         for flag, value in flags.items():
             if value is not None:
@@ -85,11 +83,8 @@ def _check_flags(config: RunConfig) -> None:
     for flag, value in flags.items():
         if value is None:
             raise UserError(f"--coordinator {config.coordinator} needs {flag}")
-    if config.process_id >= config.num_processes:
-        raise UserError(
-            f"--process-id must be below --num-processes ({config.num_processes}); got "
-            f"{config.process_id}"
-        )
+    if number is not None and of is not None and number >= of:
+        raise UserError(f"--process-id must be below --num-processes {of}; got {number}")
 
 
 def _first_line(error: Exception) -> str:
