@@ -184,8 +184,8 @@ def train(
         first = int(state.step)
         if 0 < first < config.num_steps:
             print(f"continuing from step {first} in {config.directory}")
-        logged = first if processes.is_first() else 0
-        log = stack.enter_context(contextlib.closing(Log(config.directory, logged)))
+        processes.share_files(config.directory, ("metrics.jsonl", "evaluations.jsonl"))
+        log = stack.enter_context(contextlib.closing(Log(config.directory, first)))
         evaluations = EvaluationLog(config.directory, first, evaluation)
         progress = stack.enter_context(_progress_bar(config.num_steps, first))
         stop = stack.enter_context(stop_requests())

@@ -16,7 +16,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import jax
@@ -105,11 +105,28 @@ def from_first(make_fn: Callable[[], Tree], like: Tree) -> Tree:
     """
     if jax.process_count() == 1:
         return make_fn()
+    return _sent(make_fn() if is_first() else like)
+
+
+def share_files(folder: pathlib.Path, names: Sequence[str]) -> None:
+    """Copies files of process 0 to the folders of the others, where they exist."""
+    if jax.process_count() == 1:
+        return
+    for name in names:
+        path = folder / name
+        content = path.read_bytes() if is_first() and path.exists() else b""
+        size = int(_sent(np.array(len(content))))
+        if size:
+            received = _sent(np.frombuffer(content or bytes(size), np.uint8))
+            if not is_first():
+                path.write_bytes(np.asarray(received).tobytes())
+
+
+def _sent(tree: Tree) -> Tree:
+    """The tree of process 0."""
     from jax.experimental import multihost_utils
 
-    mine = make_fn() if is_first() else like
-    host = jax.tree.map(np.asarray, mine)
-    return multihost_utils.broadcast_one_to_all(host)
+    return multihost_utils.broadcast_one_to_all(jax.tree.map(np.asarray, tree))
 
 
 def any_of(flag: bool) -> bool:
