@@ -8,13 +8,16 @@ All processes are started with the same command, apart from `--process-id`:
 `--coordinator auto` finds all three values where the cluster tells them, as Slurm and TPU
 pods do. The processes train one model together and evaluate it each for itself. Process 0
 writes the folder of the run and reads its checkpoints, whose content it sends to the
-others. These write to a temporary folder that is deleted at their end.
+others. These write to a temporary folder that is deleted at their end. If a process ends
+before its time, the others end within a minute with an error, and the same commands go on
+from the last checkpoint.
 """
 
 import contextlib
 import dataclasses
 import os
 import pathlib
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -38,8 +41,8 @@ def joined(config: ConfigT) -> Iterator[ConfigT]:
     """Joins the processes that the flags name; yields the settings of this process.
 
     Raises:
-      UserError: If the flags do not name all there is to know, the processes do not find
-        each other, or another process ends before its time.
+      UserError: If the flags do not name all there is to know, or the processes do not find
+        each other.
     """
     _check_flags(config)
     if config.coordinator is None:
@@ -66,10 +69,20 @@ def joined(config: ConfigT) -> Iterator[ConfigT]:
         try:
             yield config
         except jax.errors.JaxRuntimeError as error:
-            raise UserError(
-                "another process of this run has ended, or cannot be reached; start all of "
-                f"them again to go on from the last checkpoint ({_first_line(error)})"
-            ) from error
+            stack.close()
+            _leave(error)
+
+
+def _leave(error: Exception) -> None:
+    """Ends this process at once, since JAX would wait for the lost one and then abort."""
+    reason = str(error).strip().splitlines()[0][:200]
+    print(
+        "error: another process of this run has ended, or cannot be reached; start all of "
+        f"them again to go on from the last checkpoint ({reason})",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def _check_flags(config: RunConfig) -> None:
@@ -85,10 +98,6 @@ def _check_flags(config: RunConfig) -> None:
             raise UserError(f"--coordinator {config.coordinator} needs {flag}")
     if number is not None and of is not None and number >= of:
         raise UserError(f"--process-id must be below --num-processes {of}; got {number}")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:200]
 
 
 def is_first() -> bool:
