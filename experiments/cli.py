@@ -71,13 +71,10 @@ def command_line(
         raise SystemExit(130) from None
 
 
-def _joined(config: ConfigT) -> contextlib.AbstractContextManager[ConfigT]:
+def _joined(config: Any) -> contextlib.AbstractContextManager[Any]:
     """The settings of this process, after it joined the others of a training run."""
-    if not hasattr(config, "coordinator"):
-        return contextlib.nullcontext(config)
-    from experiments.engine.processes import joined
-
-    return joined(config)  # type: ignore[type-var]
+    join = getattr(config, "joined", lambda: contextlib.nullcontext(config))
+    return join()
 
 
 def _precision(config: Any) -> contextlib.AbstractContextManager[Any]:

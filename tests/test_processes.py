@@ -20,7 +20,7 @@ from siamese_jax.errors import UserError
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = (
     "--dataset digits --num-steps 120 --steps-per-call 5 --checkpoint-every 20 "
-    "--batch-size 64"
+    "--batch-size 64 --compute-dtype float64"
 ).split()
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # many processes share few cores here
 
@@ -88,7 +88,8 @@ def start_two(workdir, logs):
 
 
 def final_state(workdir):
-    with ocp.CheckpointManager(workdir / "checkpoints") as manager:
+    checkpoints = ocp.CheckpointManager(workdir / "checkpoints")
+    with jax.enable_x64(True), checkpoints as manager:
         step = manager.latest_step()
         return step, jax.tree.leaves(manager.restore(step, args=ocp.args.StandardRestore()))
 
@@ -123,11 +124,11 @@ def test_two_processes_train_what_one_trains_though_one_of_them_is_killed(tmp_pa
     (last, found), (wanted_last, wanted) = final_state(two), final_state(one)
     assert last == wanted_last == 120
     for a, b in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-9, atol=1e-12)
     results = [json.loads((path / "results.json").read_text()) for path in (one, two)]
     assert [found["device"] for found in results] == ["cpu x 1", "cpu x 2"]
     for name, value in results[0]["metrics"].items():
-        np.testing.assert_allclose(results[1]["metrics"][name], value, atol=2e-3)
+        np.testing.assert_allclose(results[1]["metrics"][name], value, rtol=1e-6)
     assert [line["step"] for line in map(json.loads, metrics.open())] == [*range(1, 121)]
 
 

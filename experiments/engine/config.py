@@ -4,6 +4,7 @@ Every system has a frozen dataclass `Config` that extends `RunConfig`. Its field
 flags of the command line.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -150,6 +151,12 @@ class RunConfig:
     def axis_name(self) -> str | None:
         """The axis over which losses and batch statistics are combined by name."""
         return AXIS if self.parallel == "pmap" else None
+
+    def joined(self) -> contextlib.AbstractContextManager["RunConfig"]:
+        """The settings of this process, after it joined the others of its run."""
+        from experiments.engine.processes import joined
+
+        return joined(self)
 
     @property
     def can_be_lengthened(self) -> bool:
