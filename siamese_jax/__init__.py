@@ -36,7 +36,8 @@ reduction than the mean is passed as `reduce_fn`:
 
 The public modules are the namespace. They are loaded when they are first used:
 
-* Losses: `distances`, `relations`, `miners`, `losses`, `reductions`, `regularizers`.
+* Losses: `distances`, `relations`, `miners`, `losses`, `reductions`, `regularizers`;
+  `tiling` computes them in little memory.
 * Data: `samplers` (pairs, triplets, batches and episodes), `augment`, `images`.
 * Networks: `siamese` (one network for two inputs), `encoders`, `convolution`.
 * Training and use: `training`, `batching`, `model`, `identification`, `errors`.
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
         relations,
         samplers,
         siamese,
+        tiling,
         training,
         verification,
     )
@@ -89,6 +91,7 @@ __all__ = [
     "relations",
     "samplers",
     "siamese",
+    "tiling",
     "training",
     "verification",
 ]

@@ -1,5 +1,6 @@
 """Sums over the terms of a loss, which tiles and devices add before they divide once."""
 
+from collections.abc import Callable
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from siamese_jax.reductions import (
     MeanAndCount,
     ReduceFn,
     Terms,
+    _unreduced,
     mean,
     mean_and_count,
     mean_of_active,
@@ -34,6 +36,9 @@ class Totals(NamedTuple):
     num_terms: Int[Array, "*rows"]
 
 
+Parts = tuple[Terms, ...]  # of which each has a denominator of its own
+
+
 def entries(terms: Terms) -> Totals:
     """What each term adds to the totals.
 
@@ -46,6 +51,29 @@ def entries(terms: Terms) -> Totals:
     return Totals(
         terms.weights * terms.values, terms.weights, active, terms.where.astype(int)
     )
+
+
+def unreduced_terms(loss_fn: Callable[..., Any], *args: Any, **options: Any) -> Parts:
+    """The terms of a loss, in a tuple.
+
+    Raises:
+      ValueError: If the loss returns something else than `reduce_fn(terms)`.
+
+    >>> from siamese_jax.losses import contrastive_loss
+    >>> d, same = jnp.array([[0.5]]), jnp.array([[True]])
+    >>> print(unreduced_terms(contrastive_loss, d, same)[0].values)
+    [[0.125]]
+    """
+    terms = loss_fn(*args, reduce_fn=_unreduced, **options)
+    parts = (terms,) if isinstance(terms, Terms) else terms
+    kept = isinstance(parts, tuple) and all(isinstance(part, Terms) for part in parts)
+    if not kept or not all(part.where.dtype == bool for part in parts):
+        name = getattr(loss_fn, "__name__", repr(loss_fn))
+        raise ValueError(
+            f"{name} must return reduce_fn(terms) of siamese_jax.reductions and nothing "
+            "more, so that its terms can be added over parts of a matrix"
+        )
+    return parts
 
 
 def totals(terms: Terms | tuple[Terms | Totals, ...]) -> tuple[Totals, ...]:
