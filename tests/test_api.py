@@ -142,6 +142,8 @@ MAY_IMPORT = {
     "_reach": {"losses"},
     "_totals": CORE,
     "_folds": {*CORE, "losses", "miners", "_reach", "_totals"},
+    "_tiles": {*CORE, "losses", "_reach", "_totals", "_folds"},
+    "tiling": {*CORE, "_reach", "_totals", "_folds", "_tiles"},
     "regularizers": CORE,
     "samplers": TOOLS,
     "siamese": TOOLS,
