@@ -3,14 +3,13 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from siamese_jax import losses, sharding
 from tests.cases import Reach
 from tests.sharded import (
     BOTH,
-    COSINE,
-    EUCLIDEAN,
     MINED,
     OPTIONS,
     Loss,
@@ -44,24 +43,20 @@ TWO_WAYS = {
     f"{fn.__name__}, both": Loss(losses.both_directions(fn), matrix_of(fn))
     for fn in FOLDED[5:]
 }
-# two Terms, a row-wise loss, and one whose columns are anchors too
-FEW = {
-    "contrastive, apart": OPTIONS["contrastive, apart"],
-    "semi-hard": Loss(losses.semi_hard_triplet_loss, EUCLIDEAN),
-    "both": Loss(losses.both_directions(losses.info_nce_loss), COSINE),
-}
-FEW_OF_A_RING = {
-    "hard, both": Loss(losses.both_directions(losses.hard_triplet_loss), EUCLIDEAN),
-    "both": FEW["both"],
-}
+ALL = CUT | WHOLE | BOTH | ONE_WAY | TWO_WAYS
+GATHERED, RING = sharding.gathered, sharding.ring
 MODES = ["check_vma", "no check_vma", "pmap"]
 
 
 @functools.cache
-def one_device(names, *, views=False):
-    table = CUT | WHOLE | BOTH | ONE_WAY | TWO_WAYS | FEW | FEW_OF_A_RING
-    step = stacked([dense(table[name], views=views) for name in names])
-    return run("one device", 1, step)
+def one_device():
+    return run("one device", 1, stacked([dense(loss) for loss in ALL.values()]))
+
+
+@functools.cache
+def of_two_views():
+    fns = [dense(ALL[name], views=name in VIEWS) for name in SOME]
+    return run("one device", 1, stacked(fns))
 
 
 @pytest.fixture(autouse=True)
@@ -70,50 +65,49 @@ def _float64():
         yield
 
 
-def check(form, table, mode, num_devices, *, views=False, **options):
-    fns = [sharded(form, loss, views=views, **options) for loss in table.values()]
-    found = run(mode, num_devices, stacked(fns))
-    assert_equal(found, one_device(tuple(table), views=views), list(table))
+def check(form, table, mode, num_devices, **options):
+    fns = [sharded(form, loss, **options) for loss in table.values()]
+    assert_equal(run(mode, num_devices, stacked(fns)), wanted(table), list(table))
 
 
-@pytest.mark.parametrize(
-    ("mode", "num_devices"), [("check_vma", 4), ("no check_vma", 2), ("pmap", 8)]
-)
+def wanted(table):
+    places = [list(ALL).index(name) for name in table]
+    return jax.tree.map(lambda leaf: leaf[jnp.array(places)], one_device())
+
+
+@pytest.mark.parametrize(("mode", "num_devices"), [("check_vma", 4), ("pmap", 8)])
 def test_every_loss_and_miner_gathered(mode, num_devices):
-    check(sharding.gathered, CUT | BOTH, mode, num_devices)
+    check(GATHERED, CUT | BOTH, mode, num_devices)
+
+
+def test_every_loss_with_a_fold_in_a_ring():
+    check(RING, ONE_WAY | TWO_WAYS, "check_vma", 4, tile_size=3)
+
+
+# two means, the row of an anchor, and columns of another set that are anchors too
+SOME = [
+    "contrastive, apart",
+    "semi_hard_triplet_loss",
+    "info_nce_loss, both",
+    "supervised_contrastive_loss, both",
+]
+VIEWS = SOME[2:]
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
 @pytest.mark.parametrize("mode", MODES)
-def test_gathered_on_devices(mode, num_devices):
-    check(sharding.gathered, FEW, mode, num_devices)
-
-
-@pytest.mark.parametrize(("mode", "num_devices"), [("check_vma", 2), ("pmap", 4)])
-def test_gathered_columns_of_another_set(mode, num_devices):
-    check(sharding.gathered, FEW, mode, num_devices, views=True)
-
-
-@pytest.mark.parametrize(
-    ("mode", "num_devices", "tile_size"), [("check_vma", 4, 3), ("no check_vma", 2, None)]
-)
-def test_every_loss_with_a_fold_in_a_ring(mode, num_devices, tile_size):
-    table = ONE_WAY | TWO_WAYS
-    check(sharding.ring, table, mode, num_devices, tile_size=tile_size)
-
-
-@pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
-@pytest.mark.parametrize("mode", MODES)
-def test_a_ring_of_devices(mode, num_devices):
-    check(sharding.ring, FEW_OF_A_RING, mode, num_devices)
-
-
-@pytest.mark.parametrize(("mode", "num_devices"), [("check_vma", 2), ("pmap", 4)])
-def test_columns_of_another_set_in_a_ring(mode, num_devices):
-    check(sharding.ring, FEW_OF_A_RING, mode, num_devices, views=True, tile_size=2)
+def test_on_devices_and_of_two_views_and_in_tiles(mode, num_devices):
+    pair, row, clip, supervised = (ALL[name] for name in SOME)
+    fns = [
+        sharded(GATHERED, pair),
+        sharded(GATHERED, row, tile_size=3),
+        sharded(GATHERED, clip, views=True),
+        sharded(RING, supervised, views=True, tile_size=2),
+    ]
+    assert_equal(run(mode, num_devices, stacked(fns)), of_two_views(), SOME)
 
 
 def test_every_loss_as_written_under_jit_over_a_mesh():
     table = CUT | WHOLE | BOTH
     found = run("jit", 4, stacked([dense(loss) for loss in table.values()]))
-    assert_equal(found, one_device(tuple(table)), list(table))
+    assert_equal(found, wanted(table), list(table))
