@@ -36,7 +36,8 @@ reduction than the mean is passed as `reduce_fn`:
 
 The public modules are the namespace. They are loaded when they are first used:
 
-* Losses: `distances`, `relations`, `miners`, `losses`, `reductions`, `regularizers`.
+* Losses: `distances`, `relations`, `miners`, `losses`, `reductions`, `regularizers`;
+  `tiling` computes them in little memory.
 * Data: `samplers` (pairs, triplets, batches and episodes), `augment`, `images`.
 * Networks: `siamese` (one network for two inputs), `encoders`, `convolution`.
 * Many devices: `sharding`.
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
         samplers,
         sharding,
         siamese,
+        tiling,
         training,
         verification,
     )
@@ -92,6 +94,7 @@ __all__ = [
     "samplers",
     "sharding",
     "siamese",
+    "tiling",
     "training",
     "verification",
 ]

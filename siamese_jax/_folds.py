@@ -27,6 +27,7 @@ what the first has found. Where no row has more than one positive, `second_of_on
 same without a second sweep.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -116,6 +117,54 @@ def numbers(state: State) -> Found:
     return {name: _value(part) for name, part in state.items()}
 
 
+def tangent(
+    fold: "Fold",
+    block: tuple[Array, Array, Array],
+    state: State,
+    found: Found,
+    slopes: Found,
+    **options: Any,
+) -> Float[Array, ""]:
+    """A number whose gradient by a block is that of the loss.
+
+    With it a block is computed once for the gradient, after the state of all is known. A
+    maximum has no such number, since an entry that is computed again may differ from it by
+    rounding.
+
+    Args:
+      fold: The fold of the loss.
+      block: Numbers, `same` and `where` of the block.
+      state: What the first sweep leaves of all blocks, a constant.
+      found: What both sweeps have found, constants.
+      slopes: The derivative of the loss by each number of `found`.
+      options: Options of the loss.
+    """
+    pieces = fold.pieces(*block, **options)
+    if fold.second is not None:
+        of_rows = slopes["numerator"] * found["slope"]
+        slopes = {**slopes, "against": slopes["against"] + of_rows}
+        second = fold.second(*block, found, **options)
+        pieces, state = pieces | second, state | {name: Sum(found[name]) for name in second}
+    products = [
+        _tangent(piece, state[name], slopes[name])
+        for name, piece in pieces.items()
+        if jnp.issubdtype(piece.values.dtype, jnp.floating)
+    ]
+    return functools.reduce(jnp.add, products)
+
+
+def _tangent(piece: Piece, part: Part, slopes: Float[Array, " n"]) -> Float[Array, ""]:
+    """The sums of a block, as they count among all blocks, times the slopes."""
+    _, values, where = piece
+    if isinstance(part, LogSumExp):
+        shifted = jnp.where(where, values - _finite(part.top)[:, None], -jnp.inf)
+        values, slopes = (
+            jnp.exp(shifted),
+            slopes / jnp.where(part.total == 0, 1, part.total),
+        )
+    return jnp.sum(slopes * jnp.sum(jnp.where(where, values, 0), axis=1))
+
+
 def _part(piece: Piece) -> Part:
     kind, values, where = piece
     if kind is Sum:
@@ -171,7 +220,8 @@ class Fold(NamedTuple):
       finish: `finish(found, weights=None, **options)` with what both sweeps have found.
         `Terms` with one value per row, or one or two `Totals` for each row.
       second: `second(matrix, same, where, found, **options)`, the pieces of the second
-        sweep. None if the loss needs none.
+        sweep. None if the loss needs none. Among them, "slope" is the derivative of
+        "numerator" by `found["against"]`.
       second_of_one: `second_of_one(found, **options)`, what the second sweep finds in rows
         whose `found["num_positives"]` is at most 1.
     """
@@ -250,8 +300,10 @@ def _by_positive(
         }
 
     def values_of(against: Array, z: Array, exists: Array) -> Found:
-        values = cost(jnp.where(exists, against, 0), jnp.where(exists, z, 0))
-        return {"numerator": values, "active": (values != 0).astype(values.dtype)}
+        against, z = jnp.where(exists, against, 0), jnp.where(exists, z, 0)
+        values, slopes = jax.jvp(lambda x: cost(x, z), (against,), (jnp.ones_like(z),))
+        active = (values != 0).astype(values.dtype)
+        return {"numerator": values, "active": active, "slope": slopes}
 
     def second(
         s: Array, same: Array, where: Array, found: Found, *, temperature: Any = 0.1
@@ -323,6 +375,14 @@ def _finish_hard_triplet(
         reduce_fn=None,
     )
 
+
+# losses whose gradient `tangent` gives
+SMOOTH = ENTRY_WISE | {
+    losses.decoupled_contrastive_loss,
+    losses.info_nce_loss,
+    losses.sigmoid_pair_loss,
+    losses.supervised_contrastive_loss,
+}
 
 _FOLDS: dict[Callable[..., Any], Fold] = {
     losses.supervised_contrastive_loss: Fold(

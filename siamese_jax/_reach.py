@@ -56,6 +56,12 @@ WHOLE_MATRIX = frozenset(
 )
 
 
+_INSTEAD = (
+    " and cannot be cut into rows; over several devices, jit over a mesh computes it "
+    "exactly, as it is written"
+)
+
+
 class Plain(NamedTuple):
     """A loss without `functools.partial` and `both_directions` around it.
 
@@ -100,11 +106,9 @@ def refuse_whole_matrix(loss_fn: Callable[..., Any], options: dict[str, Any]) ->
     """
     name = getattr(loss_fn, "__name__", repr(loss_fn))
     if loss_fn in WHOLE_MATRIX:
-        raise ValueError(f"{name} needs the whole matrix and cannot be cut into rows")
+        raise ValueError(f"{name} needs the whole matrix{_INSTEAD}")
     if loss_fn is losses.all_triplets_loss and options.get("swap"):
-        raise ValueError(
-            f"{name} with swap=True needs the whole matrix and cannot be cut into rows"
-        )
+        raise ValueError(f"{name} with swap=True needs the whole matrix{_INSTEAD}")
     if loss_fn is losses.nt_xent_loss:
         raise ValueError(
             "nt_xent_loss makes its own matrix; take info_nce_loss of both views, "

@@ -81,28 +81,33 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from siamese_jax import relations
 from siamese_jax._checks import check_at_least
 from siamese_jax._folds import Fold, Found, State, fold_of, numbers, of_block
-from siamese_jax._reach import plain, refuse_whole_matrix
-from siamese_jax._ring import AxisName, Share, sweep
+from siamese_jax._reach import Plain, plain, refuse_whole_matrix
+from siamese_jax._ring import AxisName, journey
+from siamese_jax._tiles import Loss, MatrixFn, RelationFn, Rows, row_totals
 from siamese_jax._totals import check_reduction, reduce_totals, totals, unreduced_terms
-from siamese_jax.reductions import ReduceFn, Terms, mean, mean_and_count
-from siamese_jax.relations import Items, Relation
-
-MatrixFn = Callable[[Array, Array], Float[Array, "n m"]]
-RelationFn = Callable[[Items, Items], Relation]
-Embeddings = Float[Array, "n dim"]
-Columns = Float[Array, "m dim"]
+from siamese_jax.reductions import ReduceFn, Terms
+from siamese_jax.relations import Items, Relation, between
+from siamese_jax.tiling import (
+    Sets,
+    _check_both,
+    _cut,
+    _default_reduction,
+    _is_array,
+    _terms,
+    _two_sets,
+)
 
 
 def over_devices(reduce_fn: ReduceFn, *, axis_name: AxisName) -> ReduceFn:
     """Makes a reduction of the terms of all devices from a reduction of terms.
 
-    It is the `reduce_fn` of a loss that needs nothing of other devices: of given pairs or
-    triplets, or of proxies.
+    It is the `reduce_fn` of a loss whose terms need nothing of other devices: of given
+    pairs or triplets, or of an embedding and proxies. The terms of
+    `losses.proxy_anchor_loss` are of whole classes and need the embeddings of all devices.
 
     Args:
       reduce_fn: `mean`, `mean_of_active`, `mean_and_count` or `sum_terms`.
@@ -111,8 +116,8 @@ def over_devices(reduce_fn: ReduceFn, *, axis_name: AxisName) -> ReduceFn:
     Raises:
       ValueError: If it is another reduction, or there is no such axis.
 
-    >>> from siamese_jax import losses
-    >>> reduce_fn = over_devices(mean, axis_name="data")
+    >>> from siamese_jax import losses, reductions
+    >>> reduce_fn = over_devices(reductions.mean, axis_name="data")
     >>> def loss(distances, valid):
     ...     same = jnp.ones(2, bool)
     ...     return losses.contrastive_loss(
@@ -128,6 +133,7 @@ def over_devices(reduce_fn: ReduceFn, *, axis_name: AxisName) -> ReduceFn:
         raise ValueError("reduce_fn must not be None: terms are not added over devices")
 
     def reduced(terms: Terms) -> Any:
+        _check_axis(axis_name)
         return _reduced(terms, reduce_fn, axis_name)
 
     return reduced
@@ -138,11 +144,13 @@ def gathered(
     matrix_fn: MatrixFn,
     *,
     axis_name: AxisName,
-    relation_fn: RelationFn = relations.between,
+    relation_fn: RelationFn = between,
+    tile_size: int | None = None,
 ) -> Callable[..., Any]:
     """Makes a loss of a matrix that of the batch of all devices, from gathered columns.
 
-    A device computes the terms of its rows, [share, columns of all devices] numbers.
+    A device computes the terms of its rows, from [share, columns of all devices] numbers,
+    or [tile_size, columns of all devices] at a time.
 
     Args:
       loss_fn: `loss_fn(matrix, same, *, where, reduce_fn, ...)`, of which a term needs its
@@ -153,6 +161,8 @@ def gathered(
       axis_name: The axis of `shard_map` or `pmap` over which the batch is spread, or
         several.
       relation_fn: Makes `(same, where)` of two `Items`.
+      tile_size: Largest number of rows that are computed at a time, as in `tiling.tiled`.
+        None takes all rows of a device.
 
     Returns:
       `loss(embeddings, items, columns=None, column_items=None, **options)`, the loss of the
@@ -177,47 +187,43 @@ def gathered(
     >>> print(of_both(embeddings, labels))  # 3 - 1 + 1, 3 - 2 + 1
     [2.5 2.5]
     """
-    fn, both, given = plain(loss_fn)
-    refuse_whole_matrix(fn, given)
+    taken = plain(loss_fn)
+    refuse_whole_matrix(taken.fn, taken.options)
+    _check_tile_size(tile_size)
 
-    def terms(
-        matrix_fn: MatrixFn,
-        relation_fn: RelationFn,
-        rows: Share,
-        columns: Share,
-        options: dict[str, Any],
-    ) -> tuple[Terms, ...]:
-        columns = jax.tree.map(
+    def parts(one: Loss, sets: Sets, arrays: dict[str, Array], reduce_fn: Any) -> Any:
+        (embeddings, items), columns = sets
+        columns, column_items = jax.tree.map(
             lambda leaf: lax.all_gather(leaf, axis_name, tiled=True), columns
         )
-        matrix = matrix_fn(rows.numbers, columns.numbers)
-        same, where = relation_fn(rows.items, columns.items)
-        return unreduced_terms(fn, matrix, same, where=where, **options)
+        if tile_size is None:
+            matrix = one.matrix_fn(embeddings, columns)
+            same, where = one.relation_fn(items, column_items)
+            options = one.fixed | arrays
+            return unreduced_terms(one.fn, matrix, same, where=where, **options)
+        everything = (embeddings, items), (columns, column_items)
+        tiles, whole = _cut(everything, arrays, tile_size)
+        if reduce_fn is None:
+            return _terms(one, tiles, whole, len(embeddings))
+        return row_totals(one, tiles, whole)
 
     def loss(
-        embeddings: Embeddings,
+        embeddings: Float[Array, "n dim"],
         items: Items,
-        columns: Columns | None = None,
+        columns: Float[Array, "m dim"] | None = None,
         column_items: Items | None = None,
         **options: Any,
     ) -> Any:
-        options = given | options
-        refuse_whole_matrix(fn, options)
-        reduce_fn = _reduction(options, both)
-        rows, others = _shares(embeddings, items, columns, column_items, axis_name)
-        by_rows = terms(matrix_fn, relation_fn, rows, others, options)
+        reduce_fn, arrays, fixed = _options(taken, options)
+        one = Loss(taken.fn, matrix_fn, relation_fn, fixed)
+        sets = _shares(embeddings, items, columns, column_items, relation_fn, axis_name)
+        by_rows = parts(one, sets, arrays, reduce_fn)
         if reduce_fn is None:
             return by_rows[0] if len(by_rows) == 1 else by_rows
         value = _reduced(by_rows, reduce_fn, axis_name)
-        if not both:
+        if not taken.both:
             return value
-        by_columns = terms(
-            lambda a, b: matrix_fn(b, a).T,
-            lambda a, b: Relation(*(mask.T for mask in relation_fn(b, a))),
-            others,
-            rows,
-            options,
-        )
+        by_columns = parts(_turned(one), sets[::-1], arrays, reduce_fn)
         return (value + _reduced(by_columns, reduce_fn, axis_name)) / 2
 
     return loss
@@ -228,7 +234,7 @@ def ring(
     matrix_fn: MatrixFn,
     *,
     axis_name: AxisName,
-    relation_fn: RelationFn = relations.between,
+    relation_fn: RelationFn = between,
     tile_size: int | None = None,
 ) -> Callable[..., Any]:
     """Makes a loss of a matrix that of the batch of all devices, from travelling columns.
@@ -249,7 +255,8 @@ def ring(
       axis_name: The axis of `shard_map` or `pmap` over which the batch is spread, or
         several.
       relation_fn: Makes `(same, where)` of two `Items`.
-      tile_size: Number of columns that are computed at a time. None takes all of a device.
+      tile_size: Largest number of columns that are computed at a time. None takes all of a
+        device.
 
     Returns:
       `loss(embeddings, items, columns=None, column_items=None, **options)`, as in
@@ -276,50 +283,45 @@ def ring(
     >>> print(of_both(embeddings, labels))  # 3 - 1 + 1, 3 - 2 + 1
     [2.5 2.5]
     """
-    fn, both, given = plain(loss_fn)
-    refuse_whole_matrix(fn, given)
-    fold = fold_of(fn)
+    taken = plain(loss_fn)
+    refuse_whole_matrix(taken.fn, taken.options)
+    _check_tile_size(tile_size)
+    fold = fold_of(taken.fn)
     if fold is None:
         raise ValueError(
-            f"{getattr(fn, '__name__', repr(fn))} cannot be put together from blocks of "
-            "columns; sharding.gathered computes it from whole rows"
+            f"{getattr(taken.fn, '__name__', repr(taken.fn))} cannot be put together from "
+            "blocks of columns; sharding.gathered computes it from whole rows"
         )
-    if tile_size is not None:
-        check_at_least("tile_size", tile_size, 1)
 
     def loss(
-        embeddings: Embeddings,
+        embeddings: Float[Array, "n dim"],
         items: Items,
-        columns: Columns | None = None,
+        columns: Float[Array, "m dim"] | None = None,
         column_items: Items | None = None,
         **options: Any,
     ) -> Any:
-        options = given | options
-        reduce_fn = _reduction(options, both)
+        reduce_fn, arrays, fixed = _options(taken, options)
         if reduce_fn is None:
             raise ValueError(
                 "reduce_fn must not be None: a ring has no terms of single entries"
             )
-        weights = options.pop("weights", None)
-        arrays, fixed = _split(options)
-        rows, others = _shares(embeddings, items, columns, column_items, axis_name)
+        weights = arrays.pop("weights", None)
+        one = Loss(taken.fn, matrix_fn, relation_fn, fixed)
+        sets = _shares(embeddings, items, columns, column_items, relation_fn, axis_name)
+        rows, others = (Rows(x, y, jnp.ones(len(x), bool), {}) for x, y in sets)
 
-        def journey(pieces: Callable[..., Any], rows: Share, columns: Share) -> list[Found]:
-            states = sweep(
-                partial(_tile_states, pieces, matrix_fn, relation_fn, both, fixed),
-                arrays,
-                rows,
-                columns,
-                axis_name=axis_name,
-                tile_size=tile_size,
+        def found_by(pieces: Callable[..., Any], rows: Rows, columns: Rows) -> list[Found]:
+            block_fn = partial(_block_states, one, pieces, taken.both)
+            both = journey(
+                block_fn, arrays, rows, columns, axis_name=axis_name, tile_size=tile_size
             )
-            return [numbers(state) for state in states[: 1 + both]]
+            return [numbers(state) for state in both[: 1 + taken.both]]
 
         values = [
-            _reduced(fold.finish(found, weights, **options), reduce_fn, axis_name)
-            for found in _journeys(fold, journey, rows, others, options, axis_name)
+            _reduced(fold.finish(found, weights, **fixed, **arrays), reduce_fn, axis_name)
+            for found in _journeys(fold, found_by, rows, others, fixed | arrays, axis_name)
         ]
-        return values[0] if not both else (values[0] + values[1]) / 2
+        return (values[0] + values[1]) / 2 if taken.both else values[0]
 
     return loss
 
@@ -327,23 +329,23 @@ def ring(
 # The journeys of a ring ------------------------------------------------------------------
 
 
-def _tile_states(
+def _block_states(
+    loss: Loss,
     pieces: Callable[..., Any],
-    matrix_fn: MatrixFn,
-    relation_fn: RelationFn,
     both: bool,
-    fixed: dict[str, Any],
     options: dict[str, Array],
-    rows: Share,
-    tile: Share,
-    real: Bool[Array, " size"],
+    rows: Rows,
+    columns: Rows,
 ) -> tuple[State, State]:
-    """What a tile leaves in its rows and, of `both` directions, in its columns."""
-    options = fixed | options
-    (embeddings, *of_rows), (columns, *of_columns) = rows.numbers, tile.numbers
-    matrix = matrix_fn(embeddings, columns)
-    same, where = relation_fn(rows.items, tile.items)
-    where &= real[None, :]
+    """What a block leaves in its rows and, of both directions, in its columns.
+
+    The second journey needs what the first has found in the rows and in the columns.
+    """
+    options = loss.fixed | options
+    matrix = loss.matrix_fn(rows.embeddings, columns.embeddings)
+    same, where = loss.relation_fn(rows.items, columns.items)
+    where &= columns.real[None, :]
+    of_rows, of_columns = ([x.options] if x.options else [] for x in (rows, columns))
     by_rows = of_block(pieces(matrix, same, where, *of_rows, **options))
     if not both:
         return by_rows, {}
@@ -352,42 +354,26 @@ def _tile_states(
 
 def _journeys(
     fold: Fold,
-    journey: Callable[[Callable[..., Any], Share, Share], list[Found]],
-    rows: Share,
-    columns: Share,
+    found_by: Callable[[Callable[..., Any], Rows, Rows], list[Found]],
+    rows: Rows,
+    columns: Rows,
     options: dict[str, Any],
     axis_name: AxisName,
 ) -> list[Found]:
-    """What the rows, and of both directions the columns, have found on all journeys."""
-    shares = [share._replace(numbers=(share.numbers,)) for share in (rows, columns)]
-    first = journey(fold.pieces, *shares)
+    """What the rows and, of both directions, the columns have found on all journeys."""
+    first = found_by(fold.pieces, rows, columns)
     second, second_of_one = fold.second, fold.second_of_one
     if second is None or second_of_one is None:
         return first
-    most = jnp.stack([jnp.max(found["num_positives"], initial=0) for found in first])
+    most = jnp.stack([jnp.max(found["num_positives"]) for found in first])
+    rows = rows._replace(options=first[0])
+    columns = columns._replace(options=first[-1])
     more = lax.cond(
         lax.pmax(jnp.max(most), axis_name) > 1,
-        lambda: journey(second, *map(_with_found, shares, [*first, {}])),
+        lambda: found_by(second, rows, columns),
         lambda: [second_of_one(found, **options) for found in first],
     )
     return [one | other for one, other in zip(first, more, strict=True)]
-
-
-def _with_found(share: Share, found: Found) -> Share:
-    floats, _ = _split(found)
-    return share._replace(numbers=(*share.numbers, floats))
-
-
-def _split(named: dict[str, Any]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """Floating-point arrays, which are differentiated, and everything else."""
-    is_float = {
-        name: isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jnp.floating)
-        for name, value in named.items()
-    }
-    return (
-        {name: value for name, value in named.items() if is_float[name]},
-        {name: value for name, value in named.items() if not is_float[name]},
-    )
 
 
 # Shares and sums -------------------------------------------------------------------------
@@ -398,35 +384,46 @@ def _shares(
     items: Items,
     columns: Array | None,
     column_items: Items | None,
+    relation_fn: RelationFn,
     axis_name: AxisName,
-) -> tuple[Share, Share]:
+) -> Sets:
     """This device's rows and columns. A batch with itself gets the ids of its places."""
     _check_axis(axis_name)
-    if columns is not None and column_items is not None:
-        return Share(embeddings, items), Share(columns, column_items)
-    if columns is not None or column_items is not None:
-        missing = "columns" if columns is None else "column_items"
-        raise ValueError(f"columns and column_items go together; got None for {missing}")
-    if items.ids is None:
+    alone = columns is None and column_items is None
+    if alone and isinstance(items, Items) and items.ids is None:
         start = lax.axis_index(axis_name) * len(embeddings)
         items = items._replace(ids=start + jnp.arange(len(embeddings)))
-    return Share(embeddings, items), Share(embeddings, items)
+    return _two_sets(embeddings, items, columns, column_items, relation_fn)
 
 
-def _reduction(options: dict[str, Any], both: bool) -> ReduceFn | None:
-    """Takes `reduce_fn` out of the options."""
-    reduce_fn = options.pop("reduce_fn", mean)
+def _options(
+    taken: Plain, options: dict[str, Any]
+) -> tuple[ReduceFn | None, dict[str, Array], dict[str, Any]]:
+    """The reduction, the options that are arrays, and the other options."""
+    options = taken.options | options
+    refuse_whole_matrix(taken.fn, options)
+    reduce_fn = options.pop("reduce_fn", _default_reduction(taken.fn))
     check_reduction(reduce_fn)
-    if both and reduce_fn in (None, mean_and_count):
-        name = "None" if reduce_fn is None else "mean_and_count"
-        raise ValueError(f"reduce_fn must return a number; got {name} for both_directions")
-    return reduce_fn
+    if taken.both:
+        _check_both(reduce_fn, options)
+    arrays = {name: jnp.asarray(x) for name, x in options.items() if _is_array(x)}
+    return reduce_fn, arrays, {k: x for k, x in options.items() if k not in arrays}
 
 
-def _reduced(terms: Any, reduce_fn: ReduceFn, axis_name: AxisName) -> Any:
+def _turned(loss: Loss) -> Loss:
+    """The same loss with rows for columns."""
+
+    def relation_fn(rows: Items, columns: Items) -> Relation:
+        same, where = loss.relation_fn(columns, rows)
+        return Relation(same.T, where.T)
+
+    matrix_fn = loss.matrix_fn
+    return loss._replace(matrix_fn=lambda a, b: matrix_fn(b, a).T, relation_fn=relation_fn)
+
+
+def _reduced(parts: Any, reduce_fn: ReduceFn, axis_name: AxisName) -> Any:
     """The reduction of the terms, or the totals, of all devices."""
-    _check_axis(axis_name)
-    return reduce_totals(lax.psum(totals(terms), axis_name), reduce_fn)
+    return reduce_totals(lax.psum(totals(parts), axis_name), reduce_fn)
 
 
 def _check_axis(axis_name: AxisName) -> None:
@@ -437,3 +434,8 @@ def _check_axis(axis_name: AxisName) -> None:
             "axis_name must be an axis of the jax.shard_map or jax.pmap around the loss; "
             f"got {axis_name!r}"
         ) from error
+
+
+def _check_tile_size(tile_size: int | None) -> None:
+    if tile_size is not None:
+        check_at_least("tile_size", tile_size, 1)

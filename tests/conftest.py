@@ -1,4 +1,4 @@
-"""Settings of all tests: strict JAX, two devices, bounded memory, a cache of programs.
+"""Settings of all tests: strict JAX, eight devices, bounded memory, a cache of programs.
 
 Arrays of different rank do not broadcast. Compiled programs are stored in `.cache/jax`, so
 that a second run, the other test process, and the commands that tests start can load them.
@@ -24,7 +24,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 

@@ -142,6 +142,12 @@ MAY_IMPORT = {
     "_reach": {"losses"},
     "_totals": CORE,
     "_folds": {*CORE, "losses", "miners", "_reach", "_totals"},
+    "_tiles": {*CORE, "losses", "_reach", "_totals", "_folds"},
+    "tiling": {*CORE, "_reach", "_totals", "_folds", "_tiles"},
+    "_ring": {*CORE, "_folds", "_tiles"},
+    "sharding": {
+        *(*CORE, "losses", "_folds", "_reach", "_ring", "_tiles", "_totals", "tiling"),
+    },
     "regularizers": CORE,
     "samplers": TOOLS,
     "siamese": TOOLS,

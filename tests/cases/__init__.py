@@ -16,6 +16,7 @@ from tests.cases.miners import MINERS
 from tests.cases.regularizers import REGULARIZERS
 from tests.cases.relations import REDUCTIONS, RELATIONS
 from tests.cases.samplers import SAMPLERS
+from tests.cases.sharding import SHARDING
 from tests.cases.siamese import SIAMESE
 from tests.cases.training import TRAINING
 from tests.cases.verification import VERIFICATION
@@ -27,6 +28,7 @@ CASES = [
     *REGULARIZERS,
     *RELATIONS,
     *REDUCTIONS,
+    *SHARDING,
     *SIAMESE,
     *AUGMENT,
     *CONVOLUTION,
