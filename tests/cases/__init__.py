@@ -17,6 +17,7 @@ from tests.cases.regularizers import REGULARIZERS
 from tests.cases.relations import REDUCTIONS, RELATIONS
 from tests.cases.samplers import SAMPLERS
 from tests.cases.siamese import SIAMESE
+from tests.cases.tiling import TILING
 from tests.cases.training import TRAINING
 from tests.cases.verification import VERIFICATION
 
@@ -32,6 +33,7 @@ CASES = [
     *CONVOLUTION,
     *ENCODERS,
     *SAMPLERS,
+    *TILING,
     *TRAINING,
     *EPISODES,
     *VERIFICATION,
