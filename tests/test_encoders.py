@@ -396,7 +396,8 @@ def test_the_residual_net_in_training_normalises_by_its_batch_and_keeps_count():
 def test_the_residual_net_is_the_same_in_both_layouts(dtype):
     images = jax.random.uniform(KEY, (4, 24, 16, 1))
     layers = [
-        residual._ResNetLayers(4, (4, 8), 2, 3, dtype, last) for last in (False, True)
+        residual._ResNetLayers(4, (4, 8), 2, 3, dtype, False, last)
+        for last in (False, True)
     ]
     variables = jax.jit(layers[0].init)(KEY, images)
     own = jax.jit(layers[1].init)(KEY, images)

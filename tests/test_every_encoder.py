@@ -204,3 +204,45 @@ def test_oriented_gradients_by_hand():
     net = encoders.GradientMap(cells=(6, 5), num_directions=4)
     embedding, _ = net.init_with_output(jax.random.key(0), ramp)
     np.testing.assert_allclose(embedding.reshape(6, 5, 4), found, rtol=1e-5, atol=1e-6)
+
+
+# Activations that are computed again ----------------------------------------------------
+
+DEEP = {
+    "KochConv": (encoders.KochConv(8, (5, 4, 3, 3)), (2, 53, 53, 1)),
+    "ConvNet": (encoders.ConvNet((4, 8), 4), (3, 12, 12, 1)),
+    "ResNet": (encoders.ResNet(4, (4, 8), 2, 4), (3, 24, 24, 1)),
+}
+
+
+@pytest.mark.parametrize(("plain", "shape"), DEEP.values(), ids=DEEP)
+def test_less_is_kept_for_the_same_gradient_if_activations_are_computed_again(plain, shape):
+    images = jax.random.uniform(KEY, shape)
+    again = plain.clone(remat=True)
+    variables, same = (jax.jit(from_flax(net).init)(KEY, images) for net in (plain, again))
+    jax.tree.map(np.testing.assert_array_equal, same, variables)
+
+    def loss(module, params):
+        embeddings, changed = from_flax(module).apply(
+            params, images, statistics=variables[1], key=KEY, train=True
+        )
+        return jnp.sum(jnp.sin(embeddings)), changed
+
+    def gradient(module):
+        return jax.value_and_grad(lambda params: loss(module, params), has_aux=True)
+
+    both = jax.jit(lambda params: [gradient(net)(params) for net in (again, plain)])
+    found, wanted = both(variables[0])
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+    def kept(module):
+        """Numbers in memory between the forward and the backward pass."""
+        backward = jax.eval_shape(
+            lambda p: jax.vjp(lambda p: loss(module, p)[0], p)[1], variables[0]
+        )
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    params = sum(leaf.size for leaf in jax.tree.leaves(variables[0]))
+    assert kept(again) - params < 0.7 * (kept(plain) - params)

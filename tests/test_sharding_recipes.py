@@ -4,8 +4,6 @@ The example is the mean of (w x)^2 over 8 rows x, of which each of 4 devices has
 w = 1 its gradient is twice the mean of x^2.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,21 +14,13 @@ from siamese_jax import distances, losses, reductions, sharding
 from siamese_jax.relations import Items
 from tests.sharded import (
     AXIS,
-    BOTH,
     QUICKLY,
-    assert_equal,
     batch,
     compiled,
-    dense,
     encode,
-    losses_of,
     mesh_of,
     parameters,
-    run,
-    sharded,
-    stacked,
 )
-from tests.cases import Reach
 
 pytestmark = pytest.mark.slow
 
@@ -150,7 +140,9 @@ def test_a_mean_of_means_is_wrong_where_devices_have_different_numbers_of_valid_
         for fn in (mean_of_means, by_terms)
     ]
     for _, (wrong, found) in by_mode(recipes, X.astype(np.float32), valid):
-        np.testing.assert_allclose(wrong.ravel(), 33.75, 1e-6)  # (2.5 + 9 + 0 + 56.5) / 4 * 2
+        np.testing.assert_allclose(
+            wrong.ravel(), 33.75, 1e-6
+        )  # (2.5 + 9 + 0 + 56.5) / 4 * 2
         np.testing.assert_allclose(found.ravel(), right, 1e-6)
 
 
@@ -163,9 +155,7 @@ def test_columns_without_a_gradient_lose_half_of_it():
 
     def loss(matrix_fn):
         loss_fn = sharding.gathered(
-            lambda d, same, *, where, reduce_fn: reduce_fn(
-                reductions.make_terms(d, where)
-            ),
+            lambda d, same, *, where, reduce_fn: reduce_fn(reductions.make_terms(d, where)),
             matrix_fn,
             axis_name=AXIS,
         )

@@ -36,6 +36,8 @@ class PhotographConfig(supcon.SupConConfig):
       widths: Number of features of each block of the convolutional network. Each block
         halves the image.
       dim: Number of features of the convolutional network's embeddings.
+      remat: Whether the convolutional network computes activations again in the backward
+        pass, for less memory and a third more time on accelerators.
     """
 
     encoder: str = "conv"
@@ -43,6 +45,7 @@ class PhotographConfig(supcon.SupConConfig):
         (16, 32, 64, 128), at_least=1, only_when={"encoder": "conv"}
     )
     dim: int = setting(64, at_least=1, only_when={"encoder": "conv"})
+    remat: bool = setting(False, only_when={"encoder": "conv"})
 
     @property
     def can_be_lengthened(self) -> bool:
@@ -74,7 +77,9 @@ def make_encoder(config: PhotographConfig) -> "nn.Module":
     if config.encoder == "hog":
         return GradientMap()
     if config.encoder == "conv":
-        network = ConvNet(config.widths, config.dim, axis_name=config.axis_name)
+        network = ConvNet(
+            config.widths, config.dim, axis_name=config.axis_name, remat=config.remat
+        )
         return Standardized(network)
     return import_encoder(config.encoder)
 
