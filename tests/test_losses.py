@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from siamese_jax import distances, losses, relations
-from siamese_jax.losses._positives import for_each_positive
+from siamese_jax.losses._positives import for_each_positive, log_sum_over_negatives
 from siamese_jax.reductions import mean_and_count
 from tests import oracles
 from tests.cases import CASES, Kind
@@ -347,6 +347,26 @@ def test_a_loop_over_positives_has_a_step_for_each_of_the_row_with_the_most():
     num_steps, visited = jax.jit(jax.vmap(visits))(jnp.asarray(positive))
     np.testing.assert_array_equal(num_steps, positive.sum(axis=2).max(axis=1))
     np.testing.assert_array_equal(visited, positive)
+
+
+def test_log_sums_over_negatives_of_positives_alone_are_those_of_all_triplets():
+    x, weights = 30 * vectors(0, 8, 8), vectors(1, 8, 8)
+    positive = jnp.asarray(np.random.default_rng(0).random((8, 8)) < 0.3).at[3].set(False)
+    negative = ~positive & jnp.asarray(np.random.default_rng(1).random((8, 8)) < 0.8)
+    assert negative.any(axis=1).all()
+
+    def at_once(x):
+        sums = jax.nn.logsumexp(
+            x[:, None, :] + x[None, :, :],
+            axis=2,
+            where=jnp.broadcast_to(negative[:, None, :], (8, 8, 8)),
+        )
+        return jnp.sum(weights * jnp.where(positive, sums, 0))
+
+    def by_loop(x):
+        return jnp.sum(weights * log_sum_over_negatives(x, positive, negative))
+
+    assert_equal(jax.value_and_grad(by_loop), jax.value_and_grad(at_once), x)
 
 
 def ranking_losses(s, temperature, same=SAME, where=WHERE):

@@ -1,4 +1,4 @@
-"""How many items are before each positive of a row, by work for the positives alone.
+"""Numbers for each positive of a row, by work for the positives alone.
 
 The number of positives is known only when the program runs, and rows have different
 numbers. A loop handles the first positive of every row, then the second of every row, and
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.nn import sigmoid
+from jax.nn import logsumexp, sigmoid
 from jaxtyping import Array, Bool, Float, Int
 
 from siamese_jax._numerics import Scalar
@@ -100,9 +100,69 @@ def _difference(s: Float[Array, "n m"], j: Int[Array, "n 1"]) -> Float[Array, "n
     return s - _entry(s, j)
 
 
-def _entry(x: Float[Array, "n m"], j: Int[Array, "n 1"]) -> Float[Array, "n 1"]:
-    """The entry of each row in its column j, 0 where there is no such column."""
-    return jnp.take_along_axis(x, j, axis=1, mode="fill", fill_value=0)
+def log_sum_over_negatives(
+    x: Float[Array, "n n"], positive: Bool[Array, "n n"], negative: Bool[Array, "n n"]
+) -> Float[Array, "n n"]:
+    """The sums log sum_k exp(x_ik + x_jk) over the negatives k of i, for its positives j.
+
+    Other entries are 0. Memory is O(n^2), time O(n^2 P) with the largest number P of
+    positives of a row or column. See `num_before` for its derivatives.
+
+    >>> positive = jnp.array([[False, True], [False, False]])
+    >>> print(log_sum_over_negatives(jnp.eye(2), positive, ~positive)[0])  # 1 + 0
+    [0. 1.]
+    """
+    return _log_sum(x, positive, negative)
+
+
+def _log_sum_values(
+    x: Float[Array, "n n"], positive: Bool[Array, "n n"], negative: Bool[Array, "n n"]
+) -> Float[Array, "n n"]:
+    columns = jnp.arange(x.shape[1])[None, :]
+
+    def step(j: Int[Array, "n 1"], sums: Array) -> Array:
+        of_pair = logsumexp(x + _row(x, j), axis=1, where=negative, keepdims=True)
+        return jnp.where(columns == j, of_pair, sums)
+
+    return for_each_positive(step, positive, jnp.zeros_like(x))
+
+
+def _log_sum_backward(saved: tuple, gradient: Float[Array, "n n"]) -> tuple:
+    x, positive, negative, sums = saved
+
+    def share(j: Array, sums: Array, gradient: Array, negatives: Array) -> Array:
+        weights = jnp.exp(x + _row(x, j) - _entry(sums, j, fill_value=jnp.inf))
+        return jnp.where(negatives, weights * _entry(gradient, j), 0)
+
+    def of_anchors(j: Int[Array, "n 1"], so_far: Array) -> Array:
+        return so_far + share(j, sums, gradient, negative)
+
+    def of_positives(j: Int[Array, "n 1"], so_far: Array) -> Array:
+        return so_far + share(j, sums.T, gradient.T, _row(negative, j))
+
+    of_x = for_each_positive(of_anchors, positive, jnp.zeros_like(x))
+    return for_each_positive(of_positives, positive.T, of_x), None, None
+
+
+def _log_sum_forward(*args: Array) -> tuple[Array, tuple]:
+    sums = _log_sum_values(*args)
+    return sums, (*args, sums)
+
+
+_log_sum = jax.custom_vjp(_log_sum_values)
+_log_sum.defvjp(_log_sum_forward, _log_sum_backward)
+
+
+def _entry(
+    x: Float[Array, "n m"], j: Int[Array, "n 1"], fill_value: float = 0
+) -> Float[Array, "n 1"]:
+    """The entry of each row in its column j, the filling where there is no such column."""
+    return jnp.take_along_axis(x, j, axis=1, mode="fill", fill_value=fill_value)
+
+
+def _row(x: Array, j: Int[Array, "n 1"]) -> Array:
+    """Row j of x for each row, the last one where there is no such row."""
+    return jnp.take(x, j[:, 0], axis=0, mode="clip")
 
 
 def for_each_positive(
