@@ -39,7 +39,8 @@ The public modules are the namespace. They are loaded when they are first used:
 * Losses: `distances`, `relations`, `miners`, `losses`, `reductions`, `regularizers`.
 * Data: `samplers` (pairs, triplets, batches and episodes), `augment`, `images`.
 * Networks: `siamese` (one network for two inputs), `encoders`, `convolution`.
-* Training and use: `training`, `batching`, `model`, `identification`, `errors`.
+* Training and use: `training`, `memory` (a queue of embeddings), `batching`, `model`,
+  `identification`, `errors`.
 * Evaluation: `verification` (ROC, equal error rate, calibration), `episodes` (N-way tasks).
 """
 
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         identification,
         images,
         losses,
+        memory,
         miners,
         model,
         reductions,
@@ -82,6 +84,7 @@ __all__ = [
     "identification",
     "images",
     "losses",
+    "memory",
     "miners",
     "model",
     "reductions",

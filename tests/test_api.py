@@ -140,6 +140,7 @@ MAY_IMPORT = {
     "miners": CORE,
     "losses": {*CORE, "miners"},
     "regularizers": CORE,
+    "memory": CORE,
     "samplers": TOOLS,
     "siamese": TOOLS,
     "augment": TOOLS,
