@@ -17,8 +17,17 @@ import optax
 
 from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import ClassData, gather
+from experiments.engine.init_from import QUEUE
 from experiments.engine.loop import System
-from siamese_jax import augment, distances, losses, relations, samplers, training
+from siamese_jax import (
+    augment,
+    distances,
+    losses,
+    memory,
+    relations,
+    samplers,
+    training,
+)
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation, small_classes
 from siamese_jax.model import Model
@@ -31,10 +40,17 @@ SupConConfigT = TypeVar("SupConConfigT", bound="SupConConfig")
 
 
 class LabelledBatch(NamedTuple):
-    """Images [n, height, width, channels] in [0, 1], and the number of each one's class."""
+    """Images and what they show.
+
+    Attributes:
+      images: Images [n, height, width, channels] in [0, 1].
+      labels: The number of each one's class.
+      examples: The number of each one in the training set.
+    """
 
     images: jax.Array
     labels: jax.Array
+    examples: jax.Array
 
 
 def class_counts(labels: np.ndarray) -> dict[Any, int]:
@@ -108,11 +124,16 @@ def sample_classes(
     batch = samplers.sample_batch(
         key, data.classes, num_classes, num_images, max_groups=max_groups
     )
-    return LabelledBatch(gather(data.images, batch.examples), batch.classes)
+    images = gather(data.images, batch.examples)
+    return LabelledBatch(images, batch.classes, batch.examples)
 
 
 def make_init(
-    encoder_init: Callable[..., Any], image_shape: tuple[int, ...], temperature: float
+    encoder_init: Callable[..., Any],
+    image_shape: tuple[int, ...],
+    temperature: float,
+    *,
+    queue_shape: tuple[int, int] | None = None,
 ) -> Callable[[jax.Array], tuple[Any, Any]]:
     """Returns `init(key) -> (params, statistics)`: an encoder and a log-temperature.
 
@@ -120,10 +141,14 @@ def make_init(
       encoder_init: The `init` function that `siamese.from_flax` returns.
       image_shape: Height, width and channels of the encoder's images.
       temperature: The temperature before training.
+      queue_shape: Number of embeddings and of their dimensions in a memory queue, which
+        stands among the statistics. None for no queue.
     """
 
     def init(key: jax.Array) -> tuple[Any, Any]:
         params, statistics = encoder_init(key, jnp.zeros((1, *image_shape)))
+        if queue_shape is not None:
+            statistics = {**statistics, QUEUE: memory.make_queue(*queue_shape)}
         return {"encoder": params, "log_temperature": jnp.log(temperature)}, statistics
 
     return init
@@ -133,6 +158,9 @@ def make_loss(
     apply_fn: Callable[..., Any], *, compute_dtype: str = "float32"
 ) -> training.LossFn:
     """Returns the loss function of a system that trains on `LabelledBatch`.
+
+    With a memory queue among the statistics, the images of a batch are compared with those
+    of the queue too, apart from the same examples. Then the batch is pushed.
 
     Args:
       apply_fn: The `apply` function that `siamese.from_flax` returns.
@@ -145,11 +173,21 @@ def make_loss(
     embed = training.with_compute_dtype(embed, compute_dtype)
 
     def loss(params: Any, statistics: Any, batch: LabelledBatch, key: jax.Array) -> Any:
+        statistics, queue = without_queue(statistics)
         embeddings, statistics = embed(params["encoder"], batch.images, statistics, key)
-        same, where = relations.within(relations.Items(batch.labels))
+        items = relations.Items(batch.labels)
+        if queue is None:
+            columns = embeddings
+            same, where = relations.within(items)
+        else:
+            items = items._replace(ids=batch.examples)
+            columns, of_columns = memory.joined(queue, embeddings, items)
+            same, where = relations.between(items, of_columns)
+            queue = memory.push(queue, embeddings, items)
+            statistics = {**statistics, QUEUE: queue}
         temperature = jnp.exp(params["log_temperature"])
         value = losses.supervised_contrastive_loss(
-            distances.cosine_similarity_matrix(embeddings, embeddings),
+            distances.cosine_similarity_matrix(embeddings, columns),
             same,
             where=where,
             temperature=temperature,
@@ -157,6 +195,14 @@ def make_loss(
         return value, (statistics, {"temperature": temperature})
 
     return loss
+
+
+def without_queue(statistics: Any) -> tuple[Any, memory.Queue | None]:
+    """The statistics of the encoder alone, and the memory queue if there is one."""
+    if QUEUE not in statistics:
+        return statistics, None
+    others = {name: tree for name, tree in statistics.items() if name != QUEUE}
+    return others, statistics[QUEUE]
 
 
 def make_system(
@@ -167,6 +213,7 @@ def make_system(
     optimizer: optax.GradientTransformation,
     temperature: float = 0.1,
     compute_dtype: str = "float32",
+    queue_shape: tuple[int, int] | None = None,
 ) -> System:
     """Returns a system whose model normalises the encoder's embeddings to length 1.
 
@@ -177,6 +224,7 @@ def make_system(
       optimizer: The optimiser, from optax.
       temperature: The temperature before training.
       compute_dtype: Type of the encoder's activations and products.
+      queue_shape: As in `make_init`.
     """
     encoder_init, encode = from_flax(encoder)
 
@@ -185,10 +233,13 @@ def make_system(
         return distances.normalize(encode(params, images, statistics=statistics))
 
     def model(state: training.TrainState) -> Model:
-        variables = {"params": state.params["encoder"], "statistics": state.statistics}
+        statistics, _ = without_queue(state.statistics)
+        variables = {"params": state.params["encoder"], "statistics": statistics}
         return Model(variables, embed_fn, preparation)
 
-    init = make_init(encoder_init, preparation.image_shape, temperature)
+    init = make_init(
+        encoder_init, preparation.image_shape, temperature, queue_shape=queue_shape
+    )
     loss = make_loss(encode, compute_dtype=compute_dtype)
     return System(init, sample, loss, optimizer, model)
 
