@@ -60,7 +60,7 @@ def compare_losses(config: Any, state: Any, trainer: Any) -> tuple[float, float]
     ink = np.random.default_rng(1).random((8, config.size, config.size, 1), np.float32)
     labels = np.repeat(np.arange(4), 2)
     wide = dataclasses.replace(config, compute_dtype="float32")
-    batch = LabelledBatch(jnp.asarray(ink), jnp.asarray(labels))
+    batch = LabelledBatch(jnp.asarray(ink), jnp.asarray(labels), jnp.arange(8))
     system = omniglot_supcon.build(wide)
     ours, _ = system.loss(state.params, state.statistics, batch, jax.random.key(0))
     record_torch.load(trainer.net, state.params["encoder"])

@@ -41,7 +41,8 @@ The public modules are the namespace. They are loaded when they are first used:
 * Data: `samplers` (pairs, triplets, batches and episodes), `augment`, `images`.
 * Networks: `siamese` (one network for two inputs), `encoders`, `convolution`.
 * Many devices: `sharding`.
-* Training and use: `training`, `batching`, `model`, `identification`, `errors`.
+* Training and use: `training`, `memory` (a queue of embeddings), `batching`, `model`,
+  `identification`, `errors`.
 * Evaluation: `verification` (ROC, equal error rate, calibration), `episodes` (N-way tasks).
 """
 
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         identification,
         images,
         losses,
+        memory,
         miners,
         model,
         reductions,
@@ -86,6 +88,7 @@ __all__ = [
     "identification",
     "images",
     "losses",
+    "memory",
     "miners",
     "model",
     "reductions",

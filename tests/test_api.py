@@ -149,6 +149,7 @@ MAY_IMPORT = {
         *(*CORE, "losses", "_folds", "_reach", "_ring", "_tiles", "_totals", "tiling"),
     },
     "regularizers": CORE,
+    "memory": CORE,
     "samplers": TOOLS,
     "siamese": TOOLS,
     "augment": TOOLS,

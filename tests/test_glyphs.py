@@ -1,5 +1,6 @@
 """Tests of the system `glyphs` on a few letters: figures, files and error messages."""
 
+import dataclasses
 import json
 import shlex
 
@@ -10,7 +11,9 @@ import pytest
 
 from experiments.datasets import letters as drawn_letters
 from experiments.datasets.letters import TEST, TRAINING, Letters
+from experiments.engine import loop
 from experiments.engine.data import ClassData
+from experiments.engine.logs import Evaluation
 from experiments.evaluations import letters_one_shot
 from experiments.systems import glyphs
 from siamese_jax import samplers
@@ -77,6 +80,82 @@ def test_the_model_is_calibrated_on_signs(finished):
     assert calibration.pairs == "pairs of distorted signs"
     assert calibration.num_classes > 700
     assert calibration.num_pairs == 200
+
+
+SMALL_QUEUE = glyphs.Config(
+    num_steps=4,
+    steps_per_call=2,
+    checkpoint_every=2,
+    num_letters=4,
+    num_faces=2,
+    widths=(4, 4),
+    dim=4,
+    queue_size=20,
+)
+
+
+@pytest.fixture(scope="module")
+def data(some_letters):
+    train = some_letters.only(TRAINING)
+    index = samplers.class_index(train.letters, groups=train.alphabets)
+    return ClassData(jnp.asarray(train.images), index)
+
+
+def test_the_loss_sees_the_queue_but_no_image_its_own_copy_there(data):
+    with_queue = glyphs.build(SMALL_QUEUE)
+    without = glyphs.build(dataclasses.replace(SMALL_QUEUE, queue_size=0))
+
+    @jax.jit
+    def losses(key):
+        params, statistics = with_queue.init(key)
+        first, second = (with_queue.sample(k, 0, data) for k in jax.random.split(key))
+        alone, _ = without.loss(params, without.init(key)[1], first, key)
+        empty, (after, _) = with_queue.loss(params, statistics, first, key)
+        itself, _ = with_queue.loss(params, after, first, key)
+        other, _ = with_queue.loss(
+            params, with_queue.loss(params, statistics, second, key)[1][0], first, key
+        )
+        return alone, empty, itself, other
+
+    alone, empty, itself, other = losses(jax.random.key(1))
+    # an image is not compared with its copy in the queue, all others are there twice
+    np.testing.assert_allclose([empty, itself - np.log(2)], [alone, alone], rtol=1e-5)
+    assert other > alone + 0.1  # with more negatives
+
+
+def test_a_run_with_a_queue_that_is_resumed_ends_as_an_unbroken_one(tmp_path, data):
+    system = glyphs.build(SMALL_QUEUE)
+
+    def run(name, evaluate):
+        run_config = dataclasses.replace(SMALL_QUEUE, workdir=tmp_path / name)
+        run_config.workdir.mkdir(exist_ok=True)
+        evaluation = Evaluation(evaluate, "num_held", patience=9)
+        return loop.train(run_config, system, data, evaluation=evaluation).state
+
+    held = []
+
+    def count(state):
+        held.append(int(state.statistics["queue"].items.valid.sum()))
+        return {"num_held": held[-1]}
+
+    def killed_at_the_end(state):
+        if int(state.step) == 4:
+            raise KeyboardInterrupt
+        return count(state)
+
+    unbroken = run("unbroken", count)
+    with pytest.raises(KeyboardInterrupt):
+        run("resumed", killed_at_the_end)
+    resumed = run("resumed", count)
+    for a, b in zip(*map(jax.tree.leaves, (resumed, unbroken)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert held == [16, 20, 16, 20]  # two batches of 8 at step 2, a full queue at step 4
+    queue = unbroken.statistics["queue"]
+    assert int(queue.position) == 32 % 20
+    assert len(np.unique(queue.embeddings, axis=0)) == 20
+    np.testing.assert_array_equal(
+        np.asarray(data.classes.class_of)[queue.items.ids], queue.items.labels
+    )
 
 
 def test_the_printed_commands_name_files_that_exist(finished, some_letters):

@@ -47,6 +47,7 @@ VARIANTS = {
     "glyphs": [
         {"num_letters": 4, "num_faces": 2, "widths": (4, 4, 4), "dim": 4}
         | {"num_episodes": 50, "num_ways": 5, "num_pairs": 200}
+        | {"queue_size": 12}
     ],
     "image_folder": [
         CLASSES | {"image_size": (16, 16), "widths": (4, 4), "dim": 4},
@@ -289,9 +290,11 @@ def test_every_system_starts_from_its_own_model(name, settings, monkeypatch):
     model = dataclasses.replace(model, params=named_arrays(model.params))  # as if loaded
     monkeypatch.setattr(init_from, "load_model", lambda folder: model)
     state = init_from.load_parameters(pathlib.Path("model"), filled(1), system.optimizer)
-    taken = jax.tree.leaves((state.params["encoder"], state.statistics))
+    taken = named_arrays((state.params["encoder"], state.statistics))
+    queue = [taken.pop(name) for name in list(taken) if "/queue/" in name]
     assert taken
-    assert all((array == 2).all() for array in taken)
+    assert all((array == 2).all() for array in taken.values())
+    assert all((array == 1).all() for array in queue)
     found = jax.tree.leaves(system.model(state).params)
     assert all((array == 2).all() for array in found)
 

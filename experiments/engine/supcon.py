@@ -17,11 +17,14 @@ import optax
 
 from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import ClassData, gather
+from experiments.engine.init_from import QUEUE
 from experiments.engine.system import System
 from siamese_jax import (
     augment,
     distances,
     losses,
+    memory,
+    reductions,
     relations,
     samplers,
     sharding,
@@ -39,10 +42,17 @@ SupConConfigT = TypeVar("SupConConfigT", bound="SupConConfig")
 
 
 class LabelledBatch(NamedTuple):
-    """Images [n, height, width, channels] in [0, 1], and the number of each one's class."""
+    """Images and what they show.
+
+    Attributes:
+      images: Images [n, height, width, channels] in [0, 1].
+      labels: The number of each one's class.
+      examples: The number of each one in the training set.
+    """
 
     images: jax.Array
     labels: jax.Array
+    examples: jax.Array
 
 
 def class_counts(labels: np.ndarray) -> dict[Any, int]:
@@ -116,11 +126,16 @@ def sample_classes(
     batch = samplers.sample_batch(
         key, data.classes, num_classes, num_images, max_groups=max_groups
     )
-    return LabelledBatch(gather(data.images, batch.examples), batch.classes)
+    images = gather(data.images, batch.examples)
+    return LabelledBatch(images, batch.classes, batch.examples)
 
 
 def make_init(
-    encoder_init: Callable[..., Any], image_shape: tuple[int, ...], temperature: float
+    encoder_init: Callable[..., Any],
+    image_shape: tuple[int, ...],
+    temperature: float,
+    *,
+    queue_shape: tuple[int, int] | None = None,
 ) -> Callable[[jax.Array], tuple[Any, Any]]:
     """Returns `init(key) -> (params, statistics)`: an encoder and a log-temperature.
 
@@ -128,10 +143,14 @@ def make_init(
       encoder_init: The `init` function that `siamese.from_flax` returns.
       image_shape: Height, width and channels of the encoder's images.
       temperature: The temperature before training.
+      queue_shape: Number of embeddings and of their dimensions in a memory queue, which
+        stands among the statistics. None for no queue.
     """
 
     def init(key: jax.Array) -> tuple[Any, Any]:
         params, statistics = encoder_init(key, jnp.zeros((1, *image_shape)))
+        if queue_shape is not None:
+            statistics = {**statistics, QUEUE: memory.make_queue(*queue_shape)}
         return {"encoder": params, "log_temperature": jnp.log(temperature)}, statistics
 
     return init
@@ -144,6 +163,9 @@ def make_loss(
     axis_name: str | None = None,
 ) -> training.LossFn:
     """Returns the loss function of a system that trains on `LabelledBatch`.
+
+    With a memory queue among the statistics, the images of a batch are compared with those
+    of the queue too, apart from the same examples. Then the batch is pushed.
 
     Args:
       apply_fn: The `apply` function that `siamese.from_flax` returns.
@@ -158,24 +180,72 @@ def make_loss(
 
     if compute_dtype is not None:
         embed = training.with_compute_dtype(embed, compute_dtype)
-    loss_fn, matrix_fn = (
-        losses.supervised_contrastive_loss,
-        distances.cosine_similarity_matrix,
-    )
-    if axis_name is None:
-        of_batch = losses.on_labels(loss_fn, matrix_fn)
-    else:
-        gathered = sharding.gathered(loss_fn, matrix_fn, axis_name=axis_name)
+    of_batch, of_queue = _batch_loss(axis_name), _queue_loss(axis_name)
 
     def loss(params: Any, statistics: Any, batch: LabelledBatch, key: jax.Array) -> Any:
+        statistics, queue = without_queue(statistics)
         embeddings, statistics = embed(params["encoder"], batch.images, statistics, key)
         temperature = jnp.exp(params["log_temperature"])
-        if axis_name is None:
+        if queue is None:
             value = of_batch(embeddings, batch.labels, temperature=temperature)
         else:
-            items = relations.Items(batch.labels)
-            value = gathered(embeddings, items, temperature=temperature)
+            items = relations.Items(batch.labels, ids=batch.examples)
+            value, queue = of_queue(queue, embeddings, items, temperature=temperature)
+            statistics = {**statistics, QUEUE: queue}
         return value, (statistics, {"temperature": temperature})
+
+    return loss
+
+
+def without_queue(statistics: Any) -> tuple[Any, memory.Queue | None]:
+    """The statistics of the encoder alone, and the memory queue if there is one."""
+    if QUEUE not in statistics:
+        return statistics, None
+    others = {name: tree for name, tree in statistics.items() if name != QUEUE}
+    return others, statistics[QUEUE]
+
+
+def _batch_loss(axis_name: str | None) -> Callable[..., Any]:
+    """Returns `(embeddings, labels, *, temperature) -> loss` of a batch with itself."""
+    loss_fn = losses.supervised_contrastive_loss
+    matrix_fn = distances.cosine_similarity_matrix
+    if axis_name is None:
+        return losses.on_labels(loss_fn, matrix_fn)
+    of_shares = sharding.gathered(loss_fn, matrix_fn, axis_name=axis_name)
+    return lambda embeddings, labels, **options: of_shares(
+        embeddings, relations.Items(labels), **options
+    )
+
+
+def _queue_loss(axis_name: str | None) -> Callable[..., Any]:
+    """Returns `(queue, embeddings, items, *, temperature) -> (loss, queue)`.
+
+    Batch and queue together are the columns. The batch is pushed after it was compared.
+    """
+    reduce_fn: Callable[[reductions.Terms], Any] = reductions.mean
+    if axis_name is not None:
+        reduce_fn = sharding.over_devices(reduce_fn, axis_name=axis_name)
+
+    def loss(
+        queue: memory.Queue,
+        embeddings: jax.Array,
+        items: relations.Items,
+        *,
+        temperature: jax.Array,
+    ) -> tuple[Any, memory.Queue]:
+        batch = embeddings, items
+        if axis_name is not None:
+            batch = jax.lax.all_gather(batch, axis_name, tiled=True)
+        columns, of_columns = memory.joined(queue, *batch)
+        same, where = relations.between(items, of_columns)
+        value = losses.supervised_contrastive_loss(
+            distances.cosine_similarity_matrix(embeddings, columns),
+            same,
+            where=where,
+            temperature=temperature,
+            reduce_fn=reduce_fn,
+        )
+        return value, memory.push(queue, *batch)
 
     return loss
 
@@ -189,6 +259,7 @@ def make_system(
     temperature: float = 0.1,
     compute_dtype: str | None = None,
     axis_name: str | None = None,
+    queue_shape: tuple[int, int] | None = None,
 ) -> System:
     """Returns a system whose model normalises the encoder's embeddings to length 1.
 
@@ -200,6 +271,7 @@ def make_system(
       temperature: The temperature before training.
       compute_dtype: As in `make_loss`.
       axis_name: As in `make_loss`. The encoder has to know it too.
+      queue_shape: As in `make_init`.
     """
     encoder_init, encode = from_flax(encoder)
 
@@ -208,10 +280,13 @@ def make_system(
         return distances.normalize(encode(params, images, statistics=statistics))
 
     def model(state: training.TrainState) -> Model:
-        variables = {"params": state.params["encoder"], "statistics": state.statistics}
+        statistics, _ = without_queue(state.statistics)
+        variables = {"params": state.params["encoder"], "statistics": statistics}
         return Model(variables, embed_fn, preparation)
 
-    init = make_init(encoder_init, preparation.image_shape, temperature)
+    init = make_init(
+        encoder_init, preparation.image_shape, temperature, queue_shape=queue_shape
+    )
     loss = make_loss(encode, compute_dtype=compute_dtype, axis_name=axis_name)
     return System(init, sample, loss, optimizer, model)
 

@@ -65,6 +65,8 @@ class Config(RunConfig):
       learning_rate: Peak of the one-cycle schedule.
       weight_decay: Weight decay of AdamW.
       temperature: Temperature of the loss before training; it is learnt.
+      queue_size: Number of embeddings of earlier batches that a batch is compared with too,
+        0 for none.
       num_episodes: Number of test tasks for each alphabet.
       num_ways: Number of letters in a test task.
       num_pairs: Number of test pairs, and of pairs of signs for the threshold.
@@ -83,6 +85,7 @@ class Config(RunConfig):
     learning_rate: float = setting(3e-3, above=0)
     weight_decay: float = setting(1e-4, at_least=0)
     temperature: float = setting(0.1, above=0)
+    queue_size: int = setting(0, at_least=0)
 
     num_episodes: int = setting(10_000, at_least=2)
     num_ways: int = setting(20, at_least=2)
@@ -125,6 +128,7 @@ def build(config: Config) -> System:
         temperature=config.temperature,
         compute_dtype=config.compute_dtype,
         axis_name=config.axis_name,
+        queue_shape=(config.queue_size, config.dim) if config.queue_size else None,
     )
 
 

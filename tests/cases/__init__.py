@@ -12,6 +12,7 @@ from tests.cases.distances import DISTANCES
 from tests.cases.encoders import ENCODERS
 from tests.cases.episodes import EPISODES
 from tests.cases.losses import LOSSES
+from tests.cases.memory import MEMORY
 from tests.cases.miners import MINERS
 from tests.cases.regularizers import REGULARIZERS
 from tests.cases.relations import REDUCTIONS, RELATIONS
@@ -37,6 +38,7 @@ CASES = [
     *SAMPLERS,
     *TILING,
     *TRAINING,
+    *MEMORY,
     *EPISODES,
     *VERIFICATION,
 ]

@@ -61,6 +61,36 @@ SIAMESE = [
         ),
     ),
     Case(
+        "siamese.in_chunks",
+        siamese.in_chunks(dense, 2),
+        Kind.MAP,
+        lambda rng: Inputs((f32(rng.normal(size=(3, 2))), f32(rng.normal(size=(4, 3))))),
+        oracle=_dense_oracle,
+        refusals=(
+            Refusal(
+                "rows that do not divide",
+                (jnp.ones((3, 2)), jnp.ones((5, 3))),
+                {},
+                ValueError,
+                "num_chunks must divide the number of rows, 5; got 2",
+            ),
+            Refusal(
+                "no rows",
+                (jnp.ones((3, 2)), jnp.ones((0, 3))),
+                {},
+                ValueError,
+                "x must be arrays with the same number of rows, at least 1",
+            ),
+            Refusal(
+                "an extra of other rows",
+                (jnp.ones((3, 2)), jnp.ones((4, 3)), FOUR[:2]),
+                {},
+                ValueError,
+                r"extras\[0\] must have 4 rows, one for each example; got shape \(2,\)",
+            ),
+        ),
+    ),
+    Case(
         "siamese.threshold_logits",
         siamese.threshold_logits,
         Kind.MAP,
