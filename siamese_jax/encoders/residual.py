@@ -2,10 +2,10 @@
 
 >>> import jax
 >>> encoder = ResNet(stem=2, widths=(2, 4), dim=3)
->>> variables = encoder.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+>>> variables = jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
 >>> print(variables["params"]["Conv_0"]["kernel"].shape)
 (5, 5, 1, 2)
->>> print(encoder.apply(variables, jnp.zeros((6, 16, 16, 1))).shape)
+>>> print(jax.jit(encoder.apply)(variables, jnp.zeros((6, 16, 16, 1))).shape)
 (6, 3)
 """
 
