@@ -2,26 +2,29 @@
 
 import csv
 import dataclasses
-import importlib
 import json
 import pathlib
 import re
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments.__main__ import main as run_experiment
 from experiments.engine import checkpoints, loop
+from experiments.engine.data import ClassData
+from experiments.engine.pair_batches import PairData
 from experiments.evaluations import results_table
 from experiments.sweeps import many_runs, summary, sweep
 from experiments.sweeps.many_runs import Runs, check_can_be_traced, stack_data
 from experiments.sweeps.summary import CHOICE, RunResult
 from experiments.sweeps.sweep import Config, Values
 from experiments.systems import glyphs, mnist_mlp
+from siamese_jax import samplers
 from siamese_jax.errors import UserError
-from tests.stripes import write_stripes
+from siamese_jax.samplers import Pairs
 
 pytestmark = pytest.mark.slow
 
@@ -95,9 +98,8 @@ def test_an_interrupted_sweep_ends_bit_for_bit_as_an_unbroken_one(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoints, "save", save_and_stop)
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            sweep.main(config)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.main(config)
     monkeypatch.setattr(checkpoints, "save", save)
 
     evaluate, evaluated = mnist_mlp.evaluate, []
@@ -180,9 +182,6 @@ def test_parameters_that_the_last_update_spoilt_count_as_diverged():
 # Systems --------------------------------------------------------------------------------
 
 
-SMALL_GLYPHS = glyphs.Config(
-    num_letters=4, num_faces=2, widths=(4,), dim=4, num_episodes=64, num_ways=5
-)
 TRACED = {
     "glyphs": ("learning_rate", "weight_decay", "temperature"),
     "mnist_conv": ("learning_rate",),
@@ -191,33 +190,57 @@ TRACED = {
 }
 
 
-def small_system(name, tmp_path):
-    """A small run of a system."""
-    config_type = importlib.import_module(f"experiments.systems.{name}").Config
-    settings = SHORT | {"workdir": tmp_path / name}
+def small_run(name, workdir):
+    """The settings of a small run, and data to train on that needs no files and fonts."""
+    module, rng = sweep.load_system(name), np.random.default_rng(0)
+    settings = SHORT | {"workdir": workdir}
     if name == "glyphs":
-        return dataclasses.replace(SMALL_GLYPHS, **settings)
+        settings |= {"num_letters": 4, "num_faces": 2, "widths": (4,), "dim": 4}
+        letters = np.arange(40) // 4
+        index = samplers.class_index(letters, groups=letters // 5)
+        images = rng.integers(0, 256, (40, 32, 32, 1), np.uint8)
+        return module.Config(**settings), ClassData(jnp.asarray(images), index)
+    settings |= {"batch_size": 10}
     if name == "orl_tutorial":
-        names = [f"s{number}" for number in range(14)]
-        folder = write_stripes(tmp_path / "orl", names=names, num=4, size=(112, 92))
-        return config_type(**settings, batch_size=10, data_dir=folder)
-    return config_type(**settings, batch_size=10, dataset="digits")
+        images = rng.integers(0, 256, (6, 56, 46, 1), np.uint8)
+        pairs = Pairs(jnp.arange(24).reshape(2, 12) % 6, jnp.arange(12) < 6)
+        return module.Config(**settings), PairData(jnp.asarray(images), pairs)
+    config = module.Config(**settings, dataset="digits")
+    return config, module.training_data(config, module.load(config))
 
 
 @pytest.mark.parametrize("name", sweep.SYSTEMS)
 def test_numbers_of_the_step_can_differ_and_others_are_refused_by_name(name, tmp_path):
-    module = sweep.load_system(name)
-    config = small_system(name, tmp_path)
-    data = stack_data([module.training_data(config, module.load(config))])
+    config, data = small_run(name, tmp_path)
+    build = sweep.load_system(name).build
 
     def check(names):
-        check_can_be_traced(Runs(module.build, [config], ("seed", *names)), data)
+        check_can_be_traced(Runs(build, [config], ("seed", *names)), stack_data([data]))
 
     check(TRACED[name])
     shape = "num_letters" if name == "glyphs" else "batch_size"
     flag = shape.replace("_", "-")
     with pytest.raises(UserError, match=f"--{flag} cannot differ between the runs"):
         check((shape,))
+
+
+def test_runs_with_batch_statistics_end_as_the_single_run(tmp_path):
+    config, data = small_run("glyphs", tmp_path / "alone")
+    configs = [
+        dataclasses.replace(config, temperature=temperature, weight_decay=weight_decay)
+        for temperature in (0.1, 0.2)
+        for weight_decay in (1e-4, 0.1)
+    ]
+    runs = Runs(glyphs.build, configs, ("seed", "temperature", "weight_decay"))
+    (tmp_path / "sweep").mkdir()
+    swept = many_runs.train(runs, stack_data([data] * 4), tmp_path / "sweep")
+    loop.prepare_folder(configs[-1])
+    alone = loop.train(configs[-1], glyphs.build(configs[-1]), data).state
+    last = jax.tree.map(lambda leaf: leaf[-1], swept.states)
+    assert_close(last.params, alone.params, rtol=0, atol=2e-5)
+    assert_close(last.statistics, alone.statistics, rtol=1e-4, atol=1e-6)
+    line = json.loads((tmp_path / "sweep" / "metrics.jsonl").read_text().splitlines()[0])
+    np.testing.assert_allclose(line["temperature"], [0.1, 0.1, 0.2, 0.2], rtol=0.05)
 
 
 def test_the_systems_of_sweeps_are_those_with_the_functions_for_it():
@@ -227,35 +250,6 @@ def test_the_systems_of_sweeps_are_those_with_the_functions_for_it():
     assert sorted(found) == sorted(sweep.SYSTEMS)
     for name in sweep.SYSTEMS:
         assert {"build", "load", "evaluate"} <= vars(sweep.load_system(name)).keys()
-
-
-def test_a_system_with_batch_statistics_is_swept_to_its_own_figures(tmp_path, capsys):
-    config = small_system("glyphs", tmp_path)
-    flags = [
-        word
-        for name in (
-            "num_letters",
-            "num_faces",
-            "widths",
-            "dim",
-            "num_episodes",
-            "num_ways",
-        )
-        for word in (f"--{name}", str(getattr(config, name)).strip("(,)"))
-    ]
-    steps = "--num-steps 2 --steps-per-call 2 --checkpoint-every 2 --num-pairs 200".split()
-    folder = str(tmp_path / "sweep")
-    sweep_flags = ["--temperature", "0.1,0.2", "--seeds", "3", "--workdir", folder]
-    run_experiment(["sweep", "glyphs", *sweep_flags, *flags, *steps])
-    results = read(tmp_path / "sweep" / "results.json")
-    assert [run["setting"] for run in results["runs"]] == [
-        {"temperature": 0.1},
-        {"temperature": 0.2},
-    ]
-    assert all(0 < run["metrics"]["one_shot_accuracy"] < 1 for run in results["runs"])
-    line = json.loads((tmp_path / "sweep" / "metrics.jsonl").read_text().splitlines()[0])
-    np.testing.assert_allclose(line["temperature"], [0.1, 0.2], rtol=0.05)
-    assert "one_shot_accuracy" in capsys.readouterr().out
 
 
 def test_data_that_is_equal_is_shared_and_other_data_is_stacked():
