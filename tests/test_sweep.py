@@ -24,6 +24,7 @@ from experiments.sweeps.sweep import Config, Values
 from experiments.systems import glyphs, mnist_mlp
 from siamese_jax import samplers
 from siamese_jax.errors import UserError
+from siamese_jax.model import save_model
 from siamese_jax.samplers import Pairs
 
 pytestmark = pytest.mark.slow
@@ -250,6 +251,19 @@ def test_the_systems_of_sweeps_are_those_with_the_functions_for_it():
     assert sorted(found) == sorted(sweep.SYSTEMS)
     for name in sweep.SYSTEMS:
         assert {"build", "load", "evaluate"} <= vars(sweep.load_system(name)).keys()
+
+
+def test_all_runs_start_from_the_parameters_of_a_model(tmp_path):
+    config = digits_config(None, init_from=tmp_path / "model")
+    system = mnist_mlp.build(config)
+    state = loop.initial_state(system, jax.random.key(5))
+    save_model(config.init_from, system.model(state))
+    configs = [dataclasses.replace(config, seed=seed) for seed in SEEDS]
+    runs = Runs(mnist_mlp.build, configs, ("seed",))
+    first_states = many_runs.compile_first_states(runs, many_runs.make_mesh(2))
+    found = first_states(runs.numbers()).params
+    wanted = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), state.params)
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
 def test_data_that_is_equal_is_shared_and_other_data_is_stacked():
