@@ -3,9 +3,8 @@
 The runs differ in their seeds and in some numbers, such as a margin or a learning rate.
 Each of these numbers is an array with one entry for each run. `vmap` over the runs makes a
 system and a training step of them, and `scan` makes many steps, so that all runs are one
-compiled program. The runs are independent of each other: those that a device holds are
-trained without a word to the other devices, and a run whose numbers become NaN spoils no
-other run.
+compiled program. The runs are independent of each other: the devices exchange nothing, and
+a run whose numbers become NaN spoils no other run.
 
 The folder of a sweep has a line of metrics.jsonl for each compiled call, with the mean of
 each metric over the steps of the call for each run, and the checkpoints of the stacked
@@ -217,7 +216,7 @@ def check_can_be_traced(runs: Runs, data: RunData) -> None:
         return run_steps(runs, 1, numbers, first_state(runs, numbers), one)
 
     everything = {name: number.item() for name, number in numbers.items()}
-    jax.eval_shape(lambda: step(everything))  # another failure shows itself here
+    jax.eval_shape(lambda: step(everything))  # fails here if the numbers are not the reason
     for name, number in numbers.items():
         known = {other: x for other, x in everything.items() if other != name}
         try:
@@ -226,7 +225,7 @@ def check_can_be_traced(runs: Runs, data: RunData) -> None:
             )
         except UserError:
             raise
-        except Exception as error:  # whatever a number that is not known runs into
+        except Exception as error:  # an unknown number is refused in many ways
             raise UserError(
                 f"{flag_of(name)} cannot differ between the runs of a sweep: "
                 f"the program of a step depends on it ({type(error).__name__}). Give one "
