@@ -14,6 +14,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from siamese_jax._names import print_any_name, shown
@@ -39,27 +40,21 @@ def command_line(
         printed line by line as it is written.
       config_type: A dataclass with one flag for each field, parsed by the field's type. If
         it has an attribute `positional` that is true, fields without a default are
-        positional arguments instead of flags.
+        positional arguments instead of flags. If it has a method `from_flags(flags,
+        program)`, this makes the configuration.
       flags: The command line after the module's name; that of this process if None.
     """
-    import tyro
-
     flags = sys.argv[1:] if flags is None else flags
     logging.getLogger("absl").setLevel(logging.ERROR)
     if not {"-h", "--help"}.isdisjoint(flags):
         # printed here, since tyro joins the lines of a description to paragraphs
         print((sys.modules[main.__module__].__doc__ or "").strip() + "\n")
     program = f"python -m experiments {pathlib.Path(inspect.getfile(main)).stem}"
-    positional = getattr(config_type, "positional", False)
-    config = tyro.cli(
-        config_type,
-        args=flags,
-        prog=program,
-        description="",
-        config=(tyro.conf.PositionalRequiredArgs,) if positional else (),
-    )
+    from_flags = getattr(config_type, "from_flags", partial(parse_flags, config_type))
+    config = None
     print_any_name()
     try:
+        config = from_flags(flags, program)
         with _precision(config), _joined(config) as own:
             main(own)
     except (UserError, OSError) as error:
@@ -69,6 +64,20 @@ def command_line(
         again = f"{program} {shlex.join(same_run(config, flags))}".strip()
         print(f"{stopped or 'stopped'}; to go on: {again}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def parse_flags(config_type: type[ConfigT], flags: Sequence[str], program: str) -> ConfigT:
+    """The configuration that flags describe; wrong flags end the program with status 2."""
+    import tyro
+
+    positional = getattr(config_type, "positional", False)
+    return tyro.cli(
+        config_type,
+        args=flags,
+        prog=program,
+        description="",
+        config=(tyro.conf.PositionalRequiredArgs,) if positional else (),
+    )
 
 
 def _joined(config: Any) -> contextlib.AbstractContextManager[Any]:

@@ -225,7 +225,7 @@ def test_the_library_uses_few_packages_and_large_ones_late():
             assert late or found.package in MAY_USE_AT_THE_TOP.get(own, ()), found
 
 
-ROOMS = ["cli", "datasets", "engine", "report", "evaluations", "systems"]
+ROOMS = ["cli", "datasets", "engine", "report", "evaluations", "systems", "sweeps"]
 
 
 def test_imports_between_the_rooms_of_experiments_point_one_way():

@@ -137,9 +137,9 @@ def test_missing_data_is_named_without_a_traceback(tmp_path):
 def test_everything_that_can_be_run_is_listed_by_room(capsys):
     run_experiment([])
     printed = capsys.readouterr().out
-    for room in ("systems", "evaluations", "datasets"):
+    for room in ("systems", "sweeps", "evaluations", "datasets"):
         assert f"(experiments/{room}):" in printed
-    for line in ("omniglot_koch  ", "lake_trials  ", "tfds  "):
+    for line in ("omniglot_koch  ", "sweep  ", "lake_trials  ", "tfds  "):
         assert line.strip() in printed
     assert all(text.endswith(".") for text in list_experiments().values())
 

@@ -13,6 +13,7 @@ from experiments.engine import loop, photographs
 from experiments.engine.data import ClassData
 from experiments.engine.logs import read_log
 from experiments.engine.pair_batches import PairData
+from experiments.engine.system import initial_state, train_steps
 from experiments.evaluations import digit_pairs, unseen_faces
 from experiments.evaluations.digit_pairs import DigitEvaluation
 from experiments.systems import mnist_mlp, orl_hog
@@ -25,7 +26,7 @@ from tests.test_systems import EACH_VARIANT, VARIANTS, small_system
 
 def small_data(config, system):
     """Images of noise: ten classes, in two groups, of six images each."""
-    state = jax.eval_shape(lambda: loop.initial_state(system, jax.random.key(0)))
+    state = jax.eval_shape(lambda: initial_state(system, jax.random.key(0)))
     shape = system.model(state).preparation.image_shape
     images = np.random.default_rng(0).integers(0, 256, (60, *shape), np.uint8)
     labels = np.arange(60) // 6
@@ -43,7 +44,7 @@ def traced_step(name, settings):
     state, data = small_data(config, system)
 
     def step(state):
-        return loop.train_steps(system, jax.random.key(0), state, data, 1)
+        return train_steps(system, jax.random.key(0), state, data, 1)
 
     program, (new, metrics) = jax.make_jaxpr(step, return_shape=True)(state)
     return new, metrics, [eqn for eqn, _ in equations(program.jaxpr)]
@@ -141,9 +142,9 @@ def test_a_command_in_float64_has_parameters_and_loss_in_float64(tmp_path, monke
 
 def test_a_run_in_float64_starts_from_the_parameters_of_one_in_float32():
     system = mnist_mlp.build(mnist_mlp.Config(dataset="digits"))
-    narrow = loop.initial_state(system, jax.random.key(0)).params
+    narrow = initial_state(system, jax.random.key(0)).params
     with jax.enable_x64(True):
-        wide = loop.initial_state(system, jax.random.key(0)).params
+        wide = initial_state(system, jax.random.key(0)).params
     jax.tree.map(np.testing.assert_array_equal, wide, narrow)
     assert float_types(wide) == {"float64"}
 

@@ -257,15 +257,22 @@ def finish(
         "metrics": figures,
         "seconds": round(trained.seconds, 2),
         "num_steps": int(trained.state.step),
-        "device": device_of(trained.state),
         "parallel": config.parallel,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": _versions(),
+        **made_with(trained.state),
     }
     text = json.dumps(results, indent=2, allow_nan=False)
     write_whole(config.directory / "results.json", text + "\n")
     print_table(figures)
     print(f"{trained.seconds:.0f} s of training; results and report in {config.directory}")
+
+
+def made_with(state: TrainState) -> dict[str, Any]:
+    """The devices that hold the state, the machine, and the versions of the libraries."""
+    return {
+        "device": device_of(state),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": _versions(),
+    }
 
 
 def device_of(state: TrainState) -> str:
