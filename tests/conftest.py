@@ -14,6 +14,7 @@ import os
 import pathlib
 import platform
 import resource
+import sys
 
 # environment variables, since tests start processes of their own
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -47,6 +48,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.quick)
+
+
+@pytest.fixture(autouse=True)
+def _runs_use_two_devices(monkeypatch):
+    """Runs use two of the devices unless they ask for more: that compiles faster."""
+    devices = sys.modules.get("experiments.engine.devices")
+    if devices is not None:
+        monkeypatch.setattr(devices, "usual_devices", lambda: 2)
 
 
 # Memory --------------------------------------------------------------------------------

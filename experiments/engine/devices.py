@@ -47,7 +47,8 @@ def choose_mesh(config: RunConfig, num_examples: int) -> Mesh:
     num_processes = jax.process_count()
     available = num_processes * jax.local_device_count()
     if config.devices is None:
-        shares = range(num_processes, available + 1, num_processes)
+        usual = num_processes * usual_devices()
+        shares = range(num_processes, usual + 1, num_processes)
         num_devices = max((n for n in shares if num_examples % n == 0), default=0)
     else:
         num_devices = config.devices
@@ -70,6 +71,11 @@ def choose_mesh(config: RunConfig, num_examples: int) -> Mesh:
         for device in _devices_of(process)[: num_devices // num_processes]
     ]
     return Mesh(np.array(chosen), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def usual_devices() -> int:
+    """How many devices a process uses at most, unless `--devices` says otherwise."""
+    return jax.local_device_count()
 
 
 def _devices_of(process: int) -> list[jax.Device]:
@@ -129,7 +135,7 @@ def _by_pmap(system: System, mesh: Mesh) -> Steps:
             batch = system.sample(key, step, data)
             size = batch.images.shape[-4] // mesh.size
 
-            def rows_of_share(name: str, leaf: jax.Array) -> jax.Array:
+            def rows_of_share(name: str, leaf: Any) -> Any:
                 axis = leaf.ndim - 4 if name == "images" else 0
                 return lax.dynamic_slice_in_dim(leaf, share * size, size, axis)
 
