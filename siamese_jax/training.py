@@ -80,7 +80,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from siamese_jax._checks import check_at_least
@@ -278,10 +278,10 @@ def train_steps(
     """
     check_at_least("num_steps", num_steps, 1)
 
-    batch_key, loss_key = jax.random.split(key)
+    _, loss_key = jax.random.split(key)
 
     def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-        batch = batch_fn(jax.random.fold_in(batch_key, state.step), state.step, data)
+        batch = batch_fn(batch_key(key, state.step), state.step, data)
         return train_step(
             loss_key,
             state,
@@ -292,6 +292,23 @@ def train_steps(
         )
 
     return lax.scan(body, state, length=num_steps, unroll=unroll)
+
+
+def batch_key(key: PRNGKeyArray, step: ArrayLike) -> PRNGKeyArray:
+    """The key with which `train_steps` draws the batch of a step.
+
+    It is fold_in(split(key)[0], step). With it the batches of coming steps can be drawn
+    ahead, such as to read them from files.
+
+    Args:
+      key: The key of the run, which `train_steps` is given.
+      step: Number of updates before the batch.
+
+    >>> key = jax.random.key(0)
+    >>> bool(batch_key(key, 1) == batch_key(key, 2))
+    False
+    """
+    return jax.random.fold_in(jax.random.split(key)[0], step)
 
 
 # Optimizers -----------------------------------------------------------------------------

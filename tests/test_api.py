@@ -263,7 +263,7 @@ def test_files_are_short_and_named_for_an_idea(folder):
 
 LARGE_PACKAGES = {
     *("flax", "tensorflow", "tensorflow_datasets", "matplotlib", "orbax", "tyro", "tqdm"),
-    *("sklearn", "PIL", "tensorboardX", "safetensors"),
+    *("grain", "sklearn", "PIL", "tensorboardX", "safetensors"),
 }
 
 

@@ -15,6 +15,7 @@ from experiments import datasets
 from experiments.datasets import digits, letters, omniglot, tfds
 from experiments.datasets.omniglot import Characters
 from siamese_jax.errors import UserError
+from siamese_jax.images import Preparation
 
 
 def test_draws_for_a_test_depend_on_their_purpose_alone():
@@ -150,6 +151,20 @@ def tiny(tmp_path, monkeypatch):
 
 def plain(value, num=2, size=(4, 4)):
     return np.full((num, *size, 1), value, np.uint8)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_images_of_a_tfds_set_are_read_one_by_one(tiny):
+    images = [*plain(10, 3, (4, 6)), *plain(20, 2, (5, 5))]
+    write_tfds(tiny / "1.0.0", images, [0, 1, 2, 1, 0], shape=(-1, -1, 1))
+    source = tfds.open_tfds("tiny", "train", Preparation((4, 4), color=True, invert=True))
+    assert source.labels.tolist() == [0, 1, 2, 1, 0]
+    assert source.read(4).shape == source.image_shape == (4, 4, 3)
+    assert [source.read(number).mean() for number in (4, 0)] == [235, 245]
+    (record,) = (tiny / "1.0.0").glob("*.array_record*")
+    record.write_bytes(bytes(record.stat().st_size))
+    with pytest.raises(UserError, match=r"tiny/1.0.0, split 'train', example 3 cannot"):
+        tfds.open_tfds("tiny", "train", Preparation((4, 4))).read(3)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -23,8 +23,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from experiments.cli import command_line
+from experiments.datasets.sources import ImageSource
 from siamese_jax.errors import UserError
-from siamese_jax.images import LabelledImages
+from siamese_jax.images import LabelledImages, Preparation, prepare
 
 Columns = Mapping[str, Callable[[Any], Any]]  # a function of an example for each array
 
@@ -91,6 +92,40 @@ def load_tfds(name: str, split: str) -> LabelledImages:
         found = arrays["images"].dtype
         raise UserError(f"{name}, split {split!r}, has images of {found}; uint8 is read")
     return LabelledImages(arrays["images"], arrays["labels"])
+
+
+def open_tfds(name: str, split: str, preparation: Preparation) -> ImageSource:
+    """Opens a split of a prepared image set, whose images are read one by one.
+
+    The labels are read at once and cached, which decodes each image the first time.
+
+    Args:
+      name: The name of the set. Its newest version is read.
+      split: The name of the split.
+      preparation: How an image of any size is prepared when it is read.
+
+    Raises:
+      FileNotFoundError: If the set is not prepared. The message says where it was looked
+        for and how to get it.
+      UserError: If the set cannot be read, or has no features "image" and "label". Reading
+        an image raises it too; the message has the number of the example.
+    """
+    import tensorflow_datasets as tfds
+
+    labels = load_columns(name, split, {"labels": lambda x: x["label"]})["labels"]
+    folder = _prepared(name).folder
+    source = tfds.builder_from_directory(str(folder)).as_data_source(split=split)
+
+    def read(number: int) -> np.ndarray:
+        try:
+            return prepare(source[number]["image"][None], preparation)[0]
+        except Exception as error:  # of array_record, the image decoder or `prepare`
+            words = " ".join(str(error).split())
+            raise UserError(
+                f"{folder}, split {split!r}, example {number} cannot be read: {words}"
+            ) from error
+
+    return ImageSource(read, labels, preparation.image_shape)
 
 
 def load_columns(name: str, split: str, columns: Columns) -> dict[str, np.ndarray]:

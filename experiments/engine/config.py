@@ -284,6 +284,7 @@ WHERE_IT_RUNS = (
     "coordinator",
     "num_processes",
     "process_id",
+    "stream",
 )
 
 

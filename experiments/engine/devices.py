@@ -1,6 +1,7 @@
 """The devices of a run, and its training steps compiled for them.
 
-Every device holds the whole state and the whole data set. A batch is cut into equal shares
+Every device holds the whole state and the whole data set, unless the data are streamed
+(`experiments.engine.streams`). A batch is cut into equal shares
 of examples, one for each device. There are two forms:
 
 * `jit`: one program over a mesh of devices. The examples of a batch are spread over the
@@ -90,6 +91,28 @@ def replicate(mesh: Mesh, tree: Tree) -> Tree:
     return jax.device_put(tree, everywhere)
 
 
+def rows_of_process(config: RunConfig, num_examples: int) -> slice:
+    """The rows of a batch that this process gives to `spread`."""
+    if config.parallel == "pmap":
+        return slice(num_examples)
+    size = num_examples // jax.process_count()
+    return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
+
+
+def spread(config: RunConfig, mesh: Mesh, images: np.ndarray) -> jax.Array:
+    """Puts batches of images on the devices, in the form that `compile_steps` takes best.
+
+    Args:
+      config: The settings of the run.
+      mesh: Its devices. With `jit`, each gets its share of every batch. With `pmap`, it
+        gets whole batches.
+      images: [num_steps, n, height, width, channels], the rows of `rows_of_process`.
+    """
+    is_whole = config.parallel == "pmap"
+    spec = PartitionSpec() if is_whole else PartitionSpec(None, AXIS)
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), images)
+
+
 def _from_each_process(everywhere: NamedSharding, leaf: Any) -> jax.Array:
     """An array that all processes have, as one array of all processes."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -109,7 +132,8 @@ def local_copy(tree: Tree) -> Tree:
 def compile_steps(config: RunConfig, system: "System", mesh: Mesh) -> Steps:
     """Returns `(key, state, data, num_steps) -> (state, metrics)`, compiled for a mesh.
 
-    All arguments and results are on every device. The state is donated.
+    All arguments and results are on every device, apart from the images that `spread` puts
+    there. The state is donated.
     """
     return (_by_pmap if config.parallel == "pmap" else _by_jit)(system, mesh)
 

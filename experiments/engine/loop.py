@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.cli import finite_or_none, print_table, read_json, write_whole
-from experiments.engine import checkpoints, devices, processes
+from experiments.engine import checkpoints, devices, processes, streams
 from experiments.engine.config import (
     RunConfig,
     as_json,
@@ -161,16 +161,17 @@ def train(
     Args:
       config: The settings of the run.
       system: The functions to run.
-      data: Whatever `system.sample` takes, on the device.
+      data: Whatever `system.sample` takes, on the device, or a `streams.Stream`, of which
+        it takes `StreamedBatches`.
       evaluation: Evaluates the state at every checkpoint.
 
     Raises:
       UserError: If a checkpoint or the log is damaged, another process runs in the folder,
-        `--init-from` does not fit, or a metric is not finite.
+        `--init-from` does not fit, a metric is not finite, or an image cannot be read.
       KeyboardInterrupt: If the run was stopped. It says at which step the state was saved.
     """
     key, state = stream(config, "train"), initial_state(system, stream(config, "init"))
-    batch = jax.eval_shape(system.sample, key, state.step, data)
+    batch = jax.eval_shape(system.sample, key, state.step, streams.shapes(data))
     images_per_step = math.prod(batch.images.shape[:-3])
     mesh = devices.choose_mesh(config, batch.images.shape[-4])
     compiled = devices.compile_steps(config, system, mesh)
@@ -180,7 +181,7 @@ def train(
         if config.init_from is not None and saved.latest_step() is None:
             state = load_parameters(config.init_from, state, system.optimizer)
         state = processes.from_first(lambda: checkpoints.restore(saved, state), state)
-        key, state, data = devices.replicate(mesh, (key, state, data))
+        key, state = devices.replicate(mesh, (key, state))
         first = int(state.step)
         if 0 < first < config.num_steps:
             print(f"continuing from step {first} in {config.directory}")
@@ -189,12 +190,14 @@ def train(
         evaluations = EvaluationLog(config.directory, first, evaluation)
         progress = stack.enter_context(_progress_bar(config.num_steps, first))
         stop = stack.enter_context(stop_requests())
+        data_of_calls = streams.of_calls(config, mesh, data, calls(config, first))
+        stack.enter_context(contextlib.closing(data_of_calls))
         for step, done in calls(config, first):
             if processes.any_of(evaluations.out_of_patience()):
                 print(f"stopped at step {step}: no better evaluation for a while")
                 break
             began = time.perf_counter()
-            state, metrics = compiled(key, state, data, done - step)
+            state, metrics = compiled(key, state, next(data_of_calls), done - step)
             metrics = jax.tree.map(np.asarray, metrics)
             _check_finite(metrics, step)
             seconds = time.perf_counter() - began

@@ -15,9 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.engine.config import RunConfig, setting
-from experiments.engine.data import ClassData, gather
+from experiments.datasets.sources import ImageSource
+from experiments.engine.config import RunConfig, setting, stream
+from experiments.engine.data import ClassData, StreamedBatches, batch_of_step, gather
 from experiments.engine.init_from import QUEUE
+from experiments.engine.streams import Stream
 from experiments.engine.system import System
 from siamese_jax import (
     augment,
@@ -325,14 +327,43 @@ class SupConConfig(RunConfig):
 
 
 def make_sampler(config: SupConConfig) -> Callable[..., LabelledBatch]:
-    """Returns a sampler of distorted batches from `ClassData`."""
+    """Returns a sampler of distorted batches from `ClassData`, or from `class_stream`."""
 
-    def sample(key: jax.Array, step: jax.Array, data: ClassData) -> LabelledBatch:
+    def sample(
+        key: jax.Array, step: jax.Array, data: ClassData | StreamedBatches
+    ) -> LabelledBatch:
         batch_key, distortion_key = jax.random.split(key)
-        batch = sample_classes(batch_key, data, config.num_classes, config.num_images)
+        if isinstance(data, StreamedBatches):
+            batch = LabelledBatch(*batch_of_step(data, step))
+        else:
+            batch = sample_classes(batch_key, data, config.num_classes, config.num_images)
+        # what follows is compiled alike wherever the batch comes from
+        batch, distortion_key = jax.lax.optimization_barrier((batch, distortion_key))
         return batch._replace(images=distort(config, distortion_key, batch.images))
 
     return sample
+
+
+def class_stream(config: SupConConfig, source: ImageSource) -> Stream:
+    """Streams the batches that `make_sampler` draws from the same images in memory.
+
+    They are drawn on the CPU, which is free while an accelerator trains.
+    """
+    index = samplers.class_index(source.labels)
+    cpu = jax.local_devices(backend="cpu")[0]
+    arguments = jax.device_put((stream(config, "train"), index), cpu)
+
+    @jax.jit
+    def draw(key: jax.Array, index: samplers.ClassIndex, step: jax.Array) -> jax.Array:
+        batch_key, _ = jax.random.split(training.batch_key(key, step))
+        return samplers.sample_batch(
+            batch_key, index, config.num_classes, config.num_images
+        ).examples
+
+    def order(step: int) -> np.ndarray:
+        return np.asarray(draw(*arguments, np.int32(step)))
+
+    return Stream(source, np.asarray(index.class_of), order)
 
 
 def distort(config: SupConConfig, key: jax.Array, images: jax.Array) -> jax.Array:

@@ -6,12 +6,14 @@ are calibrated on the second, and it is tested on the third.
 
 import json
 import pathlib
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from experiments import report
 from experiments.cli import write_whole
+from experiments.datasets.sources import ImageSource
 from experiments.engine import loop
 from experiments.engine.config import RunConfig
 from experiments.engine.data import ClassData, class_data
@@ -21,6 +23,8 @@ from experiments.evaluations import few_shot
 from experiments.evaluations.pair_metrics import PairDistances, roc_curve, threshold_of
 from siamese_jax.images import LabelledImages, Preparation, prepare
 from siamese_jax.model import Model, pixel_model
+
+ImagesT = TypeVar("ImagesT", LabelledImages, ImageSource)
 
 _FEW_CLASSES = 6  # in a test of fewer, one hard class changes every figure
 
@@ -52,8 +56,8 @@ class Evaluated(NamedTuple):
 def run(
     config: RunConfig,
     system: System,
-    preparation: Preparation,
-    dataset: LabelledImages,
+    data: Any,
+    select_fn: Callable[[np.ndarray], LabelledImages],
     names: ClassSplit,
     *,
     noun: str,
@@ -65,9 +69,10 @@ def run(
 
     Args:
       config: The settings of the run, whose folder `loop.start` has prepared.
-      system: What to train, on `ClassData`.
-      preparation: How the system's images are prepared.
-      dataset: Images of all classes; they are prepared here.
+      system: What to train.
+      data: The images of the training classes, as `loop.train` takes them.
+      select_fn: `select_fn(names)` returns the images of the classes with these names, of
+        the size that `system.model` takes or larger.
       names: The classes of each part.
       noun: What a class is, in the plural, such as "persons".
       title: The heading of the report.
@@ -75,8 +80,8 @@ def run(
     by_part = {part: array.tolist() for part, array in names._asdict().items()}
     path = config.directory / f"{noun}.json"
     write_whole(path, json.dumps(by_part, indent=2) + "\n")
-    train, validation, test = (select_classes(dataset, part) for part in names)
-    trained = loop.train(config, system, prepared_data(train, preparation))
+    trained = loop.train(config, system, data)
+    validation, test = select_fn(names.validation), select_fn(names.test)
     model = system.model(trained.state)
     evaluated = evaluate(model, validation, test, noun=noun)
     loop.finish(config, evaluated.metrics, trained, evaluated.model)
@@ -92,7 +97,7 @@ def prepared_data(dataset: LabelledImages, preparation: Preparation) -> ClassDat
     return class_data(dataset._replace(images=prepare(dataset.images, preparation)))
 
 
-def select_classes(dataset: LabelledImages, names: np.ndarray) -> LabelledImages:
+def select_classes(dataset: ImagesT, names: np.ndarray) -> ImagesT:
     """The images of the classes with these names."""
     return dataset.only(np.isin(dataset.labels, names))
 

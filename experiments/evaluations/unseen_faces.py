@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
@@ -102,7 +103,7 @@ def run_folds(
       faces: The images of all persons, not prepared.
       folds: The persons of each fold, by its number.
     """
-    runs = []
+    runs, select = [], partial(unseen_classes.select_classes, faces)
     for fold, persons in folds.items():
         print(f"fold {fold}")
         directory = config.directory / f"fold{fold}"
@@ -111,8 +112,8 @@ def run_folds(
         one = unseen_classes.run(
             fold_config,
             system,
-            PREPARATION,
-            faces,
+            unseen_classes.prepared_data(select(persons.train), PREPARATION),
+            select,
             persons,
             noun="persons",
             title=f"Unseen faces, fold {fold}",

@@ -23,6 +23,11 @@ rotated, sheared, scaled and shifted: it is the only knowledge about them that g
 training. For few images, `--encoder hog` trains a linear map of oriented gradients.
 `--encoder package.module:Name` trains a Flax network of your own.
 
+Without more, all images are kept on the device. With `--stream` those of the training
+classes are read and prepared when a batch needs them, and the result is the same. The
+images of the other classes are read when the training has ended. Of these, `--test-classes`
+chooses how many there are.
+
 Then use the model on your images:
 
     siamese-jax verify --model RUN/model a.png b.png
@@ -39,8 +44,12 @@ from typing import ClassVar
 import numpy as np
 
 from experiments.cli import command_line
+from experiments.datasets import sources
+from experiments.datasets.sources import ImageSource
 from experiments.engine import loop, photographs, supcon
 from experiments.engine.config import check_config, setting
+from experiments.engine.data import ClassData, class_data
+from experiments.engine.streams import Stream
 from experiments.engine.system import System
 from experiments.evaluations import unseen_classes
 from experiments.evaluations.unseen_classes import ClassSplit, select_classes
@@ -52,7 +61,6 @@ from siamese_jax.images import (
     class_names,
     count_images,
     list_folder,
-    read_prepared,
     remarks,
     small_classes,
 )
@@ -71,6 +79,8 @@ class Config(photographs.PhotographConfig):
       min_images: Leave out classes with fewer images.
       test_classes: A text file with the name of a test class on each line. By default the
         test classes are drawn at random.
+      stream: Read the training images when they are needed, for folders that do not fit
+        into the memory of the device.
     """
 
     experiment: ClassVar[str] = "image_folder"
@@ -83,6 +93,7 @@ class Config(photographs.PhotographConfig):
     background: int = setting(255, at_least=0, at_most=255)
     min_images: int | None = setting(None, at_least=1)
     test_classes: pathlib.Path | None = None
+    stream: bool = False
 
 
 def build(config: Config) -> System:
@@ -164,22 +175,30 @@ def check_counts(counts: Mapping[str, int]) -> None:
 
 
 def load(config: Config) -> LabelledImages:
-    """Reads all images and prepares them. A label is the name of a sub-folder.
+    """Reads all images and prepares them.
+
+    Raises:
+      UserError: As `find_images`, or if a file cannot be read.
+      FileNotFoundError: If the folder does not exist.
+    """
+    return sources.load(find_images(config))
+
+
+def find_images(config: Config) -> ImageSource:
+    """Finds all images, without reading them. A label is the name of a sub-folder.
 
     Says on the standard error stream which files and classes are passed over.
 
     Raises:
-      UserError: If no folder is given, it cannot be read as labelled images, classes have a
-        single image, or the images are too small for the encoder.
+      UserError: If no folder is given, it has no labelled images, classes have a single
+        image, or the images are too small for the encoder.
       FileNotFoundError: If the folder does not exist.
     """
     if config.data_dir is None:
         raise UserError("--data-dir: a folder with one sub-folder a class")
     photographs.check_encoder(config, preparation(config), "--image-size")
     files = choose_files(config.data_dir, config.min_images)
-    return LabelledImages(
-        read_prepared(files, preparation(config)), np.array(class_names(files))
-    )
+    return sources.of_files(files, np.array(class_names(files)), preparation(config))
 
 
 def choose_files(folder: pathlib.Path, min_images: int | None) -> list[pathlib.Path]:
@@ -204,20 +223,26 @@ def choose_files(folder: pathlib.Path, min_images: int | None) -> list[pathlib.P
     return list_folder(folder, min_images=min_images)
 
 
+def training_data(config: Config, source: ImageSource) -> ClassData | Stream:
+    """The training images on the device, or a stream of them."""
+    if config.stream:
+        return supcon.class_stream(config, source)
+    return class_data(sources.load(source))
+
+
 def main(config: Config) -> None:
     """Trains, evaluates on classes never seen, reports, and says how to use the model."""
     check_config(config)
-    dataset = load(config)
-    names = split_classes(dataset.labels, config.seed, test_names=read_names(config))
-    train = select_classes(dataset, names.train)
-    config = supcon.fit_batch(config, train.labels)
+    source = find_images(config) if config.stream else sources.in_memory(load(config))
+    names = split_classes(source.labels, config.seed, test_names=read_names(config))
+    config = supcon.fit_batch(config, select_classes(source, names.train).labels)
     if not loop.start(config):
         return
     unseen_classes.run(
         config,
         build(config),
-        preparation(config),
-        dataset,
+        training_data(config, select_classes(source, names.train)),
+        lambda part: sources.load(select_classes(source, part)),
         names,
         noun="classes",
         title="Classes never seen",

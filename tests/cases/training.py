@@ -94,6 +94,13 @@ TRAINING = [
         ),
     ),
     Case(
+        "training.batch_key",
+        training.batch_key,
+        Kind.RANDOM,
+        lambda rng: Inputs((key(rng), rng.integers(9).astype(np.int32))),
+        exempt={Contract.REFUSALS: "takes any number that `fold_in` takes"},
+    ),
+    Case(
         "batching.map_batches",
         partial(batching.map_batches, lambda rows: 2 * rows["x"]),
         Kind.MAP,
