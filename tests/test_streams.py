@@ -1,7 +1,13 @@
 """Tests of streams: images that are read when a batch needs them."""
 
 import dataclasses
+import json
+import os
+import pathlib
 import shutil
+import socket
+import subprocess
+import sys
 from functools import partial
 from typing import NamedTuple
 
@@ -23,6 +29,7 @@ from siamese_jax.images import Preparation
 from siamese_jax.model import Model
 from tests.stripes import write_stripes
 
+ROOT = pathlib.Path(__file__).parent.parent
 SHAPE = (2, 3, 1)
 NUM_IMAGES = 10
 BATCH_SIZE = 4
@@ -161,6 +168,28 @@ def test_only_some_batches_are_read_ahead():
     assert len(reads) <= (2 * 5 + 16 + 8) * BATCH_SIZE
 
 
+@pytest.mark.slow
+def test_each_process_reads_the_rows_of_its_own_devices(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.stream_in_processes", str(tmp_path), str(port)]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "2", "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [*command, number], cwd=ROOT, env=environment, stdout=subprocess.DEVNULL
+        )
+        for number in "01"
+    ]
+    assert [process.wait() for process in started] == [0, 0]
+    parts = [json.loads((tmp_path / f"{number}.json").read_text()) for number in "01"]
+    wanted = [4] * NUM_IMAGES
+    assert [part["seen"][:2] for part in parts] == [[wanted] * 2] * 2
+    assert [len(part["reads"]) for part in parts] == [10 * BATCH_SIZE // 2] * 2
+    both = parts[0]["reads"] + parts[1]["reads"]
+    assert [both.count(number) for number in range(NUM_IMAGES)] == wanted
+
+
 # The experiment -------------------------------------------------------------------------
 
 
@@ -206,6 +235,9 @@ def test_images_that_are_streamed_end_at_the_same_parameters(folder, tmp_path, m
     monkeypatch.setattr(jax, "jit", partial(jax.jit, compiler_options=OPTIMISED))
     wanted = trained(small(tmp_path / "memory", folder))
     found = trained(small(tmp_path / "stream", folder, stream=True))
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    shutil.rmtree(tmp_path / "stream" / "checkpoints" / "4")
+    found = trained(small(tmp_path / "stream", folder))  # goes on in the other form
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 

@@ -5,8 +5,9 @@ number of the step alone, so the number of the step, which every checkpoint has,
 exact position in the data: a run that goes on sees each image as often as an unbroken one.
 
 Grain reads batches ahead in several threads, and the data of the next compiled call are
-moved to the devices while a call runs. With `--parallel jit` each process reads the rows of
-its own devices. With `--parallel pmap` it reads the whole batch.
+moved to the devices while a call runs, so that the devices hold the images of two calls.
+With `--parallel jit` each process reads the rows of its own devices. With `--parallel pmap`
+it reads the whole batch.
 """
 
 import collections

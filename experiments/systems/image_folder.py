@@ -24,9 +24,9 @@ training. For few images, `--encoder hog` trains a linear map of oriented gradie
 `--encoder package.module:Name` trains a Flax network of your own.
 
 Without more, all images are kept on the device. With `--stream` those of the training
-classes are read and prepared when a batch needs them, and the result is the same. The
-images of the other classes are read when the training has ended. Of these, `--test-classes`
-chooses how many there are.
+classes are read and prepared when a batch needs them, and the result is the same, apart
+from rounding on several devices. The images of the other classes are read into memory when
+the training has ended. `--test-classes` chooses the test classes.
 
 Then use the model on your images:
 
