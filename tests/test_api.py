@@ -23,6 +23,7 @@ MODULES = {
 # of files, paths and NumPy arrays: they have tests of their own instead of a row
 HOST_MODULES = {"errors", "identification", "images", "model"}
 HOST_FUNCTIONS = {
+    "batching.use_devices_of",  # sets a mesh
     "samplers.class_index",
     "siamese.from_flax",
     "siamese.from_nnx",

@@ -1,5 +1,6 @@
 """Tests of runs with several devices and several processes, as they are started."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -60,6 +62,28 @@ def test_a_batch_that_does_not_divide_takes_fewer_devices():
         devices.choose_mesh(RunConfig(devices=2), 7)
     with pytest.raises(UserError, match=r"--devices: there are \d+; got 1000"):
         devices.choose_mesh(RunConfig(devices=1000), 1000)
+
+
+def test_images_are_embedded_by_all_devices_that_hold_the_parameters():
+    def embed_fn(params, images):
+        return images.reshape(len(images), -1) @ params["weights"]
+
+    mesh = devices.choose_mesh(RunConfig(devices=2), 8)
+    rng = np.random.default_rng(0)
+    params = {"weights": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)}
+    images = rng.integers(0, 256, (11, 2, 2, 1)).astype(np.uint8)
+    one = Model(params, embed_fn, Preparation((2, 2)))
+    two = dataclasses.replace(one, params=devices.replicate(mesh, params))
+    np.testing.assert_allclose(two.embed(images), one.embed(images), rtol=1e-6)
+    with batching.use_devices_of(two.params):
+        text = jax.jit(
+            lambda params, images: batching.map_batches(
+                lambda rows: embed_fn(params, rows), images, batch_size=8
+            )
+        )
+        text = text.lower(two.params, images / 255.0).compile().as_text()
+    assert "f32[4,3]" in text  # half of a batch
+    assert "f32[8,3]" in text  # and the whole batch where both halves are put together
 
 
 # Runs -----------------------------------------------------------------------------------
@@ -129,7 +153,9 @@ def test_two_processes_train_what_one_trains_though_one_of_them_is_killed(tmp_pa
     assert [found["device"] for found in results] == ["cpu x 1", "cpu x 2"]
     for name, value in results[0]["metrics"].items():
         np.testing.assert_allclose(results[1]["metrics"][name], value, rtol=1e-6)
-    assert [line["step"] for line in map(json.loads, metrics.open())] == [*range(1, 121)]
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [
+        *range(1, 121)
+    ]
 
 
 @pytest.mark.slow
