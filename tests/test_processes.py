@@ -17,7 +17,10 @@ import pytest
 
 from experiments.engine import devices, processes
 from experiments.engine.config import RunConfig
+from siamese_jax import batching
 from siamese_jax.errors import UserError
+from siamese_jax.images import Preparation
+from siamese_jax.model import Model
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = (
@@ -133,10 +136,11 @@ def test_two_processes_train_what_one_trains_though_one_of_them_is_killed(tmp_pa
         time.sleep(0.01)
     second.kill()
     killed = time.monotonic()
-    assert first.wait() == 1
+    assert first.wait() != 0
     assert time.monotonic() - killed < 60
     words = (tmp_path / "process0").read_text()
-    assert "error: another process of this run has ended" in words
+    # the second is what JAX says if it notices first
+    assert "another process of this run has ended" in words or "another task died" in words
     assert "Traceback" not in words
     assert not (two / "results.json").exists()
 
