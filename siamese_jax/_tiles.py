@@ -168,6 +168,10 @@ def row_totals(loss: Loss, tiles: Rows, whole: Whole) -> tuple[Totals, ...]:
     if not known or num_parts > 1 or "weights" in tiles.options:
         return recomputed_totals(loss, tiles, whole)
     inputs, tile_of = _inputs(loss, tiles, whole)
+    if any(_axes(number) != _axes(inputs) for number in inputs[1]):
+        # JAX adds gradients by parameters of a learned distance over the devices, where the
+        # factor of each device has to come first
+        return recomputed_totals(loss, tiles, whole)
 
     def numerator(*of_tile: list) -> tuple[Array, Totals]:
         rows, whole, matrix = tile_of(*of_tile)
