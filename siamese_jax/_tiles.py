@@ -208,8 +208,8 @@ def row_totals(loss: Loss, tiles: Rows, whole: Whole) -> tuple[Totals, ...]:
 
 
 def symmetric_totals(
-    loss: Loss, fold: Fold, tiles: Rows, whole: Whole
-) -> tuple[tuple[Totals, ...], tuple[Totals, ...]]:
+    loss: Loss, fold: Fold, tiles: Rows, whole: Whole, *, num_rows: int
+) -> tuple[tuple[Totals, ...], ...]:
     """The totals by rows and by columns, from one sweep over the tiles.
 
     A tile has whole rows, and a block of each column. Backwards, a tile is computed again,
@@ -219,67 +219,90 @@ def symmetric_totals(
     Args:
       loss: A loss of the library that has a fold.
       fold: It.
-      tiles: The rows. Their options are for the row direction.
-      whole: The columns. Its options are all that are arrays, for the column direction.
+      tiles: The rows.
+      whole: The columns. Its options are all that are arrays, for either direction.
+      num_rows: Number of rows without those that fill the last tile.
     """
     inputs, tile_of = _inputs(loss, tiles, whole)
 
-    def both(*of_tile: Any) -> tuple[tuple[Totals, ...], Matrix, dict[str, Any]]:
-        rows, whole, matrix = tile_of(*of_tile)
-        by_rows = totals(_terms(loss, matrix, rows, whole.options))
-        numbers, same, where = matrix
-        return by_rows, (numbers.T, same.T, where.T), {**loss.fixed, **whole.options}
+    def directions(xs: tuple, whole: list, fixed: list) -> tuple[tuple, tuple]:
+        rows, shared, matrix = tile_of(xs[0], whole, xs[1], fixed)
+        of_columns = {**loss.fixed, **shared.options}
+        of_rows = {**of_columns, **rows.options}
+        return (matrix, of_rows), (tuple(x.T for x in matrix), of_columns)
 
     def forward(tiles: list, whole: list, fixed_tiles: list, fixed: list) -> Any:
-        def first(xs: tuple[list, list]) -> tuple[State, tuple[Totals, ...]]:
-            by_rows, turned, options = both(xs[0], whole, xs[1], fixed)
-            return _folds.of_block(fold.pieces(*turned, **options)), by_rows
+        def first(xs: tuple) -> tuple[State, tuple[State, Found]]:
+            (matrix, of_rows), (turned, of_columns) = directions(xs, whole, fixed)
+            state = _folds.of_block(fold.pieces(*matrix, **of_rows))
+            found = _both_sweeps(
+                fold, state, lambda one: _second(fold, one, matrix, of_rows)
+            )
+            return _folds.of_block(fold.pieces(*turned, **of_columns)), (state, found)
 
-        def second(xs: tuple[list, list]) -> tuple[State, None]:
-            assert fold.second is not None
-            _, turned, options = both(xs[0], whole, xs[1], fixed)
-            return _folds.of_block(fold.second(*turned, found, **options)), None
+        def second(found: Found) -> State:
+            def block(xs: tuple) -> tuple[State, None]:
+                _, direction = directions(xs, whole, fixed)
+                return _second(fold, found, *direction), None
+
+            return _folded(block, (tiles, fixed_tiles))[0]
 
         state, by_rows = _folded(first, (tiles, fixed_tiles))
-        found = _folds.numbers(state)
-        of_one = fold.second_of_one
-        if of_one is not None:
-            found = found | lax.cond(
-                jnp.any(found["num_positives"] > 1),
-                lambda: _folds.numbers(_folded(second, (tiles, fixed_tiles))[0]),
-                lambda: of_one(found),
-            )
-        inputs = (tiles, whole, fixed_tiles, fixed)
-        return (_sum_tiles(by_rows), found), (inputs, state, found)
+        by_columns = state, _both_sweeps(fold, state, second)
+        kept = (tiles, whole, fixed_tiles, fixed), by_rows, by_columns
+        return (by_rows[1], by_columns[1]), kept
 
-    def backward(kept: tuple, cotangents: tuple[tuple[Totals, ...], Found]) -> tuple:
-        (tiles, whole, fixed_tiles, fixed), state, found = kept
-        of_rows, of_found = cotangents
+    def backward(kept: tuple, slopes: tuple[Found, Found]) -> tuple:
+        (tiles, whole, fixed_tiles, fixed), by_rows, by_columns = kept
+        of_rows, of_columns = map(_floats, slopes)
 
-        def tangent(*of_tile: list) -> Array:
-            by_rows, turned, options = both(*of_tile)
-            slopes = zip(of_rows, by_rows, strict=True)
-            return sum(
-                (slope.numerator * total.numerator for slope, total in slopes),
-                start=_folds.tangent(fold, turned, state, found, of_found, **options),
+        def tangent(tile: list, whole: list, fixed_tile: list, rows: tuple) -> Array:
+            matrix, turned = directions((tile, fixed_tile), whole, fixed)
+            columns = (*by_columns, of_columns)
+            return _folds.tangent(fold, matrix[0], *rows, **matrix[1]) + _folds.tangent(
+                fold, turned[0], *columns, **turned[1]
             )
 
-        def one(sums: list, xs: tuple[list, list]) -> tuple[list, list]:
+        def one(sums: list, xs: tuple) -> tuple[list, list]:
+            tile, fixed_tile, rows = xs
             gradient = jax.grad(tangent, argnums=(0, 1))
-            of_tile, of_whole = gradient(xs[0], whole, xs[1], fixed)
+            of_tile, of_whole = gradient(tile, whole, fixed_tile, rows)
             return jax.tree.map(jnp.add, sums, of_whole), of_tile
 
         start = jax.tree.map(jnp.zeros_like, whole)
-        of_whole, of_tiles = lax.scan(one, start, (tiles, fixed_tiles))
+        xs = (tiles, fixed_tiles, (*by_rows, of_rows))
+        of_whole, of_tiles = lax.scan(one, start, xs)
         return of_tiles, of_whole, None, None
 
     @jax.custom_vjp
-    def sweep(*inputs: list) -> tuple[tuple[Totals, ...], Found]:
+    def sweep(*inputs: list) -> tuple[Found, Found]:
         return forward(*inputs)[0]
 
     sweep.defvjp(forward, backward)
-    by_rows, found = sweep(*inputs)
-    return by_rows, totals(fold.finish(found, **loss.fixed, **whole.options))
+    by_rows, by_columns = sweep(*inputs)
+    by_rows = {name: x.ravel()[:num_rows] for name, x in by_rows.items()}
+    options = {**loss.fixed, **whole.options}
+    return tuple(totals(fold.finish(x, **options)) for x in (by_rows, by_columns))
+
+
+def _second(fold: Fold, found: Found, matrix: Matrix, options: dict[str, Any]) -> State:
+    assert fold.second is not None
+    return _folds.of_block(fold.second(*matrix, found, **options))
+
+
+def _both_sweeps(fold: Fold, state: State, second: Callable[[Found], State]) -> Found:
+    """What is found; a second sweep is made if a row has more than one positive."""
+    found, of_one = _folds.numbers(state), fold.second_of_one
+    if of_one is None:
+        return found
+    several = jnp.any(found["num_positives"] > 1)
+    more = lax.cond(several, lambda: _folds.numbers(second(found)), lambda: of_one(found))
+    return {**found, **more}
+
+
+def _floats(found: Found) -> Found:
+    """Those of the derivatives that are not of integers, which have none."""
+    return {k: x for k, x in found.items() if jnp.issubdtype(x.dtype, jnp.floating)}
 
 
 def _folded(block: Callable[[Any], tuple[State, Any]], xs: Any) -> tuple[State, Any]:

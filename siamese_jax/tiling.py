@@ -128,10 +128,9 @@ def tiled(
         sets = _two_sets(embeddings, items, columns, column_items, relation_fn)
         if taken.both:
             _check_both(reduce_fn, options)
-            found = _both_directions(one, sets, arrays, tile_size)
-            return (
-                reduce_totals(found[0], reduce_fn) + reduce_totals(found[1], reduce_fn)
-            ) / 2
+            both = _both_directions(one, sets, arrays, tile_size)
+            by_rows, by_columns = (reduce_totals(sums, reduce_fn) for sums in both)
+            return (by_rows + by_columns) / 2
         tiles, whole = _cut(sets, arrays, tile_size)
         if reduce_fn is None:
             return _terms(one, tiles, whole, len(embeddings))
@@ -145,11 +144,12 @@ Sets = tuple[tuple[Array, Items], tuple[Array, Items]]
 
 def _both_directions(
     loss: Loss, sets: Sets, arrays: dict[str, Array], tile_size: int
-) -> tuple[tuple[Totals, ...], tuple[Totals, ...]]:
+) -> tuple[tuple[Totals, ...], ...]:
     fold = fold_of(loss.fn) if loss.fn in SMOOTH else None
     tiles, whole = _cut(sets, arrays, tile_size)
     if fold is not None:
-        return symmetric_totals(loss, fold, tiles, whole._replace(options=arrays))
+        whole = whole._replace(options=arrays)
+        return symmetric_totals(loss, fold, tiles, whole, num_rows=len(sets[0][0]))
 
     def turned_relation(rows: Items, columns: Items) -> tuple[Array, Array]:
         same, where = loss.relation_fn(columns, rows)

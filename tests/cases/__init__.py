@@ -18,6 +18,7 @@ from tests.cases.relations import REDUCTIONS, RELATIONS
 from tests.cases.samplers import SAMPLERS
 from tests.cases.sharding import SHARDING
 from tests.cases.siamese import SIAMESE
+from tests.cases.tiling import TILING
 from tests.cases.training import TRAINING
 from tests.cases.verification import VERIFICATION
 
@@ -34,6 +35,7 @@ CASES = [
     *CONVOLUTION,
     *ENCODERS,
     *SAMPLERS,
+    *TILING,
     *TRAINING,
     *EPISODES,
     *VERIFICATION,
