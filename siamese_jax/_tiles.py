@@ -48,6 +48,17 @@ class Loss(NamedTuple):
     fixed: dict[str, Any]
 
 
+def turned(loss: Loss) -> Loss:
+    """The same loss with columns for rows."""
+    matrix_fn = loss.matrix_fn
+
+    def relation_fn(rows: Items, columns: Items) -> Relation:
+        same, where = loss.relation_fn(columns, rows)
+        return Relation(same.T, where.T)
+
+    return loss._replace(matrix_fn=lambda a, b: matrix_fn(b, a).T, relation_fn=relation_fn)
+
+
 class Whole(NamedTuple):
     """What all tiles share: the columns, and options that are arrays."""
 

@@ -87,10 +87,10 @@ from siamese_jax._checks import check_at_least
 from siamese_jax._folds import Fold, Found, State, fold_of, numbers, of_block
 from siamese_jax._reach import Plain, plain, refuse_whole_matrix
 from siamese_jax._ring import AxisName, journey
-from siamese_jax._tiles import Loss, MatrixFn, RelationFn, Rows, row_totals
+from siamese_jax._tiles import Loss, MatrixFn, RelationFn, Rows, row_totals, turned
 from siamese_jax._totals import check_reduction, reduce_totals, totals, unreduced_terms
 from siamese_jax.reductions import ReduceFn, Terms
-from siamese_jax.relations import Items, Relation, between
+from siamese_jax.relations import Items, between
 from siamese_jax.tiling import (
     Sets,
     _check_both,
@@ -223,7 +223,7 @@ def gathered(
         value = _reduced(by_rows, reduce_fn, axis_name)
         if not taken.both:
             return value
-        by_columns = parts(_turned(one), sets[::-1], arrays, reduce_fn)
+        by_columns = parts(turned(one), sets[::-1], arrays, reduce_fn)
         return (value + _reduced(by_columns, reduce_fn, axis_name)) / 2
 
     return loss
@@ -408,17 +408,6 @@ def _options(
         _check_both(reduce_fn, options)
     arrays = {name: jnp.asarray(x) for name, x in options.items() if _is_array(x)}
     return reduce_fn, arrays, {k: x for k, x in options.items() if k not in arrays}
-
-
-def _turned(loss: Loss) -> Loss:
-    """The same loss with rows for columns."""
-
-    def relation_fn(rows: Items, columns: Items) -> Relation:
-        same, where = loss.relation_fn(columns, rows)
-        return Relation(same.T, where.T)
-
-    matrix_fn = loss.matrix_fn
-    return loss._replace(matrix_fn=lambda a, b: matrix_fn(b, a).T, relation_fn=relation_fn)
 
 
 def _reduced(parts: Any, reduce_fn: ReduceFn, axis_name: AxisName) -> Any:

@@ -63,6 +63,7 @@ from siamese_jax._tiles import (
     recomputed_terms,
     row_totals,
     symmetric_totals,
+    turned,
 )
 from siamese_jax._totals import Totals, check_reduction, reduce_totals
 from siamese_jax.reductions import ReduceFn, mean, mean_and_count
@@ -151,14 +152,7 @@ def _both_directions(
         whole = whole._replace(options=arrays)
         return symmetric_totals(loss, fold, tiles, whole, num_rows=len(sets[0][0]))
 
-    def turned_relation(rows: Items, columns: Items) -> tuple[Array, Array]:
-        same, where = loss.relation_fn(columns, rows)
-        return same.T, where.T
-
-    turned = loss._replace(
-        matrix_fn=lambda a, b: loss.matrix_fn(b, a).T, relation_fn=turned_relation
-    )
-    by_columns = row_totals(turned, *_cut(sets[::-1], arrays, tile_size))
+    by_columns = row_totals(turned(loss), *_cut(sets[::-1], arrays, tile_size))
     return row_totals(loss, tiles, whole), by_columns
 
 
