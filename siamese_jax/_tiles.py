@@ -6,7 +6,7 @@ in how they make the gradient:
 * `row_totals` of a loss of the library makes it in the forward sweep, while the tile is
   there: 6 n m dim operations, as many as the dense form. The terms of a row need this row
   alone, and their weights do not depend on the embeddings.
-* `recomputed_totals` and `recomputed_terms` compute each tile again, which takes 8 n m dim
+* `recomputed_totals` and `terms_of_rows` compute each tile again, which takes 8 n m dim
   operations. They serve any loss, and can be differentiated twice and forwards.
 * `symmetric_totals` adds the column direction, whose rows are complete only after the last
   tile. It computes each tile again, once for both directions: 8 n m dim operations.
@@ -137,9 +137,17 @@ def _only_real(terms: Terms, real: Bool[Array, " rows"]) -> Terms:
     )
 
 
-def recomputed_terms(loss: Loss, tiles: Rows, whole: Whole) -> Parts:
-    """The terms of all tiles, one after the other, and computed again for the gradient."""
-    return _recomputed(loss, lambda parts: parts, tiles, whole)
+def terms_of_rows(loss: Loss, tiles: Rows, whole: Whole, num_rows: int) -> Any:
+    """The terms of all rows, computed again for the gradient, as `reduce_fn=None` gives."""
+    parts = _recomputed(loss, lambda parts: parts, tiles, whole)
+    for part in parts:
+        if part.values.ndim != 2:
+            raise ValueError(
+                "reduce_fn=None needs a loss with one term per anchor, since terms of all "
+                f"entries are as large as the matrix; got {part.values.ndim - 1} axes"
+            )
+    parts = jax.tree.map(lambda x: x.reshape(-1)[:num_rows], parts)
+    return parts[0] if len(parts) == 1 else parts
 
 
 def recomputed_totals(loss: Loss, tiles: Rows, whole: Whole) -> tuple[Totals, ...]:

@@ -143,10 +143,11 @@ MAY_IMPORT = {
     "_totals": CORE,
     "_folds": {*CORE, "losses", "miners", "_reach", "_totals"},
     "_tiles": {*CORE, "losses", "_reach", "_totals", "_folds"},
-    "tiling": {*CORE, "_reach", "_totals", "_folds", "_tiles"},
+    "_sets": {*CORE, "_reach", "_tiles", "_totals"},
+    "tiling": {*CORE, "_reach", "_totals", "_folds", "_sets", "_tiles"},
     "_ring": {*CORE, "_folds", "_tiles"},
     "sharding": {
-        *(*CORE, "losses", "_folds", "_reach", "_ring", "_tiles", "_totals", "tiling"),
+        *(*CORE, "_folds", "_reach", "_ring", "_sets", "_tiles", "_totals", "losses"),
     },
     "regularizers": CORE,
     "samplers": TOOLS,
