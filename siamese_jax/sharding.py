@@ -155,8 +155,9 @@ def gathered(
     Args:
       loss_fn: `loss_fn(matrix, same, *, where, reduce_fn, ...)`, of which a term needs its
         entry or its row alone, or such a loss by `losses.both_directions`. A loss of your
-        own must not use a miner of the whole batch: `miners.hardest_share_mask` or
-        `miners.uniform_histogram_weights`.
+        own may use any miner but those of the whole batch, which are refused. A miner with
+        a key draws other examples on each device if the key is
+        `jax.random.fold_in(key, jax.lax.axis_index(axis_name))`.
       matrix_fn: What the loss takes, of all pairs of two sets of embeddings.
       axis_name: The axis of `shard_map` or `pmap` over which the batch is spread, or
         several.
@@ -171,9 +172,9 @@ def gathered(
       `weights`, are of this device's rows.
 
     Raises:
-      ValueError: If the loss needs the whole matrix, or `reduce_fn` is one that cannot be
-        added over devices, or there is no such axis, or one of `columns` and `column_items`
-        is missing.
+      ValueError: If the loss or its miner needs the whole matrix, or `reduce_fn` is one
+        that cannot be added over devices, or there is no such axis, or one of `columns` and
+        `column_items` is missing.
 
     >>> from siamese_jax import distances, losses
     >>> loss_fn = gathered(

@@ -139,7 +139,7 @@ MAY_IMPORT = {
     "reductions": TOOLS,
     "miners": CORE,
     "losses": {*CORE, "miners"},
-    "_reach": {"losses"},
+    "_reach": {"_checks", "losses"},
     "_totals": CORE,
     "_folds": {*CORE, "losses", "miners", "_reach", "_totals"},
     "_tiles": {*CORE, "losses", "_reach", "_totals", "_folds"},
