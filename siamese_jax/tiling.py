@@ -119,6 +119,8 @@ def tiled(
         **options: Any,
     ) -> Any:
         options = taken.options | options
+        if options.get("weights") is None:
+            options.pop("weights", None)
         reduce_fn = options.pop("reduce_fn", _default_reduction(taken.fn))
         check_reduction(reduce_fn)
         refuse_whole_matrix(taken.fn, options)
@@ -192,7 +194,7 @@ def _check_both(reduce_fn: ReduceFn | None, options: dict[str, Any]) -> None:
     if reduce_fn is None or reduce_fn is mean_and_count:
         name = getattr(reduce_fn, "__name__", None)
         raise ValueError(f"reduce_fn must return a number; got {name} for both_directions")
-    if options.get("weights") is not None:
+    if "weights" in options:
         raise ValueError("both_directions takes no weights; weights must be None")
 
 
