@@ -4,19 +4,27 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import AxisType
 
-from siamese_jax import losses, sharding
+from siamese_jax import losses, reductions, relations, sharding
 from tests.cases import Reach
 from tests.sharded import (
+    AXIS,
     BOTH,
     MINED,
     OPTIONS,
     Loss,
     assert_equal,
+    batch,
+    compiled,
     dense,
+    encode,
     losses_of,
     matrix_of,
+    mesh_of,
+    parameters,
     run,
     sharded,
     stacked,
@@ -111,3 +119,97 @@ def test_every_loss_as_written_under_jit_over_a_mesh():
     table = CUT | WHOLE | BOTH
     found = run("jit", 4, stacked([dense(loss) for loss in table.values()]))
     assert_equal(found, wanted(table), list(table))
+
+
+def test_losses_as_written_over_a_mesh_of_explicit_axes():
+    table = {name: ALL[name] for name in (*SOME, "lifted_structure_loss")}
+    step = stacked([of_auto_axes(dense(loss)) for loss in table.values()])
+    mesh = mesh_of(4, AxisType.Explicit)
+    with jax.set_mesh(mesh):
+        params = jax.device_put(parameters(), jax.P())
+        spread = jax.device_put(batch(), jax.P(AXIS))
+        found = compiled(jax.jit(step), params, spread)(params, spread)
+    assert_equal(found, wanted(table), list(table))
+
+
+def of_auto_axes(value):
+    return jax.sharding.auto_axes(value, out_sharding=jax.P())
+
+
+# Reductions ------------------------------------------------------------------------------
+
+REDUCTIONS = [
+    reductions.mean,
+    reductions.mean_of_active,
+    reductions.sum_terms,
+    reductions.mean_and_count,
+]
+
+
+def test_reductions_over_devices():
+    """Of a loss of a matrix, in both forms, and of a loss of proxies."""
+    triplets = ALL["hard_triplet_loss"]
+
+    def number(reduced):
+        return reduced.mean if isinstance(reduced, reductions.MeanAndCount) else reduced
+
+    def proxy_loss(reduce_fn):
+        def value(params, batch):
+            z = encode(params, batch.inputs)
+            labels, proxies = batch.items.labels, params["weights"][:4]
+            options = {"where": batch.items.valid, "reduce_fn": reduce_fn}
+            return number(losses.arc_face_loss(z, labels, proxies, **options))
+
+        return value
+
+    def of_device(form, reduce_fn):
+        loss_fn = form(triplets.fn, triplets.matrix_fn, axis_name=AXIS)
+
+        def value(params, batch):
+            z = encode(params, batch.inputs)
+            return number(loss_fn(z, batch.items, margin=0.5, reduce_fn=reduce_fn))
+
+        return value
+
+    def whole(reduce_fn):
+        def value(params, batch):
+            z = encode(params, batch.inputs)
+            same, where = relations.between(batch.items, batch.items)
+            options = {"where": where, "margin": 0.5, "reduce_fn": reduce_fn}
+            return number(triplets.fn(triplets.matrix_fn(z, z), same, **options))
+
+        return value
+
+    over = [sharding.over_devices(fn, axis_name=AXIS) for fn in REDUCTIONS]
+    found = run(
+        "check_vma",
+        4,
+        stacked(
+            [of_device(GATHERED, fn) for fn in REDUCTIONS]
+            + [of_device(RING, fn) for fn in REDUCTIONS]
+            + [proxy_loss(fn) for fn in over]
+        ),
+    )
+    dense_ones = [whole(fn) for fn in REDUCTIONS] * 2 + [proxy_loss(f) for f in REDUCTIONS]
+    right = run("one device", 1, stacked(dense_ones))
+    assert_equal(found, right, [fn.__name__ for fn in REDUCTIONS] * 3)
+
+
+def test_counts_and_terms_of_devices():
+    loss = ALL["hard_triplet_loss"]
+    loss_fn = GATHERED(loss.fn, loss.matrix_fn, axis_name=AXIS)
+
+    def on_device(embeddings, items):
+        terms = loss_fn(embeddings, items, reduce_fn=None)
+        counted = loss_fn(embeddings, items, reduce_fn=reductions.mean_and_count)
+        return terms, counted.num_terms[None]
+
+    rows, items = batch().inputs, batch().items
+    spec = jax.P(AXIS)
+    shares = jax.shard_map(on_device, mesh=mesh_of(4), in_specs=spec, out_specs=spec)
+    terms, counts = compiled(jax.jit(shares), rows, items)(rows, items)
+    same, where = relations.between(*[relations.Items(*map(jnp.asarray, items))] * 2)
+    right = loss.fn(loss.matrix_fn(rows, rows), same, where=where, reduce_fn=None)
+    for own, of_one in zip(terms, right, strict=True):
+        np.testing.assert_allclose(own, of_one, rtol=1e-12)
+    np.testing.assert_array_equal(counts, [jnp.sum(right.where)] * 4)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from siamese_jax._checks import check_at_least, check_square
+from siamese_jax._checks import check_at_least, check_square, check_whole
 from siamese_jax._numerics import Scalar, row_has_nan, widen
 from siamese_jax.miners.pairs import sides
 
@@ -130,6 +130,7 @@ def angular_negatives(
     >>> print(mined.where[0, 1], mined.indices[0, 1], mined.distances[0, 1])
     True 2 1.5
     """
+    check_whole("angular_negatives")
     check_square("distances", distances)
     positive, negative = sides(distances, same, where)
     d = widen(distances)
