@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.cases import Case, Pairs, get_case, make_pairs
+from experiments.engine.system import initial_state, train_steps
 
 OURS = "ours"
 FLATTENED = "flattened"  # ours, with both inputs as one batch instead of `siamese.twin`
@@ -94,13 +95,12 @@ def make_ours(
     if flattened:  # replaced before the systems import it
         siamese.twin = _flattened_twin  # type: ignore[assignment]
 
-    from experiments.engine import loop
     from experiments.engine.pair_batches import PairBatch
 
     built = build_system(system, case)
     data, key = make_data(case, pairs), jax.random.key(0)
-    compiled = jax.jit(partial(loop.train_steps, built), static_argnums=3, donate_argnums=1)
-    state = loop.initial_state(built, key)
+    compiled = jax.jit(partial(train_steps, built), static_argnums=3, donate_argnums=1)
+    state = initial_state(built, key)
 
     def run() -> None:
         nonlocal state
@@ -115,14 +115,14 @@ def make_ours(
     def losses(path: str) -> list[float]:
         still = build_system(system, case, **case.without_dropout)
         still = still._replace(sample=next_batch)
-        first = loop.initial_state(still, key)
+        first = initial_state(still, key)
         if pathlib.Path(path).exists():  # another form of ours has written its weights
             with np.load(path) as flat:
                 weights = jax.tree.map(jnp.asarray, _nested(flat))
             first = training.init_state(weights, still.optimizer)
         else:
             np.savez(path, **_flat(first.params))  # type: ignore[arg-type]
-        train = jax.jit(partial(loop.train_steps, still), static_argnums=3)
+        train = jax.jit(partial(train_steps, still), static_argnums=3)
         in_order = jax.tree.map(jnp.asarray, pairs)
         _, metrics = train(key, first, in_order, case.num_compared_steps)
         return np.asarray(metrics["loss"]).tolist()

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import results
-from experiments.engine import loop
 from experiments.engine.data import ClassData
 from experiments.engine.supcon import LabelledBatch
+from experiments.engine.system import initial_state, train_steps
 from experiments.systems import omniglot_supcon
 from siamese_jax import samplers
 
@@ -93,11 +93,11 @@ def measure(preset: str, dtype: str, *, rounds: int, smoke: bool) -> dict[str, A
     index = samplers.class_index(labels, groups=alphabets)
     data = ClassData(jnp.asarray(images), index)
     system = omniglot_supcon.build(config)
-    state = loop.initial_state(system, jax.random.key(0))
+    state = initial_state(system, jax.random.key(0))
     trainer = record_torch.Trainer(config, images, labels, alphabets)
     compare_losses(config, state, trainer)
     num_steps = 2 if smoke else max(1, round(10 * 256 / sum(config.widths)))
-    steps = jax.jit(partial(loop.train_steps, system), static_argnums=3)
+    steps = jax.jit(partial(train_steps, system), static_argnums=3)
 
     def theirs() -> None:
         for _ in range(num_steps):

@@ -29,9 +29,9 @@ from experiments.engine import loop
 import functools
 case, key = get_case("mnist_mlp"), jax.random.key(0)
 system = build_system("mnist_mlp", case)
-state, data = loop.initial_state(system, key), make_data(case, make_pairs(case))
+state, data = initial_state(system, key), make_data(case, make_pairs(case))
 jax.block_until_ready((state, data))
-steps = jax.jit(functools.partial(loop.train_steps, system), static_argnums=3)
+steps = jax.jit(functools.partial(train_steps, system), static_argnums=3)
 """
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks import results
 from benchmarks.cases import CASES, get_case, make_pairs
 from benchmarks.contestants import build_system, make_data
-from experiments.engine import loop
+from experiments.engine.system import initial_state, train_steps
 
 
 def measure(system: str, num_seeds: int, *, rounds: int, smoke: bool) -> dict[str, Any]:
@@ -30,11 +30,11 @@ def measure(system: str, num_seeds: int, *, rounds: int, smoke: bool) -> dict[st
     built = build_system(system, case)
     data = make_data(case, make_pairs(case))
     keys = jax.random.split(jax.random.key(0), num_seeds)
-    state = loop.initial_state(built, keys[0])
+    state = initial_state(built, keys[0])
     states = jax.tree.map(lambda x: jnp.stack([x] * num_seeds), state)
 
     def steps(key: jax.Array, state: Any, data: Any) -> Any:
-        return loop.train_steps(built, key, state, data, case.num_steps)
+        return train_steps(built, key, state, data, case.num_steps)
 
     single, stacked = jax.jit(steps), jax.jit(jax.vmap(steps, in_axes=(0, 0, None)))
     ways: dict[str, Callable[[], Any]] = {

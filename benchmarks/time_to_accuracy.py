@@ -31,6 +31,7 @@ import numpy as np
 from benchmarks import results
 from benchmarks.contestants import BACKENDS
 from benchmarks.train_step import why_not
+from experiments.engine.system import initial_state, train_steps
 
 OURS = ("tutorial", "tuned")
 RIVALS = ("keras-jax", "keras-tensorflow")
@@ -54,7 +55,6 @@ def train_ours(recipe: Any, dataset: Any, num_epochs: int) -> Iterator[Epoch]:
     import jax
 
     from experiments.datasets import evaluation_key
-    from experiments.engine import loop
     from experiments.engine.data import class_data
     from experiments.engine.pair_batches import PairData, random_pairs
     from experiments.evaluations.pair_metrics import pair_distances
@@ -81,13 +81,11 @@ def train_ours(recipe: Any, dataset: Any, num_epochs: int) -> Iterator[Epoch]:
         distances = pair_distances(model, model.embed(splits.test.images), test)
         return float(verification.decision_rates(*distances, threshold).accuracy)
 
-    steps = partial(loop.train_steps, system)
+    steps = partial(train_steps, system)
     compiled = jax.jit(steps, static_argnums=3, donate_argnums=1)
     key = jax.random.key(0)
-    jax.block_until_ready(
-        compiled(key, loop.initial_state(system, key), training_data, epoch)
-    )
-    state, seconds = loop.initial_state(system, key), 0.0
+    jax.block_until_ready(compiled(key, initial_state(system, key), training_data, epoch))
+    state, seconds = initial_state(system, key), 0.0
     for _ in range(num_epochs):
         began = time.perf_counter()
         state, _ = jax.block_until_ready(compiled(key, state, training_data, epoch))

@@ -12,6 +12,7 @@ import sys
 
 ROOMS = {
     "systems": "Systems to train",
+    "sweeps": "Many runs at once",
     "evaluations": "Evaluations of a trained model",
     "datasets": "Data sets to prepare",
 }

@@ -4,6 +4,7 @@ A runnable module has a frozen dataclass `Config`, whose fields are the flags, a
 `main(config)`. Its docstring is what `--help` shows first.
 """
 
+import contextlib
 import inspect
 import json
 import logging
@@ -13,6 +14,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from siamese_jax._names import print_any_name, shown
@@ -38,28 +40,23 @@ def command_line(
         printed line by line as it is written.
       config_type: A dataclass with one flag for each field, parsed by the field's type. If
         it has an attribute `positional` that is true, fields without a default are
-        positional arguments instead of flags.
+        positional arguments instead of flags. If it has a method `from_flags(flags,
+        program)`, this makes the configuration.
       flags: The command line after the module's name; that of this process if None.
     """
-    import tyro
-
     flags = sys.argv[1:] if flags is None else flags
     logging.getLogger("absl").setLevel(logging.ERROR)
     if not {"-h", "--help"}.isdisjoint(flags):
         # printed here, since tyro joins the lines of a description to paragraphs
         print((sys.modules[main.__module__].__doc__ or "").strip() + "\n")
     program = f"python -m experiments {pathlib.Path(inspect.getfile(main)).stem}"
-    positional = getattr(config_type, "positional", False)
-    config = tyro.cli(
-        config_type,
-        args=flags,
-        prog=program,
-        description="",
-        config=(tyro.conf.PositionalRequiredArgs,) if positional else (),
-    )
+    from_flags = getattr(config_type, "from_flags", partial(parse_flags, config_type))
+    config = None
     print_any_name()
     try:
-        main(config)
+        config = from_flags(flags, program)
+        with _precision(config), _joined(config) as own:
+            main(own)
     except (UserError, OSError) as error:
         print(f"error: {shown(str(error))}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -67,6 +64,35 @@ def command_line(
         again = f"{program} {shlex.join(same_run(config, flags))}".strip()
         print(f"{stopped or 'stopped'}; to go on: {again}", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def parse_flags(config_type: type[ConfigT], flags: Sequence[str], program: str) -> ConfigT:
+    """The configuration that flags describe; wrong flags end the program with status 2."""
+    import tyro
+
+    positional = getattr(config_type, "positional", False)
+    return tyro.cli(
+        config_type,
+        args=flags,
+        prog=program,
+        description="",
+        config=(tyro.conf.PositionalRequiredArgs,) if positional else (),
+    )
+
+
+def _joined(config: Any) -> contextlib.AbstractContextManager[Any]:
+    """The settings of this process, after it joined the others of a training run."""
+    join = getattr(config, "joined", lambda: contextlib.nullcontext(config))
+    return join()
+
+
+def _precision(config: Any) -> contextlib.AbstractContextManager[Any]:
+    """JAX's 64-bit types for a run that computes in float64, 32-bit types for others."""
+    if not hasattr(config, "compute_dtype"):
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.enable_x64(config.compute_dtype == "float64")
 
 
 def same_run(config: Any, flags: Sequence[str]) -> list[str]:

@@ -36,9 +36,11 @@ reduction than the mean is passed as `reduce_fn`:
 
 The public modules are the namespace. They are loaded when they are first used:
 
-* Losses: `distances`, `relations`, `miners`, `losses`, `reductions`, `regularizers`.
+* Losses: `distances`, `relations`, `miners`, `losses`, `reductions`, `regularizers`;
+  `tiling` computes them in little memory.
 * Data: `samplers` (pairs, triplets, batches and episodes), `augment`, `images`.
 * Networks: `siamese` (one network for two inputs), `encoders`, `convolution`.
+* Many devices: `sharding`.
 * Training and use: `training`, `memory` (a queue of embeddings), `batching`, `model`,
   `identification`, `errors`.
 * Evaluation: `verification` (ROC, equal error rate, calibration), `episodes` (N-way tasks).
@@ -66,7 +68,9 @@ if TYPE_CHECKING:
         regularizers,
         relations,
         samplers,
+        sharding,
         siamese,
+        tiling,
         training,
         verification,
     )
@@ -91,7 +95,9 @@ __all__ = [
     "regularizers",
     "relations",
     "samplers",
+    "sharding",
     "siamese",
+    "tiling",
     "training",
     "verification",
 ]

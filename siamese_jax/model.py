@@ -67,7 +67,7 @@ from siamese_jax import identification
 from siamese_jax._checks import check_distance_fn
 from siamese_jax._labels import Labels, host_labels
 from siamese_jax._model_folder import Content, read_folder, write_folder
-from siamese_jax.batching import map_batches
+from siamese_jax.batching import map_batches, use_devices_of
 from siamese_jax.distances import euclidean_distance_matrix
 from siamese_jax.errors import UserError
 from siamese_jax.identification import Identification
@@ -170,6 +170,8 @@ class Model:
     ) -> Float[Array, "n dim"]:
         """Embeds images that `images.prepare` has already prepared.
 
+        Parameters on several devices spread the images over them.
+
         Raises:
           ValueError: If the images have another shape than the prepared ones.
           TypeError: If the images are not uint8.
@@ -182,7 +184,8 @@ class Model:
                 f"preparation; got {images.shape}"
             )
         batch_size = min(batch_size, len(images))
-        return _embed(self.embed_fn, batch_size, self.params, jnp.asarray(images))
+        with use_devices_of(self.params):
+            return _embed(self.embed_fn, batch_size, self.params, jnp.asarray(images))
 
     def distances(self, x: Vectors, y: OtherVectors) -> Float[Array, "n m"]:
         """Computes the distance of each row of `x` to each row of `y`."""

@@ -147,12 +147,17 @@ def reduce_terms(terms: Terms | tuple[Terms, ...], reduce_fn: ReduceFn | None) -
     >>> print(reduce_terms(make_terms(jnp.array([1.0, 3.0]), None), mean))
     2.0
     """
-    if reduce_fn is None:
+    if reduce_fn is None or reduce_fn is _unreduced:
         return terms
     if isinstance(terms, Terms):
         return reduce_fn(terms)
     parts = [reduce_fn(part) for part in terms]
     return jax.tree.map(lambda *numbers: sum(numbers), *parts)
+
+
+def _unreduced(terms: Terms) -> Terms:
+    """Like None, and also for a loss that calls `reduce_fn` itself."""
+    return terms
 
 
 def _weighted_sum(terms: Terms) -> Float[Array, ""]:

@@ -40,11 +40,15 @@ Any optax optimizer will do. One that asks for more than the gradient, such as
 Two kinds are refused: `optax.lookahead`, which needs two sets of parameters, and
 `optax.contrib.dpsgd`, which needs a gradient for each example.
 
-On several devices, pass the same `axis_name` to `jax.pmap` and to the step. Gradients,
-metrics and floating-point statistics are then averaged over the devices, which have batches
-of equal size. Of statistics that are integers or booleans, such as counters and flags, the
-largest is kept: they have no mean, and a counter never goes back. A loss that needs the
-whole batch has to gather it.
+On several devices `jax.jit` needs no change to the step: a batch whose arrays are spread
+over a mesh gives the loss of the whole batch, whatever the loss is. In `jax.pmap` and
+`jax.shard_map` each device computes the loss of its share. Pass the name of their axis to
+the step as `axis_name`. Losses, gradients, metrics and floating-point statistics are then
+averaged over the devices, which have shares of equal size. Of statistics that are integers
+or booleans, such as counters and flags, the largest is kept: they have no mean, and a
+counter never goes back. A loss that needs the whole batch, or whose shares have different
+numbers of valid terms, comes from `siamese_jax.sharding`: it is the same on all devices,
+and so is the mean of it.
 
 Each device takes a share of the batch: rows i, i + 1, ... of every array. A loss over pairs
 of a batch needs several images of each class in every share. `samplers.sample_batch` gives
@@ -61,7 +65,11 @@ classes of its own: there is nothing to tell apart, and the loss stays where it 
  [3 7 5 3 7 5]]
 
 All randomness of a step comes from the key and `state.step`, so a run that is interrupted
-and resumed gives the same result as one that is not.
+and resumed gives the same result as one that is not. The key that `loss_fn` gets is the
+same on all devices. `encoders.Dropout` numbers the rows of the whole batch if it knows the
+name of the axis, so that the masks do not depend on the number of devices. For a layer that
+draws a mask for the rows it sees, fold `lax.axis_index(axis_name)` into the key: otherwise
+all devices use one mask.
 """
 
 import re
@@ -174,8 +182,8 @@ def train_step(
     """Makes one update from one batch.
 
     Args:
-      key: The same key for all steps of a run. The step number is folded into it, and on
-        several devices the device number too, so that no two draw the same dropout masks.
+      key: The same key for all steps of a run and for all devices. The step number is
+        folded into it.
       state: State before the update.
       batch: Whatever `loss_fn` takes, on several devices the part of this device.
       loss_fn: See the module's docstring.
@@ -201,18 +209,15 @@ def train_step(
     0.0 9.0
     """
     key = jax.random.fold_in(key, state.step)
-    if axis_name is not None:
-        key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    averaged = loss_fn if axis_name is None else _averaged(loss_fn, axis_name)
 
     def evaluate(params: PyTree) -> tuple[tuple[Array, tuple[PyTree, Metrics]], PyTree]:
         """Returns ((loss, (statistics, metrics)), gradients), averaged over devices."""
+        gradient_fn = jax.value_and_grad(averaged, has_aux=True)
+        found, gradients = gradient_fn(params, state.statistics, batch, key)
         if axis_name is not None:
-            params = jax.tree.map(lambda leaf: _device_varying(leaf, axis_name), params)
-        gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, aux), gradients = gradient_fn(params, state.statistics, batch, key)
-        if axis_name is None:
-            return (loss, aux), gradients
-        return _average((loss, aux), gradients, axis_name)
+            gradients = _averaged_gradients(gradients, params, axis_name)
+        return found, gradients
 
     (loss, (statistics, metrics)), gradients = evaluate(state.params)
     found, wanted = _shapes(statistics), _shapes(state.statistics)
@@ -376,28 +381,36 @@ def _shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.shape, tree)
 
 
-def _average(
-    loss_and_aux: tuple[Array, tuple[PyTree, Metrics]], gradients: PyTree, axis_name: str
-) -> tuple[tuple[Array, tuple[PyTree, Metrics]], PyTree]:
-    loss, (statistics, metrics) = loss_and_aux
-    loss, metrics, gradients = lax.pmean((loss, metrics, gradients), axis_name)
+def _averaged(loss_fn: LossFn, axis_name: str) -> LossFn:
+    """Averages what a loss function returns over the devices."""
 
-    def over_devices(leaf: Array) -> Array:
+    def mean_or_largest(leaf: Array) -> Array:
         if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             return lax.pmean(leaf, axis_name).astype(leaf.dtype)
         return lax.pmax(leaf, axis_name)
 
-    return (loss, (jax.tree.map(over_devices, statistics), metrics)), gradients
+    def averaged(*arguments: Any) -> tuple[Array, tuple[PyTree, Metrics]]:
+        loss, (statistics, metrics) = loss_fn(*arguments)
+        loss, metrics = lax.pmean((loss, metrics), axis_name)
+        return loss, (jax.tree.map(mean_or_largest, statistics), metrics)
+
+    return averaged
 
 
-def _device_varying(leaf: Array, axis_name: str) -> Array:
-    """Marks a parameter as different on each device, so that `grad` does not sum over them.
+def _averaged_gradients(gradients: PyTree, params: PyTree, axis_name: str) -> PyTree:
+    """The gradient of a mean over devices, from what `jax.grad` of it gives on each.
 
-    It matters under `shard_map`, where the gradient of a parameter that is the same on all
-    devices is the sum over the devices.
+    Under `pmap` the derivative of a sum over devices is summed over them again, which makes
+    each device's part too large by the number of devices: the mean of the parts is right.
+    Under `shard_map` the gradient of parameters that are the same on all devices is whole,
+    and stays as it is. That of parameters which differ by device comes in parts.
     """
-    varying = lax.axis_index(axis_name)
-    return leaf + jnp.zeros_like(varying, dtype=leaf.dtype)
+
+    def whole(gradient: Array, leaf: Array) -> Array:
+        in_parts = axis_name in jax.typeof(leaf).manual_axis_type.varying
+        return (lax.psum if in_parts else lax.pmean)(gradient, axis_name)
+
+    return jax.tree.map(whole, gradients, params)
 
 
 def _strip_weak_type(leaf: Array) -> Array:

@@ -1,15 +1,20 @@
-"""Settings of all tests: strict JAX, two devices, bounded memory, a cache of programs.
+"""Settings of all tests: strict JAX, eight devices, bounded memory, quick compilation.
 
 Arrays of different rank do not broadcast. Compiled programs are stored in `.cache/jax`, so
 that a second run, the other test process, and the commands that tests start can load them.
+Compiling takes most of the time of the tests, whose programs are small and run once or
+twice. So XLA generates code for them without optimising it; `XLA_FLAGS= make test` tests
+the code that it generates for users.
 """
 
 import ctypes
 import gc
+import importlib.metadata
 import os
 import pathlib
 import platform
 import resource
+import sys
 
 # environment variables, since tests start processes of their own
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -20,11 +25,18 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # XLA logs an error for each cached program whose compiler options are no CPU features
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# half the time of compilation; later releases of jaxlib do not know all of these flags
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    os.environ.setdefault(
+        "XLA_FLAGS",
+        "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+        "--xla_cpu_use_fusion_emitters=false",
+    )
 
 import jax
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -36,6 +48,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("slow") is None:
             item.add_marker(pytest.mark.quick)
+
+
+@pytest.fixture(autouse=True)
+def _runs_use_two_devices(monkeypatch):
+    """Runs use two of the devices unless they ask for more: that compiles faster."""
+    devices = sys.modules.get("experiments.engine.devices")
+    if devices is not None:
+        monkeypatch.setattr(devices, "usual_devices", lambda: 2)
 
 
 # Memory --------------------------------------------------------------------------------

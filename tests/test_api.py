@@ -139,6 +139,15 @@ MAY_IMPORT = {
     "reductions": TOOLS,
     "miners": CORE,
     "losses": {*CORE, "miners"},
+    "_reach": {"losses"},
+    "_totals": CORE,
+    "_folds": {*CORE, "losses", "miners", "_reach", "_totals"},
+    "_tiles": {*CORE, "losses", "_reach", "_totals", "_folds"},
+    "tiling": {*CORE, "_reach", "_totals", "_folds", "_tiles"},
+    "_ring": {*CORE, "_folds", "_tiles"},
+    "sharding": {
+        *(*CORE, "losses", "_folds", "_reach", "_ring", "_tiles", "_totals", "tiling"),
+    },
     "regularizers": CORE,
     "memory": CORE,
     "samplers": TOOLS,
@@ -216,7 +225,7 @@ def test_the_library_uses_few_packages_and_large_ones_late():
             assert late or found.package in MAY_USE_AT_THE_TOP.get(own, ()), found
 
 
-ROOMS = ["cli", "datasets", "engine", "report", "evaluations", "systems"]
+ROOMS = ["cli", "datasets", "engine", "report", "evaluations", "systems", "sweeps"]
 
 
 def test_imports_between_the_rooms_of_experiments_point_one_way():

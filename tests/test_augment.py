@@ -18,14 +18,21 @@ def images(shape=(4, 9, 7, 2)):
     return jnp.asarray(np.random.default_rng(0).random(shape), jnp.float32)
 
 
+@partial(jax.jit, static_argnums=0)
 def of_each(fn, key, images):
     """Applies a random function to each image, with a key for each."""
     return jax.vmap(fn)(jax.random.split(key, len(images)), images)
 
 
-def draws(fn, key, num, *args):
+@partial(jax.jit, static_argnums=(0, 2, 3, 4))
+def draws(fn, key, num, size, settings):
     """Many draws of a map or a field."""
-    return np.asarray(jax.vmap(lambda key: fn(key, *args))(jax.random.split(key, num)))
+    return jax.vmap(lambda key: fn(key, size, settings))(jax.random.split(key, num))
+
+
+def affine_maps(key, distortion):
+    """Maps of 4000 images of 8 x 8."""
+    return np.asarray(draws(augment.sample_affine, key, 4000, (8, 8), distortion))
 
 
 def test_affine_transform_equals_scipy():
@@ -62,26 +69,26 @@ def test_the_centre_stays(distortion, wanted):
 
 def test_each_component_stays_in_its_range_and_comes_with_its_probability():
     distortion = augment.Affine(max_rotation=30.0, rotation_probability=0.25)
-    matrices = draws(augment.sample_affine, jax.random.key(0), 4000, (8, 8), distortion)
+    matrices = affine_maps(jax.random.key(0), distortion)
     angles = np.rad2deg(np.arctan2(matrices[:, 1, 0], matrices[:, 0, 0]))
     assert np.abs(angles).max() <= 30.001
     assert abs((angles != 0).mean() - 0.25) < 0.03
     assert abs(np.abs(angles[angles != 0]).mean() - 15) < 1
 
     distortion = augment.Affine(max_shift=2.0, shift_probability=0.5)
-    matrices = draws(augment.sample_affine, jax.random.key(1), 4000, (8, 8), distortion)
+    matrices = affine_maps(jax.random.key(1), distortion)
     shifts = matrices[:, :, 2]
     assert np.abs(shifts).max() <= 2
     np.testing.assert_allclose((shifts != 0).mean(axis=0), 0.5, atol=0.03)
 
     distortion = augment.Affine(scale_range=(0.5, 1.5))
-    matrices = draws(augment.sample_affine, jax.random.key(2), 4000, (8, 8), distortion)
+    matrices = affine_maps(jax.random.key(2), distortion)
     scales = 1 / np.diagonal(matrices[:, :, :2], axis1=1, axis2=2)
     assert 0.5 - 1e-3 <= scales.min() <= scales.max() <= 1.5 + 1e-3
     np.testing.assert_allclose(scales.mean(axis=0), 1.0, atol=0.03)
 
     distortion = augment.Affine(max_shear=0.3)
-    matrices = draws(augment.sample_affine, jax.random.key(3), 4000, (8, 8), distortion)
+    matrices = affine_maps(jax.random.key(3), distortion)
     forward = np.linalg.inv(matrices[:, :, :2])
     assert np.abs(forward[:, 0, 1]).max() <= 0.3 + 1e-4
     np.testing.assert_allclose(forward[:, 0, 0], 1, atol=1e-4)
@@ -183,7 +190,7 @@ def test_an_elastic_field_is_normal_and_as_smooth_as_said():
     scale, sigma = 1.5, 2.0
     elastic = augment.Elastic(scale=scale, sigma=sigma)
     fields = draws(augment.sample_elastic, jax.random.key(0), 4000, (9, 7), elastic)
-    fields = np.float64(fields)
+    fields = np.asarray(fields, np.float64)
     assert fields.shape == (4000, 9, 7, 2)
     np.testing.assert_allclose(fields.mean(0), 0, atol=0.12)
     np.testing.assert_allclose(fields.std(0), scale, rtol=0.06)  # at the borders too
@@ -258,15 +265,19 @@ def test_a_pixel_at_whole_coordinates_is_copied_exactly():
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_the_dtype_of_the_image_is_kept(dtype):
     key, image = jax.random.key(0), images((9, 7, 1)).astype(dtype)
-    with jax.enable_x64(True):  # draws are float64 here
-        results = (
+
+    def results(key, image):
+        return (
             augment.random_affine(key, image, augment.KOCH_AFFINE),
             augment.random_elastic(key, image, augment.Elastic(scale=1.0, sigma=2.0)),
             augment.random_thickness(key, image, max_change=0.5),
             augment.random_noise(key, image, scale=0.1),
             augment.center(image, threshold=0.9),
         )
-    for result in results:
+
+    with jax.enable_x64(True):  # draws are float64 here
+        shapes = jax.eval_shape(results, key, image)
+    for result in shapes:
         assert result.dtype == dtype
 
 

@@ -8,6 +8,7 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from functools import partial
 
 import jax
@@ -20,6 +21,7 @@ from benchmarks import (
     contestants,
     inference,
     keras_reference,
+    losses,
     record_step,
     results,
     start_up,
@@ -27,8 +29,8 @@ from benchmarks import (
     time_to_accuracy,
     train_step,
 )
-from experiments.engine import loop
 from experiments.engine.pair_batches import PairBatch
+from experiments.engine.system import initial_state
 from experiments.systems import omniglot_supcon
 
 pytestmark = pytest.mark.slow
@@ -148,7 +150,7 @@ def test_the_record_s_nets_are_compared_before_they_are_timed():
     from benchmarks import record_torch
 
     trainer = record_torch.Trainer(config, images, labels, alphabets)
-    state = loop.initial_state(omniglot_supcon.build(config), jax.random.key(0))
+    state = initial_state(omniglot_supcon.build(config), jax.random.key(0))
     record_step.compare_losses(config, state, trainer)
     wrong = jax.tree.map(lambda leaf: leaf, state.params)
     wrong["log_temperature"] = jnp.log(0.2)
@@ -338,3 +340,13 @@ def test_pairs_are_the_same_in_every_process():
     ).stdout
     sums = [int(array.astype(int).sum()) for array in cases.make_pairs(case)]
     assert printed.split() == [str(number) for number in sums]
+
+
+def test_a_loss_is_measured_and_stopped_at_its_limit(tmp_path):
+    found = losses.measure("SupConLoss", "ours", 8, time.process_time)
+    assert found["value"] > 0
+    assert found["seconds"] > 0
+    path, limit = tmp_path / "losses.json", "--limit-seconds 0.05 --processor-time"
+    losses.main(f"--num-rows 8 --names SupConLoss {limit} --json {path}".split())
+    (row,) = json.loads(path.read_text())["rows"]
+    assert row["ours"] == row["theirs"] == {"stopped": "over 0.05 s"}

@@ -93,11 +93,11 @@ def test_the_mean_share_over_calibrations_is_what_the_formula_says():
     rng = np.random.default_rng(0)
     for n, num, rate in ((99, 1, 0.1), (200, 10, 0.1), (1000, 100, 0.3)):
         shares = []
-        for _ in range(2000):
+        for _ in range(500):
             calibration = of_different(rng.random(n))
             threshold = calibration.threshold_at(rate, num_comparisons=num)
             shares.append(1 - (1 - threshold) ** num)
-        error = np.std(shares) / np.sqrt(2000)
+        error = np.std(shares) / np.sqrt(500)
         assert rate / 1.5 <= np.mean(shares) <= rate + 3 * error
 
 

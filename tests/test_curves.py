@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 
 roc_curve, roc_auc = jax.jit(verification.roc_curve), jax.jit(verification.roc_auc)
 equal_error_rate = jax.jit(verification.equal_error_rate)
+fit_logistic = jax.jit(verification.fit_logistic)
 
 
 def random_pairs(seed, num=512):
@@ -57,33 +58,31 @@ def test_a_perfect_split_is_exactly_1_and_the_reverse_exactly_0(num, weighted):
     same[:2] = True, False
     distances = jnp.float32(rng.random(num) + np.where(same, 0, 2))
     weights = jnp.float32(rng.uniform(0.1, 3, size=num)) if weighted else None
-    assert verification.roc_auc(distances, jnp.asarray(same), weights=weights) == 1
-    assert verification.roc_auc(distances, jnp.asarray(~same), weights=weights) == 0
-    assert verification.equal_error_rate(distances, jnp.asarray(same), weights=weights) == 0
+    assert roc_auc(distances, jnp.asarray(same), weights=weights) == 1
+    assert roc_auc(distances, jnp.asarray(~same), weights=weights) == 0
+    assert equal_error_rate(distances, jnp.asarray(same), weights=weights) == 0
 
 
 def test_masked_pairs_count_nothing_at_all():
     distances, same, weights, where = random_pairs(1)
     for given in ({}, {"weights": weights}):
         kept = {name: value[where] for name, value in given.items()}
-        masked = verification.roc_curve(distances, same, where=where, **given)
-        alone = verification.roc_curve(distances[where], same[where], **kept)
+        masked = roc_curve(distances, same, where=where, **given)
+        alone = roc_curve(distances[where], same[where], **kept)
         for a, b in zip(masked, alone, strict=True):
             np.testing.assert_allclose(a[: len(b)], b, rtol=1e-5)
     moved = np.where(where, distances, np.float32(-9))
     np.testing.assert_array_equal(
-        verification.roc_auc(moved, ~where | same, where=where),
-        verification.roc_auc(distances, same, where=where),
+        roc_auc(moved, ~where | same, where=where),
+        roc_auc(distances, same, where=where),
     )
 
 
 def test_curves_of_many_sets_at_once():
     distances, same, weights, _ = random_pairs(2, num=60)
     many = distances.reshape(3, 20), same.reshape(3, 20), weights.reshape(3, 20)
-    found = jax.vmap(lambda d, s, w: verification.roc_auc(d, s, weights=w))(
-        *map(jnp.asarray, many)
-    )
-    wanted = [verification.roc_auc(d, s, weights=w) for d, s, w in zip(*many, strict=True)]
+    found = jax.vmap(lambda d, s, w: roc_auc(d, s, weights=w))(*map(jnp.asarray, many))
+    wanted = [roc_auc(d, s, weights=w) for d, s, w in zip(*many, strict=True)]
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
@@ -91,11 +90,11 @@ def test_curves_of_many_sets_at_once():
 def test_a_weight_without_a_meaning_makes_every_figure_nan(weight):
     distances, same = jnp.array([0.1, 0.2, 0.3]), jnp.array([True, False, True])
     weights = jnp.array([weight, 1.0, 1.0])
-    assert np.isnan(verification.roc_auc(distances, same, weights=weights))
+    assert np.isnan(roc_auc(distances, same, weights=weights))
     assert np.isnan(verification.best_threshold(distances, same, weights=weights)).all()
     broken = distances.at[0].set(jnp.nan)
-    assert np.isnan(verification.roc_auc(broken, same))
-    assert np.isnan(verification.equal_error_rate(broken, same))
+    assert np.isnan(roc_auc(broken, same))
+    assert np.isnan(equal_error_rate(broken, same))
     assert np.isnan(verification.decision_rates(broken, same, 0.1)).all()
     assert np.isnan(verification.decision_rates(distances, same, jnp.nan)).all()
 
@@ -174,9 +173,9 @@ def test_thresholds_of_float64_distances_are_exact_or_refused():
 def test_a_logistic_fit_does_not_depend_on_scale_and_shift(unit, shift):
     distances = np.array([1.0, 2.0, 2.5, 3.0, 3.5, 4.0])
     same = jnp.array([True, True, False, True, False, False])
-    wanted = verification.fit_logistic(jnp.float32(distances), same)
+    wanted = fit_logistic(jnp.float32(distances), same)
     shift *= unit < 1e35  # else it would be infinite
-    found = verification.fit_logistic(jnp.float32(unit * (distances + shift)), same)
+    found = fit_logistic(jnp.float32(unit * (distances + shift)), same)
     assert float(found.threshold) / unit - shift == pytest.approx(
         float(wanted.threshold), rel=1e-3, abs=1e-2
     )
@@ -188,6 +187,6 @@ def test_a_logistic_fit_ignores_masked_distances_of_other_magnitudes(unit):
     same = jnp.array([True, True, False, False, True])
     where = jnp.array([True, True, True, True, False])
     distances = jnp.float32(unit * np.array([1.0, 3.0, 2.0, 4.0, 0.0])).at[4].set(3e38)
-    found = verification.fit_logistic(distances, same, where=where)
+    found = fit_logistic(distances, same, where=where)
     assert float(found.threshold) / unit == pytest.approx(2.5, rel=1e-3)
     assert 0 < found.scale < np.inf

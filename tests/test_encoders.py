@@ -1,5 +1,7 @@
 """Tests of the networks: their numbers of parameters, their outputs and gradients."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from siamese_jax import encoders
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.encoders import residual, tutorials
 from siamese_jax.encoders._images_last import SWAP, PooledConv
-from siamese_jax.siamese import twin
+from siamese_jax.siamese import TWIN_AXIS, twin
 
 pytestmark = pytest.mark.slow
 
@@ -110,15 +112,15 @@ def test_dropout_only_when_training():
     variables = encoder.init(jax.random.key(0), images)
     still = [encoder.apply(variables, images) for _ in range(2)]
     np.testing.assert_array_equal(*still)
-    dropped = [
-        encoder.apply(variables, images, train=True, rngs={"dropout": jax.random.key(seed)})
-        for seed in (0, 1)
-    ]
+    train = jax.jit(
+        lambda key: encoder.apply(variables, images, train=True, rngs={"dropout": key})
+    )
+    dropped = [train(jax.random.key(seed)) for seed in (0, 1)]
     assert (dropped[0] != dropped[1]).any()
 
 
 def test_the_small_net_shares_statistics_between_twins():
-    encoder = encoders.ConvNet(widths=(4,), dim=3, joint=True)
+    encoder = encoders.ConvNet(widths=(4,), dim=3, axis_name=TWIN_AXIS)
     pair = jnp.asarray(np.random.default_rng(0).random((2, 3, 4, 4, 1)), jnp.float32)
     variables = encoder.init(jax.random.key(0), pair[0])
 
@@ -177,15 +179,18 @@ def test_conv_is_the_convolution_of_flax_with_relu_and_pooling(
     params = variables["params"]
     varied = params["bias"] + 0.3 * jax.random.normal(KEY, params["bias"].shape)
     variables = {"params": {**params, "bias": varied}}
-    found, wanted = (
-        jax.jit(
-            jax.value_and_grad(lambda *args, fn=fn: jnp.sum(jnp.sin(fn(*args))), (0, 1))
-        )(variables, images)
-        for fn in (ours, of_flax)
-    )
+
+    def loss(fn, *args):
+        value = fn(*args)
+        return jnp.sum(jnp.sin(value)), value
+
+    def gradients(fn, *args):
+        return jax.value_and_grad(partial(loss, fn), (0, 1), has_aux=True)(*args)
+
+    run = jax.jit(lambda *args: [gradients(fn, *args) for fn in (ours, of_flax)])
+    ((_, value), found), ((_, exact), wanted) = run(variables, images)
     for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
         np.testing.assert_allclose(a, b, atol=3e-5 * np.abs(b).max())
-    value, exact = (jax.jit(fn)(variables, images) for fn in (ours, of_flax))
     np.testing.assert_allclose(value, exact, atol=1e-5)
 
 
@@ -195,18 +200,21 @@ def test_the_net_of_faces_flattens_rows_columns_features(stride):
     encoder = encoders.OrlConv(stride, dim=5)
     images = jnp.asarray(np.random.default_rng(0).random((2, 56, 46, 1)), jnp.float32)
     variables = jax.jit(encoder.init)(KEY, images)
-    params = variables["params"]
-    x = images
-    for number, features in enumerate((6, 12)):
-        conv = nn.Conv(features, (3, 3), stride, padding="VALID")
-        x = nn.relu(conv.apply({"params": params[f"Conv_{number}"]}, x))
-        x = nn.max_pool(x, (2, 2), (2, 2))
-    x = x.reshape(2, -1)
-    for number in range(2):
-        dense = params[f"Dense_{number}"]
-        x = nn.relu(x @ dense["kernel"] + dense["bias"][None])
+
+    def by_hand(params, x):
+        for number, features in enumerate((6, 12)):
+            conv = nn.Conv(features, (3, 3), stride, padding="VALID")
+            x = nn.relu(conv.apply({"params": params[f"Conv_{number}"]}, x))
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        x = x.reshape(2, -1)
+        for number in range(2):
+            dense = params[f"Dense_{number}"]
+            x = nn.relu(x @ dense["kernel"] + dense["bias"][None])
+        return x
+
     found = jax.jit(encoder.apply)(variables, images)
-    np.testing.assert_allclose(found, x, atol=2e-6)
+    wanted = jax.jit(by_hand)(variables["params"], images)
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
     assert found.any()
 
 
@@ -335,7 +343,7 @@ def residual_by_hand(params, statistics, images):
 
     def normalized(x, name):
         its, seen = params[f"BatchNorm_{name}"], statistics[f"BatchNorm_{name}"]
-        scale = (its["scale"] / np.sqrt(seen["var"] + 1e-5))[None, None, None, :]
+        scale = (its["scale"] / jnp.sqrt(seen["var"] + 1e-5))[None, None, None, :]
         mean, bias = seen["mean"][None, None, None, :], its["bias"][None, None, None, :]
         return nn.relu((x - mean) * scale + bias)
 
@@ -356,9 +364,12 @@ def test_the_residual_net_is_that_of_the_paper_and_bfloat16_is_near_it():
     images = jnp.asarray(rng.random((3, 24, 16, 1)), jnp.float32)
     encoder = encoders.ResNet(stem=4, widths=(4, 8), dim=5)
     variables = jax.jit(encoder.init)(KEY, images)
-    varied = jax.tree.map(lambda leaf: leaf + 0.3 * rng.random(leaf.shape), variables)
+    varied = jax.tree.map(
+        lambda leaf: leaf + np.float32(0.3 * rng.random(leaf.shape)), variables
+    )
     found = jax.jit(encoder.apply)(varied, images)
-    wanted = residual_by_hand(varied["params"], varied["batch_stats"], images)
+    by_hand = jax.jit(residual_by_hand)
+    wanted = by_hand(varied["params"], varied["batch_stats"], images)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
     half = encoder.clone(dtype=jnp.bfloat16)
     near = jax.jit(half.apply)(varied, images)
@@ -367,36 +378,42 @@ def test_the_residual_net_is_that_of_the_paper_and_bfloat16_is_near_it():
 
 
 def test_the_residual_net_in_training_normalises_by_its_batch_and_keeps_count():
-    images = jax.random.uniform(KEY, (8, 16, 16, 1))
+    images = jnp.asarray(np.random.default_rng(0).random((8, 16, 16, 1), np.float32))
     encoder = encoders.ResNet(stem=4, widths=(4,), dim=3, dtype=jnp.bfloat16)
     variables = jax.jit(encoder.init)(KEY, images)
 
-    @jax.jit
     def loss(params):
         embeddings, changed = encoder.apply(
             {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
         )
         return jnp.sum(embeddings**2), changed["batch_stats"]
 
-    gradients, changed = jax.grad(loss, has_aux=True)(variables["params"])
+    gradients, changed = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(changed))
     for leaf in jax.tree.leaves(gradients):
         assert leaf.dtype == jnp.float32
         assert np.isfinite(leaf).all()
         assert leaf.any()
     kernel = variables["params"]["Conv_0"]["kernel"]
-    stem = jax.lax.conv_general_dilated(
-        images, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    mean = jnp.mean(nn.max_pool(stem, (2, 2), (2, 2)), axis=(0, 1, 2))
-    np.testing.assert_allclose(changed["BatchNorm_0"]["mean"], 0.1 * mean, atol=2e-3)
+
+    @jax.jit
+    def mean_of_the_stem(kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
+        stem = jax.lax.conv_general_dilated(
+            images, kernel, (2, 2), "SAME", dimension_numbers=layout
+        )
+        return jnp.mean(nn.max_pool(stem, (2, 2), (2, 2)), axis=(0, 1, 2))
+
+    wanted = 0.1 * mean_of_the_stem(kernel)
+    np.testing.assert_allclose(changed["BatchNorm_0"]["mean"], wanted, atol=2e-3)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_the_residual_net_is_the_same_in_both_layouts(dtype):
-    images = jax.random.uniform(KEY, (4, 24, 16, 1))
+    images = jnp.asarray(np.random.default_rng(0).random((4, 24, 16, 1), np.float32))
     layers = [
-        residual._ResNetLayers(4, (4, 8), 2, 3, dtype, last) for last in (False, True)
+        residual._ResNetLayers(4, (4, 8), 2, 3, dtype, False, last)
+        for last in (False, True)
     ]
     variables = jax.jit(layers[0].init)(KEY, images)
     own = jax.jit(layers[1].init)(KEY, images)
@@ -422,15 +439,22 @@ def test_the_residual_net_is_the_same_in_both_layouts(dtype):
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("stride", [1, 3])
 def test_the_net_of_faces_is_the_same_in_both_layouts_and_drops_the_same(stride, train):
-    images = jax.random.uniform(KEY, (3, 56, 46, 1))
+    images = jnp.asarray(np.random.default_rng(0).random((3, 56, 46, 1), np.float32))
     sizes = stride, (0.3, 0.3, 0.3), 5
     variables = jax.jit(tutorials._OrlLayers(*sizes).init)(KEY, images)
     variables = jax.tree.map(lambda a: a + 0.1 if a.ndim == 1 else a, variables)  # biases
     rngs = {"dropout": jax.random.key(1)}
-    wanted, found = (
-        tutorials._OrlLayers(*sizes, last).apply(variables, images, train=train, rngs=rngs)
-        for last in (False, True)
-    )
+
+    @jax.jit
+    def apply(variables):
+        return [
+            tutorials._OrlLayers(*sizes, last).apply(
+                variables, images, train=train, rngs=rngs
+            )
+            for last in (False, True)
+        ]
+
+    wanted, found = apply(variables)
     np.testing.assert_allclose(found, wanted, atol=2e-6)
     assert wanted.any()
 

@@ -22,7 +22,7 @@ from experiments.__main__ import main as run_experiment
 from experiments.engine import checkpoints, logs, loop
 from experiments.engine import config as settings
 from experiments.engine.config import RunConfig, setting, stream
-from experiments.engine.loop import System
+from experiments.engine.system import System, initial_state
 from experiments.systems import glyphs, mnist_mlp
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
@@ -137,9 +137,9 @@ def test_missing_data_is_named_without_a_traceback(tmp_path):
 def test_everything_that_can_be_run_is_listed_by_room(capsys):
     run_experiment([])
     printed = capsys.readouterr().out
-    for room in ("systems", "evaluations", "datasets"):
+    for room in ("systems", "sweeps", "evaluations", "datasets"):
         assert f"(experiments/{room}):" in printed
-    for line in ("omniglot_koch  ", "lake_trials  ", "tfds  "):
+    for line in ("omniglot_koch  ", "sweep  ", "lake_trials  ", "tfds  "):
         assert line.strip() in printed
     assert all(text.endswith(".") for text in list_experiments().values())
 
@@ -236,7 +236,7 @@ def test_nan_in_the_data_stops_the_run_and_keeps_the_checkpoint(tmp_path):
     toy_run(config)
     with pytest.raises(UserError, match="loss is nan at step 5"):
         toy_run(dataclasses.replace(config, num_steps=8), data=np.nan)
-    like = loop.initial_state(toy_system(), jax.random.key(0))
+    like = initial_state(toy_system(), jax.random.key(0))
     assert int(checkpoints.load_state(tmp_path, like).step) == 4
 
 
@@ -259,7 +259,7 @@ def test_a_checkpoint_cut_short_is_named_and_the_one_before_it_still_serves(tmp_
 
 
 def test_a_directory_without_a_checkpoint_is_named(tmp_path):
-    like = loop.initial_state(toy_system(), jax.random.key(0))
+    like = initial_state(toy_system(), jax.random.key(0))
     with pytest.raises(UserError, match="holds no checkpoint"):
         checkpoints.load_state(tmp_path, like)
     (tmp_path / "checkpoints").mkdir()
@@ -427,7 +427,7 @@ def test_the_seconds_of_training_are_without_evaluations(tmp_path):
 
 def test_without_an_evaluation_there_is_no_best_and_the_last_state_serves(tmp_path):
     config = RunConfig(tmp_path, num_steps=2, steps_per_call=1, checkpoint_every=1)
-    like = loop.initial_state(toy_system(), jax.random.key(0))
+    like = initial_state(toy_system(), jax.random.key(0))
     with pytest.raises(UserError, match="holds no state that was evaluated"):
         checkpoints.load_best(tmp_path, like)
     loop.start(config)
@@ -447,6 +447,6 @@ def test_undefined_figures_are_null_and_the_devices_are_those_that_were_used(
     loop.finish(config, {"rate": float("nan"), "count": 3}, trained, None)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["metrics"] == {"rate": None, "count": 3}
-    assert jax.local_device_count() == 2  # of which the run uses one
+    assert jax.local_device_count() == 8  # of which the run uses one
     assert results["device"].endswith(" x 1")
     assert "undefined" in capsys.readouterr().out

@@ -14,6 +14,14 @@ pytestmark = pytest.mark.slow
 
 KEY = jax.random.key(0)
 
+# Compiled as a whole: called as they are, each of their operations is compiled by itself.
+best_threshold = jax.jit(verification.best_threshold)
+decision_rates = jax.jit(verification.decision_rates)
+equal_error_rate = jax.jit(verification.equal_error_rate)
+fit_logistic = jax.jit(verification.fit_logistic)
+roc_auc = jax.jit(verification.roc_auc)
+roc_curve = jax.jit(verification.roc_curve)
+
 
 def test_separated_classes_are_always_recognised_and_noise_is_at_chance():
     rng = np.random.default_rng(0)
@@ -60,7 +68,7 @@ def test_one_query_an_episode_is_right_or_wrong():
     [([1.0, 1.0, 1.0], [True, False, True]), ([1.0, 2.0, 3.0], [True, True, True])],
 )
 def test_where_the_fit_is_undefined_the_scale_is_0(distances, same):
-    fit = verification.fit_logistic(jnp.array(distances), jnp.array(same))
+    fit = fit_logistic(jnp.array(distances), jnp.array(same))
     assert fit.scale == 0
     assert jnp.isnan(fit.threshold)
 
@@ -69,12 +77,12 @@ def test_probabilities_are_those_of_a_logistic_regression():
     rng = np.random.default_rng(0)
     distances = rng.normal(size=4000)
     same = rng.random(4000) < 1 / (1 + np.exp(-3 * (0.4 - distances)))
-    fit = verification.fit_logistic(jnp.asarray(distances, jnp.float32), jnp.asarray(same))
+    fit = fit_logistic(jnp.asarray(distances, jnp.float32), jnp.asarray(same))
     assert abs(fit.scale - 3) < 0.2
     assert abs(fit.threshold - 0.4) < 0.05
     # separable, and at any scale of the distances
     for unit in (1e-4, 1e4):
-        apart = verification.fit_logistic(
+        apart = fit_logistic(
             unit * jnp.array([1.0, 2.0, 3.0, 4.0]), jnp.array([True, True, False, False])
         )
         np.testing.assert_allclose(apart.threshold, 2.5 * unit, rtol=1e-3)
@@ -152,7 +160,7 @@ def example_pairs(seed, num=300, ties=True):
 def test_roc_auc_equals_scikit_learn(seed, weighted):
     distances, same, weights = example_pairs(seed)
     weights = weights if weighted else None
-    found = verification.roc_auc(
+    found = roc_auc(
         jnp.asarray(distances),
         jnp.asarray(same),
         weights=None if weights is None else jnp.asarray(weights),
@@ -163,7 +171,7 @@ def test_roc_auc_equals_scikit_learn(seed, weighted):
 
 def test_roc_curve_passes_through_scikit_learn_s_points():
     distances, same, _ = example_pairs(0)
-    curve = verification.roc_curve(jnp.asarray(distances), jnp.asarray(same))
+    curve = roc_curve(jnp.asarray(distances), jnp.asarray(same))
     false, true, _ = metrics.roc_curve(same, -distances, drop_intermediate=False)
     found = np.unique(np.stack([curve.false_match_rate, curve.true_match_rate]), axis=1)
     wanted = np.unique(np.float32(np.stack([false, true])), axis=1)
@@ -172,7 +180,7 @@ def test_roc_curve_passes_through_scikit_learn_s_points():
 
 def test_threshold_rates_equal_scikit_learn():
     distances, same, _ = example_pairs(1)
-    rates = verification.decision_rates(jnp.asarray(distances), jnp.asarray(same), 0.5)
+    rates = decision_rates(jnp.asarray(distances), jnp.asarray(same), 0.5)
     called = distances <= 0.5
     np.testing.assert_allclose(
         rates.accuracy, metrics.accuracy_score(same, called), rtol=1e-6
@@ -185,7 +193,7 @@ def test_threshold_rates_equal_scikit_learn():
 
 def test_error_rates_are_equal_at_the_equal_error_rate():
     distances, same, _ = example_pairs(2, num=4000, ties=False)
-    rate = float(verification.equal_error_rate(jnp.asarray(distances), jnp.asarray(same)))
+    rate = float(equal_error_rate(jnp.asarray(distances), jnp.asarray(same)))
     false, true, _ = metrics.roc_curve(same, -distances, drop_intermediate=False)
     nearest = np.argmin(np.abs((1 - true) - false))
     assert abs(rate - false[nearest]) < 1e-3
@@ -194,43 +202,41 @@ def test_error_rates_are_equal_at_the_equal_error_rate():
 def test_perfect_and_inverted_distances():
     distances = jnp.array([0.1, 0.2, 0.8, 0.9])
     same = jnp.array([True, True, False, False])
-    assert verification.equal_error_rate(distances, same) == 0
-    assert verification.roc_auc(distances, same) == 1
-    assert verification.roc_auc(distances, ~same) == 0
-    assert verification.equal_error_rate(distances, ~same) == 1
-    best = verification.best_threshold(distances, same)
+    assert equal_error_rate(distances, same) == 0
+    assert roc_auc(distances, same) == 1
+    assert roc_auc(distances, ~same) == 0
+    assert equal_error_rate(distances, ~same) == 1
+    best = best_threshold(distances, same)
     np.testing.assert_allclose(best, (0.5, 1.0))
 
 
 def test_no_threshold_beats_the_best_one():
     for seed in range(5):
         distances, same, _ = example_pairs(seed, num=60)
-        best = verification.best_threshold(jnp.asarray(distances), jnp.asarray(same))
+        best = best_threshold(jnp.asarray(distances), jnp.asarray(same))
         every = np.concatenate([distances, [distances.min() - 1]])
         accuracies = [((distances <= t) == same).mean() for t in every]
         np.testing.assert_allclose(best.accuracy, max(accuracies), rtol=1e-6)
-        again = verification.decision_rates(
-            jnp.asarray(distances), jnp.asarray(same), best.threshold
-        )
+        again = decision_rates(jnp.asarray(distances), jnp.asarray(same), best.threshold)
         np.testing.assert_allclose(again.accuracy, best.accuracy, rtol=1e-6)
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_one_sided_sets_choose_the_trivial_threshold(same):
     distances = jnp.array([0.5, 0.7])
-    best = verification.best_threshold(distances, jnp.array([same, same]))
+    best = best_threshold(distances, jnp.array([same, same]))
     assert best.accuracy == 1
     assert (distances <= best.threshold).all() == same
 
 
 def test_a_rate_over_nothing_is_nan():
     distances, none = jnp.array([0.5, 0.7]), jnp.array([False, False])
-    rates = verification.decision_rates(distances, none, 0.1)
+    rates = decision_rates(distances, none, 0.1)
     assert rates.accuracy == 1
     assert np.isnan(rates.precision)
     assert np.isnan(rates.recall)
-    assert np.isnan(verification.roc_auc(distances, none))
-    assert np.isnan(verification.equal_error_rate(distances, none))
+    assert np.isnan(roc_auc(distances, none))
+    assert np.isnan(equal_error_rate(distances, none))
 
 
 def test_an_evaluated_threshold_has_both_accuracies():
@@ -239,7 +245,7 @@ def test_an_evaluated_threshold_has_both_accuracies():
     distances, same, _ = example_pairs(4)
     test = jnp.asarray(distances), jnp.asarray(same)
     result = verification.evaluate_threshold(validation, test)
-    best = verification.best_threshold(*validation)
+    best = best_threshold(*validation)
     assert result.threshold == best.threshold
     assert result.validation_accuracy == best.accuracy
     np.testing.assert_allclose(
@@ -268,7 +274,7 @@ def test_bootstrap_is_wider_over_identities_than_over_pairs():
             num_identities=num_identities,
             num_samples=200,
         )
-        area = verification.roc_auc(jnp.asarray(distances, jnp.float32), jnp.asarray(same))
+        area = roc_auc(jnp.asarray(distances, jnp.float32), jnp.asarray(same))
         assert low < area < high
         return high - low
 
@@ -333,22 +339,22 @@ def test_bootstrap_hides_neither_nan_nor_an_unknown_identity():
 @pytest.mark.parametrize("same", [True, False])
 def test_thresholds_hold_where_the_smallest_distance_is_zero(same):
     distances, labels = jnp.array([0.0, 0.0, 0.5]), jnp.array([same] * 3)
-    best = verification.best_threshold(distances, labels)
-    again = verification.decision_rates(distances, labels, best.threshold)
+    best = best_threshold(distances, labels)
+    again = decision_rates(distances, labels, best.threshold)
     assert again.accuracy == best.accuracy == 1
-    assert verification.roc_curve(distances, labels).thresholds[0] < 0
+    assert roc_curve(distances, labels).thresholds[0] < 0
 
 
 def test_the_best_threshold_holds_between_neighbouring_numbers():
     distances = jnp.array([1 + 2**-23, 1 + 2**-22], jnp.float32)
     same = jnp.array([True, False])
-    best = verification.best_threshold(distances, same)
-    assert verification.decision_rates(distances, same, best.threshold).accuracy == 1
+    best = best_threshold(distances, same)
+    assert decision_rates(distances, same, best.threshold).accuracy == 1
 
 
 def test_no_pairs_are_nan_or_refused():
     same, where = jnp.array([True, False]), jnp.zeros(2, bool)
-    best = verification.best_threshold(jnp.ones(2), same, where=where)
+    best = best_threshold(jnp.ones(2), same, where=where)
     assert np.isnan(best).all()
     with pytest.raises(ValueError, match="number of distances must be at least 1"):
         verification.best_threshold(jnp.ones(0), jnp.ones(0, bool))
@@ -357,7 +363,7 @@ def test_no_pairs_are_nan_or_refused():
 def test_weights_may_be_nan_or_negative_but_never_ignored():
     distances, same = jnp.array([0.1, 0.2, 0.3]), jnp.array([True, False, True])
     weights = jnp.array([jnp.nan, 1.0, 1.0])
-    assert np.isnan(verification.roc_auc(distances, same, weights=weights))
+    assert np.isnan(roc_auc(distances, same, weights=weights))
 
 
 def test_episodes_of_the_same_rank_are_classified_like_any_other():

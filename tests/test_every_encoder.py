@@ -29,11 +29,25 @@ SMALL = {
 EVERY = pytest.mark.parametrize(("module", "size"), SMALL.values(), ids=SMALL)
 
 
+def images_and_variables(module, num, size):
+    """Random images, parameters and statistics, drawn without compiling `init`."""
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.random((num, *size, 1), np.float32))
+    params, statistics = jax.eval_shape(from_flax(module).init, KEY, images)
+
+    def draw(leaf):
+        fan_in = np.prod(leaf.shape[:-1])
+        return rng.normal(0, fan_in**-0.5, leaf.shape).astype(leaf.dtype)
+
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), statistics)
+    return images, jax.tree.map(draw, params), ones
+
+
 @EVERY
 def test_a_pair_by_vmap_is_the_flattened_batch(module, size):
-    init, apply = from_flax(module)
-    pair = jax.random.uniform(KEY, (2, 3, *size, 1))
-    params, statistics = jax.jit(init)(KEY, pair[0])
+    _, apply = from_flax(module)
+    flat, params, statistics = images_and_variables(module, 6, size)
+    pair = flat.reshape(2, 3, *size, 1)
 
     def embed(params, x):
         return apply(params, x, statistics=statistics)
@@ -42,7 +56,6 @@ def test_a_pair_by_vmap_is_the_flattened_batch(module, size):
         return jnp.sum(jnp.sin(fn(params, x)))
 
     found = jax.jit(jax.value_and_grad(lambda p: loss(twin(embed), p, pair)))(params)
-    flat = pair.reshape(6, *size, 1)
     wanted = jax.jit(jax.value_and_grad(lambda p: loss(embed, p, flat)))(params)
     for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
         assert np.abs(a - b).max() <= 2e-5 * max(1e-3, np.abs(b).max())
@@ -50,13 +63,13 @@ def test_a_pair_by_vmap_is_the_flattened_batch(module, size):
 
 @EVERY
 def test_training_gives_embeddings_and_statistics(module, size):
-    init, apply = from_flax(module)
-    x = jax.random.uniform(KEY, (3, *size, 1))
-    params, statistics = jax.jit(init)(KEY, x)
+    _, apply = from_flax(module)
+    x, params, statistics = images_and_variables(module, 3, size)
     embeddings, changed = jax.jit(
         lambda p, s: apply(p, x, statistics=s, key=KEY, train=True)
     )(params, statistics)
-    assert embeddings.shape == apply(params, x, statistics=statistics).shape
+    in_use = jax.eval_shape(lambda p, s: apply(p, x, statistics=s), params, statistics)
+    assert embeddings.shape == in_use.shape
     assert jax.tree.structure(changed) == jax.tree.structure(statistics)
     for a, b in zip(*map(jax.tree.leaves, (changed, statistics)), strict=True):
         assert (a != b).any()
@@ -179,28 +192,72 @@ def test_images_that_are_too_small_are_refused_by_name(module, least, monkeypatc
 
 def test_standardized_images_hide_light_and_contrast():
     net = encoders.Standardized(encoders.ConvNet((4,), 3))
-    images = jax.random.uniform(KEY, (3, 8, 8, 1))
-    variables = net.init(KEY, images)
-    found, other = (net.apply(variables, x) for x in (images, 0.5 * images + 0.3))
+    images, params, statistics = images_and_variables(net, 3, (8, 8))
+    apply = jax.jit(lambda x: from_flax(net).apply(params, x, statistics=statistics))
+    found, other = (apply(x) for x in (images, 0.5 * images + 0.3))
     np.testing.assert_allclose(found, other, atol=0.02)
     assert np.abs(found).max() > 0.1
 
 
 def test_oriented_gradients_by_hand():
     # lighter downwards, evenly: one direction of four, the same in every inner cell
-    ramp = jnp.broadcast_to(jnp.linspace(0, 1, 24)[:, None], (24, 20))[None, :, :, None]
-    found = encoders.oriented_gradients(ramp, (6, 5), 4).reshape(6, 5, 4)
+    ramp = np.tile(np.linspace(0, 1, 24)[:, None], 20)[None, ..., None]
+    ramp = jnp.asarray(ramp, jnp.float32)
+    gradients = jax.jit(lambda images: encoders.oriented_gradients(images, (6, 5), 4))
+    found = np.asarray(gradients(ramp)).reshape(6, 5, 4)
     np.testing.assert_allclose(found[..., 1], 1, atol=0.06)  # sin 90 degrees: down
-    np.testing.assert_allclose(found[..., jnp.array([0, 2, 3])], 0, atol=1e-5)
-    upside_down = encoders.oriented_gradients(1 - ramp, (6, 5), 4).reshape(6, 5, 4)
+    np.testing.assert_allclose(found[..., [0, 2, 3]], 0, atol=1e-5)
+    upside_down = gradients(1 - ramp).reshape(6, 5, 4)
     np.testing.assert_allclose(upside_down[..., 3], found[..., 1], atol=1e-5)
     # contrast and brightness change next to nothing
     np.testing.assert_allclose(
-        encoders.oriented_gradients(0.5 * ramp + 0.2, (6, 5), 4).reshape(6, 5, 4),
+        gradients(0.5 * ramp + 0.2).reshape(6, 5, 4),
         found,
         atol=0.1,
     )
     # the learnt map is the identity at first
     net = encoders.GradientMap(cells=(6, 5), num_directions=4)
-    embedding, _ = net.init_with_output(jax.random.key(0), ramp)
+    embedding, _ = jax.jit(net.init_with_output)(KEY, ramp)
     np.testing.assert_allclose(embedding.reshape(6, 5, 4), found, rtol=1e-5, atol=1e-6)
+
+
+# Activations that are computed again ----------------------------------------------------
+
+DEEP = {
+    "KochConv": (encoders.KochConv(8, (5, 4, 3, 3)), (2, 53, 53, 1)),
+    "ConvNet": (encoders.ConvNet((4, 8), 4), (3, 12, 12, 1)),
+    "ResNet": (encoders.ResNet(4, (4, 8), 2, 4), (3, 24, 24, 1)),
+}
+
+
+@pytest.mark.parametrize(("plain", "shape"), DEEP.values(), ids=DEEP)
+def test_less_is_kept_for_the_same_gradient_if_activations_are_computed_again(plain, shape):
+    images = jax.random.uniform(KEY, shape)
+    again = plain.clone(remat=True)
+    variables, same = (jax.jit(from_flax(net).init)(KEY, images) for net in (plain, again))
+    jax.tree.map(np.testing.assert_array_equal, same, variables)
+
+    def loss(module, params):
+        embeddings, changed = from_flax(module).apply(
+            params, images, statistics=variables[1], key=KEY, train=True
+        )
+        return jnp.sum(jnp.sin(embeddings)), changed
+
+    def gradient(module):
+        return jax.value_and_grad(lambda params: loss(module, params), has_aux=True)
+
+    both = jax.jit(lambda params: [gradient(net)(params) for net in (again, plain)])
+    found, wanted = both(variables[0])
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+    def kept(module):
+        """Numbers in memory between the forward and the backward pass."""
+        backward = jax.eval_shape(
+            lambda p: jax.vjp(lambda p: loss(module, p)[0], p)[1], variables[0]
+        )
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    params = sum(leaf.size for leaf in jax.tree.leaves(variables[0]))
+    assert kept(again) - params < 0.7 * (kept(plain) - params)

@@ -22,8 +22,8 @@ import numpy as np
 import pytest
 
 from benchmarks import keras_reference
-from experiments.engine import loop
 from experiments.engine.pair_batches import PairBatch
+from experiments.engine.system import System
 from experiments.systems import (
     mnist_conv,
     mnist_mlp,
@@ -97,8 +97,8 @@ def conv_row(form):
 
 def towers_row(variant):
     def answer(params, images):
-        dtype = keras.config.floatx()
-        return jax.nn.sigmoid(mnist_towers.same_logits(variant, dtype, params, images))
+        tower = from_flax(encoders.MnistTower()).apply
+        return jax.nn.sigmoid(mnist_towers.same_logits(variant, tower, params, images))
 
     return Row(
         "mnist_towers",
@@ -161,7 +161,7 @@ ROWS = {
 
 class Parity(NamedTuple):
     row: Row
-    system: loop.System
+    system: System
     reference: keras_reference.Reference
     params: Any
 

@@ -12,6 +12,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from siamese_jax import distances, losses, relations
+from siamese_jax.losses._positives import for_each_positive, log_sum_over_negatives
 from siamese_jax.reductions import mean_and_count
 from tests import oracles
 from tests.cases import CASES, Kind
@@ -327,6 +328,111 @@ def test_arithmetic_in_half_precision_would_be_found():
     found = jax.make_jaxpr(jax.jit(lambda x: jax.lax.map(lambda y: 2 * y, x)))(x)
     assert half_arithmetic(found.jaxpr) == {"mul"}
     assert not half_arithmetic(jax.make_jaxpr(lambda x: x.astype(jnp.float32) + 1)(x).jaxpr)
+
+
+# Work for the positives alone -------------------------------------------------------------
+
+
+def test_a_loop_over_positives_has_a_step_for_each_of_the_row_with_the_most():
+    shares = np.array([0.0, 0.1, 0.5, 1.0])[:, None, None]
+    positive = np.random.default_rng(0).random((4, 6, 7)) < shares
+
+    def visits(mask):
+        def step(j, state):
+            count, visited = state
+            return count + 1, visited + (jnp.arange(7)[None, :] == j)
+
+        return for_each_positive(step, mask, (0, jnp.zeros(mask.shape, int)))
+
+    num_steps, visited = jax.jit(jax.vmap(visits))(jnp.asarray(positive))
+    np.testing.assert_array_equal(num_steps, positive.sum(axis=2).max(axis=1))
+    np.testing.assert_array_equal(visited, positive)
+
+
+def test_log_sums_over_negatives_of_positives_alone_are_those_of_all_triplets():
+    x, weights = 30 * vectors(0, 8, 8), vectors(1, 8, 8)
+    positive = jnp.asarray(np.random.default_rng(0).random((8, 8)) < 0.3).at[3].set(False)
+    negative = ~positive & jnp.asarray(np.random.default_rng(1).random((8, 8)) < 0.8)
+    assert negative.any(axis=1).all()
+
+    def at_once(x):
+        sums = jax.nn.logsumexp(
+            x[:, None, :] + x[None, :, :],
+            axis=2,
+            where=jnp.broadcast_to(negative[:, None, :], (8, 8, 8)),
+        )
+        return jnp.sum(weights * jnp.where(positive, sums, 0))
+
+    def by_loop(x):
+        return jnp.sum(weights * log_sum_over_negatives(x, positive, negative))
+
+    assert_equal(jax.value_and_grad(by_loop), jax.value_and_grad(at_once), x)
+
+
+def ranking_losses(s, temperature, same=SAME, where=WHERE):
+    options = {"temperature": temperature, "where": where}
+    return (
+        losses.smooth_ap_loss(s, same, **options)
+        + losses.pnp_loss(s, same, growth="log", **options)
+        + losses.recall_loss(s, same, **options)
+    )
+
+
+@pytest.mark.slow
+def test_losses_of_ranks_have_second_derivatives():
+    def gradients(s, direction):
+        ends = jnp.stack([s + 1e-5 * direction, s - 1e-5 * direction])
+        return jax.vmap(lambda s: jax.grad(ranking_losses)(s, 0.3))(ends)
+
+    def products(s, direction):
+        return jax.jvp(lambda s: jax.grad(ranking_losses)(s, 0.3), (s,), (direction,))[1]
+
+    with jax.enable_x64(True):
+        args = [np.asarray(x, np.float64) for x in (cosines(0), vectors(1, 9, 9))]
+        found, (after, before) = jax.jit(lambda *a: (products(*a), gradients(*a)))(*args)
+        wanted = (after - before) / 2e-5
+    assert np.abs(wanted).max() > 0.01
+    np.testing.assert_allclose(found, wanted, atol=1e-8)
+
+
+def test_what_losses_of_ranks_cannot_differentiate_is_an_error():
+    def forward(s):
+        return jax.jvp(lambda s: ranking_losses(s, 0.3), (s,), (s,))
+
+    def twice(s):
+        return jax.grad(lambda s: jnp.sum(jax.grad(ranking_losses)(s, 0.3) ** 2))(s)
+
+    with pytest.raises(TypeError, match="can't apply forward-mode"):
+        jax.jit(forward).lower(cosines(0))
+    with pytest.raises(ValueError, match="Reverse-mode differentiation does not work"):
+        jax.jit(twice).lower(cosines(0))
+
+
+@pytest.mark.slow
+def test_losses_of_ranks_have_the_same_gradient_with_rows_on_two_devices():
+    mesh = jax.make_mesh((2,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows, everywhere = jax.sharding.PartitionSpec("devices"), jax.sharding.PartitionSpec()
+    s, masks = cosines(0)[:8], (SAME[:8], WHERE[:8])
+
+    def one_device(temperature, s, same, where):
+        def total(s, temperature):
+            terms = losses.smooth_ap_loss(
+                s, same, where=where, temperature=temperature, reduce_fn=None
+            )
+            return jnp.sum(terms.values)
+
+        return jax.grad(total, argnums=(0, 1))(s, temperature)
+
+    sharded = jax.shard_map(
+        one_device,
+        mesh=mesh,
+        in_specs=(everywhere, rows, rows, rows),
+        out_specs=(rows, everywhere),
+    )
+    found = jax.jit(sharded)(jnp.float32(0.3), s, *masks)
+    wanted = jax.jit(one_device)(jnp.float32(0.3), s, *masks)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 # Two denominators -------------------------------------------------------------------------

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.engine import loop
 from experiments.engine.data import class_data
 from experiments.engine.logs import read_log
 from experiments.engine.pair_batches import PairData
+from experiments.engine.system import initial_state
 from experiments.evaluations import pair_metrics
 from experiments.systems import mnist_conv, mnist_mlp, mnist_towers
 from siamese_jax.errors import UserError
@@ -47,7 +47,7 @@ def test_mnist_conv_end_to_end(tmp_path, form):
         points = jnp.array([[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]])
         matrix = (
             mnist_conv.build(config)
-            .model(loop.initial_state(mnist_conv.build(config), jax.random.key(0)))
+            .model(initial_state(mnist_conv.build(config), jax.random.key(0)))
             .distances(points, points)
         )
         assert matrix[0, 1] < matrix[0, 0]

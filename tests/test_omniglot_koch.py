@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from experiments.datasets import omniglot
-from experiments.engine import checkpoints, logs, loop
+from experiments.engine import checkpoints, logs
 from experiments.engine.config import check_config
 from experiments.engine.data import ClassData
+from experiments.engine.system import initial_state
 from experiments.systems import omniglot_koch
 from siamese_jax.encoders import WeightedL1Head
 from siamese_jax.errors import UserError
@@ -55,7 +56,7 @@ def test_koch_is_evaluated_as_it_goes_and_the_best_state_becomes_the_model(small
         assert f"evaluation/{name}".encode() in board.read_bytes()
     best = evaluated["step"][np.argmax(evaluated["within_alphabet_accuracy"])]
     system = omniglot_koch.build(small_koch)
-    like = jax.eval_shape(lambda: loop.initial_state(system, jax.random.key(0)))
+    like = jax.eval_shape(lambda: initial_state(system, jax.random.key(0)))
     state = checkpoints.load_best(small_koch.workdir, like)
     assert int(state.step) == best
     model = load_model(small_koch.workdir / "model")
@@ -73,7 +74,7 @@ def test_koch_is_evaluated_as_it_goes_and_the_best_state_becomes_the_model(small
 
 def test_the_distance_is_minus_the_log_odds_and_the_encoder_sees_dark_ink_as_1(small_koch):
     system = omniglot_koch.build(small_koch)
-    state = loop.initial_state(system, jax.random.key(0))
+    state = initial_state(system, jax.random.key(0))
     model = system.model(state)
     pictures = drawings("test").images[:3]
     embeddings = model.embed(pictures)

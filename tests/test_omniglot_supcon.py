@@ -10,9 +10,10 @@ import optax
 import pytest
 
 from experiments.datasets import lake_archive, omniglot
-from experiments.engine import checkpoints, logs, loop, optimizers
+from experiments.engine import checkpoints, logs, optimizers
 from experiments.engine.config import check_conditions
 from experiments.engine.data import ClassData
+from experiments.engine.system import initial_state
 from experiments.evaluations import few_shot
 from experiments.systems import omniglot_supcon
 from siamese_jax.errors import UserError
@@ -52,7 +53,7 @@ def metrics_of(workdir):
 
 def final_state(config):
     system = omniglot_supcon.build(config)
-    like = jax.eval_shape(lambda: loop.initial_state(system, jax.random.key(0)))
+    like = jax.eval_shape(lambda: initial_state(system, jax.random.key(0)))
     return checkpoints.load_state(config.workdir, like)
 
 
@@ -94,7 +95,7 @@ def test_a_run_cut_off_and_resumed_ends_as_an_unbroken_one(small, tmp_path, monk
 
 def test_the_model_of_a_run_has_the_averaged_weights(small):
     system = omniglot_supcon.build(small)
-    state = loop.initial_state(system, jax.random.key(0))
+    state = initial_state(system, jax.random.key(0))
     doubled = jax.tree.map(lambda leaf: 2 * leaf, state.params)
     moved = omniglot_supcon.make_optimizer(small).init(doubled)
     model = system.model(state._replace(optimizer_state=moved))

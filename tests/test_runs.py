@@ -19,6 +19,7 @@ import pytest
 
 from experiments.engine import checkpoints, init_from, logs, loop, stops
 from experiments.engine.config import RunConfig
+from experiments.engine.system import initial_state
 from experiments.systems import mnist_mlp, mnist_towers, omniglot_koch
 from siamese_jax.errors import UserError
 from siamese_jax.model import save_model
@@ -260,7 +261,7 @@ def test_a_checkpoint_of_another_network_is_one_line_and_nothing_else(tmp_path):
 
 
 def test_the_best_state_is_checked_too(tmp_path):
-    state = loop.initial_state(toy_system(), jax.random.key(0))
+    state = initial_state(toy_system(), jax.random.key(0))
     checkpoints.save_best(tmp_path, state)
     assert_equal_states(checkpoints.load_best(tmp_path, state), state)
     checkpoints.save_best(tmp_path, state._replace(step=state.step + 1))
@@ -346,7 +347,7 @@ def test_a_run_on_a_schedule_is_not_lengthened_and_says_what_works(tmp_path):
 def saved_model(folder, module, config, seed=5):
     """Saves the model of a state that was never trained, and returns the state."""
     system = module.build(config)
-    state = loop.initial_state(system, jax.random.key(seed))
+    state = initial_state(system, jax.random.key(seed))
     save_model(folder, system.model(state))
     return state
 
@@ -354,7 +355,7 @@ def saved_model(folder, module, config, seed=5):
 def test_a_run_starts_from_the_parameters_of_a_model(tmp_path):
     config = toy_config(tmp_path / "run", num_steps=9, init_from=tmp_path / "model")
     system = toy_system()
-    state = loop.initial_state(system, jax.random.key(0))
+    state = initial_state(system, jax.random.key(0))
     trained = state._replace(params={"encoder": jnp.array([5.0, 6.0, 7.0])})
     save_model(tmp_path / "model", system.model(trained))
     loop.start(config)
@@ -376,7 +377,7 @@ def test_a_model_is_the_start_of_another_kind_of_training(tmp_path):
     trained = saved_model(tmp_path / "model", mnist_mlp, config)
     tuned = small_config(tmp_path / "run", recipe="tuned", batch_size=10)
     system = mnist_mlp.build(tuned)
-    fresh = loop.initial_state(system, jax.random.key(0))
+    fresh = initial_state(system, jax.random.key(0))
     state = init_from.load_parameters(tmp_path / "model", fresh, system.optimizer)
     assert_equal_states(state.params["encoder"], trained.params["encoder"])
     assert state.params["log_temperature"] == fresh.params["log_temperature"]
@@ -385,7 +386,7 @@ def test_a_model_is_the_start_of_another_kind_of_training(tmp_path):
 def test_what_is_learnt_beside_the_encoder_is_taken_where_the_model_has_it(tmp_path):
     config = omniglot_koch.Config(size="half")
     system = omniglot_koch.build(config)
-    fresh = jax.eval_shape(lambda: loop.initial_state(system, jax.random.key(0)))
+    fresh = jax.eval_shape(lambda: initial_state(system, jax.random.key(0)))
     fresh = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), fresh)
     params = {
         "encoder": jax.tree.map(lambda x: x + 1, fresh.params["encoder"]),
@@ -419,7 +420,7 @@ def test_a_model_that_does_not_fit_is_refused_by_the_name_of_a_parameter(
 ):
     saved_model(tmp_path / "model", mnist_mlp, small_config(tmp_path / "run"))
     system = module.build(module.Config(**settings))
-    fresh = loop.initial_state(system, jax.random.key(0))
+    fresh = initial_state(system, jax.random.key(0))
     with pytest.raises(
         UserError, match=f"--init-from: .*model has another encoder: {words}"
     ):

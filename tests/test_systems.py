@@ -24,6 +24,7 @@ from experiments.datasets import letters, omniglot
 from experiments.engine import init_from, loop
 from experiments.engine.config import RunConfig, check_conditions
 from experiments.engine.init_from import named_arrays
+from experiments.engine.system import initial_state
 from experiments.evaluations import few_shot
 from experiments.systems import glyphs
 from siamese_jax import cli
@@ -276,7 +277,7 @@ def test_a_run_can_be_lengthened_where_its_updates_do_not_depend_on_its_length(
 @pytest.mark.parametrize(("name", "settings"), EACH_VARIANT)
 def test_every_system_starts_from_its_own_model(name, settings, monkeypatch):
     _, system = small_system(name, settings, 10)
-    shapes = jax.eval_shape(lambda: loop.initial_state(system, jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: initial_state(system, jax.random.key(0)))
 
     def filled(number):
         def fill(x):

@@ -234,7 +234,7 @@ def test_one_key_serves_a_whole_run():
     assert len(draws) == 3
 
 
-def test_no_two_steps_and_devices_share_a_key():
+def test_no_two_steps_share_a_key_and_all_devices_do():
     """Nor does a loss share one with a batch, which is the same for all devices."""
     keys = {"batch": [], "loss": []}
 
@@ -268,11 +268,11 @@ def test_no_two_steps_and_devices_share_a_key():
     )
     jax.effects_barrier()
     assert len(set(keys["batch"])) == 5
-    assert len(keys["loss"]) == len(set(keys["loss"])) == 15
+    assert len(set(keys["loss"])) == 5
     assert not set(keys["batch"]) & set(keys["loss"])
 
 
-def test_devices_draw_apart_and_agree_on_the_statistics():
+def test_devices_draw_alike_and_agree_on_the_statistics():
     step = partial(
         training.train_step, loss_fn=noisy_loss, optimizer=OPTIMIZER, axis_name="devices"
     )
@@ -280,7 +280,7 @@ def test_devices_draw_apart_and_agree_on_the_statistics():
         KEY, replicate(noisy_state()), jnp.array([[1.0, 1.0], [3.0, 3.0]])
     )
     mean, square = metrics["draw"][0], metrics["square"][0]
-    assert square - mean**2 > 1e-4  # two different draws
+    np.testing.assert_allclose(square, mean**2, rtol=1e-6)  # one draw
     np.testing.assert_array_equal(state.statistics["mean"], [2.0, 2.0])
     np.testing.assert_array_equal(state.statistics["count"], [1, 1])
     assert state.statistics["count"].dtype == jnp.int32

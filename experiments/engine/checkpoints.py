@@ -11,6 +11,9 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+import jax
+import numpy as np
+
 from experiments.cli import read_json, write_whole
 from siamese_jax.errors import UserError
 from siamese_jax.training import TrainState
@@ -31,10 +34,15 @@ def open_checkpoints(workdir: pathlib.Path) -> Iterator["ocp.CheckpointManager"]
     import orbax.checkpoint as ocp
 
     folder = workdir.absolute() / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
     _verify_last(folder)
     # Saving is synchronous, because the next step reuses the memory of the state.
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        max_to_keep=2,
+        create=False,
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=True,
+        multiprocessing_options=_this_process(),
     )
     with ocp.CheckpointManager(folder, options=options) as manager:
         yield manager
@@ -44,7 +52,7 @@ def save(checkpoints: "ocp.CheckpointManager", step: int, state: TrainState) -> 
     """Saves the state after `step` updates."""
     import orbax.checkpoint as ocp
 
-    checkpoints.save(step, args=ocp.args.StandardSave(state))
+    checkpoints.save(step, args=ocp.args.StandardSave(_to_save(state)))
     _write_checksums(_step_folder(checkpoints, step))
 
 
@@ -80,11 +88,9 @@ def load_state(workdir: pathlib.Path, state: TrainState) -> TrainState:
 
 def save_best(workdir: pathlib.Path, state: TrainState) -> None:
     """Keeps the best state so far, in place of the one before it."""
-    import orbax.checkpoint as ocp
-
     folder = workdir.absolute() / "best"
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(folder, state, force=True)
+    with _checkpointer() as checkpointer:
+        checkpointer.save(folder, _to_save(state), force=True)
     _write_checksums(folder)
 
 
@@ -94,14 +100,37 @@ def load_best(workdir: pathlib.Path, state: TrainState) -> TrainState:
     Raises:
       UserError: If no state was evaluated yet, or the best one cannot be read.
     """
-    import orbax.checkpoint as ocp
-
     folder = workdir.absolute() / "best"
     if not folder.is_dir():
         raise UserError(f"{workdir} holds no state that was evaluated")
     _verify(folder)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         return _read(folder, lambda: checkpointer.restore(folder, state))
+
+
+# Several processes: each that saves, saves by itself --------------------------------------
+
+
+def _this_process() -> "ocp.options.MultiprocessingOptions":
+    import orbax.checkpoint as ocp
+
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    this = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"of_{this}"
+    )
+
+
+def _checkpointer() -> "ocp.StandardCheckpointer":
+    import orbax.checkpoint as ocp
+
+    return ocp.StandardCheckpointer(multiprocessing_options=_this_process())
+
+
+def _to_save(state: TrainState) -> TrainState:
+    """In a run of several processes, only arrays of NumPy are saved by one of them."""
+    return state if jax.process_count() == 1 else jax.tree.map(np.asarray, state)
 
 
 # Damage ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Every system has a frozen dataclass `Config` that extends `RunConfig`. Its field
 flags of the command line.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,6 +20,9 @@ import jax
 from siamese_jax.errors import UserError
 
 Stream = Literal["init", "train", "epochs", "pairs"]
+ComputeDtype = Literal["float32", "bfloat16", "float64"]
+
+AXIS = "devices"  # name of the axis over which the examples of a batch are spread
 
 
 class Range(NamedTuple):
@@ -115,6 +119,17 @@ class RunConfig:
       num_steps: Number of training steps.
       steps_per_call: Number of steps in one compiled program.
       checkpoint_every: Number of steps between checkpoints, a multiple of `steps_per_call`.
+      compute_dtype: Type of the network's activations and products. With bfloat16,
+        parameters, distances and losses are float32. With float64 everything is, and the
+        model that is saved is float32.
+      devices: Number of devices. Without it all devices are used that share the examples of
+        a batch evenly. The result does not depend on it, apart from rounding.
+      parallel: How a step is spread over the devices: one program over all of them, or the
+        same program on each of them. See `experiments.engine.devices`.
+      coordinator: HOST:PORT of process 0, in a run of several processes, or "auto". See
+        `experiments.engine.processes`.
+      num_processes: Number of processes.
+      process_id: Number of this process, from 0.
     """
 
     experiment: ClassVar[str] = "experiment"
@@ -125,6 +140,23 @@ class RunConfig:
     num_steps: int = setting(1000, at_least=1)
     steps_per_call: int = setting(10, at_least=1)
     checkpoint_every: int = setting(100, at_least=1)
+    compute_dtype: ComputeDtype = "float32"
+    devices: int | None = setting(None, at_least=1)
+    parallel: Literal["jit", "pmap"] = "jit"
+    coordinator: str | None = None
+    num_processes: int | None = setting(None, at_least=1)
+    process_id: int | None = setting(None, at_least=0)
+
+    @property
+    def axis_name(self) -> str | None:
+        """The axis over which losses and batch statistics are combined by name."""
+        return AXIS if self.parallel == "pmap" else None
+
+    def joined(self) -> contextlib.AbstractContextManager["RunConfig"]:
+        """The settings of this process, after it joined the others of its run."""
+        from experiments.engine.processes import joined
+
+        return joined(self)
 
     @property
     def can_be_lengthened(self) -> bool:
@@ -139,7 +171,11 @@ class RunConfig:
         """The folder of the run: `workdir`, or a name made from the flags."""
         if self.workdir is not None:
             return self.workdir
-        changes = [f"{name}={_plain(value)}" for name, value in changed(self).items()]
+        changes = [
+            f"{name}={_plain(value)}"
+            for name, value in changed(self).items()
+            if name not in WHERE_IT_RUNS
+        ]
         return pathlib.Path("runs", _short("-".join([self.experiment, *changes]), self))
 
 
@@ -240,10 +276,24 @@ def command(config: RunConfig) -> str:
     return " ".join(words)
 
 
+# Settings that change where a run is computed, not what. A run can go on with others.
+WHERE_IT_RUNS = (
+    "workdir",
+    "devices",
+    "parallel",
+    "coordinator",
+    "num_processes",
+    "process_id",
+)
+
+
 def as_json(config: RunConfig) -> dict[str, Any]:
-    """The settings as they stand in config.json; the folder itself is left out."""
-    fields = dataclasses.asdict(config)
-    del fields["workdir"]
+    """The settings as they stand in config.json, without those of `WHERE_IT_RUNS`."""
+    fields = {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in WHERE_IT_RUNS
+    }
     asked = {"experiment": config.experiment, **fields}
     return json.loads(json.dumps(asked, default=str))
 

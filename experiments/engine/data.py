@@ -28,10 +28,10 @@ def class_data(dataset: LabelledImages) -> ClassData:
 
 
 def gather(images: jax.Array, examples: jax.Array) -> jax.Array:
-    """The images with these numbers, scaled from bytes to [0, 1].
+    """The images with these numbers, scaled from bytes to [0, 1], in JAX's default type.
 
     The bytes are copied before they are divided: on CPUs, XLA would otherwise fuse both and
     go through the images one number at a time.
     """
     chosen = images.at[examples].get(mode="promise_in_bounds")
-    return lax.optimization_barrier(chosen) / 255
+    return lax.optimization_barrier(chosen).astype(float) / 255

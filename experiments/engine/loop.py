@@ -1,6 +1,6 @@
 """The training loop: one form for every system, exact resume, results.
 
-A system is a NamedTuple of pure functions, made by `build(config)` in its file. `start`
+A system (`experiments.engine.system`) is made by `build(config)` in its file. `start`
 prepares the folder of the run, `train` runs the steps, `finish` writes the results:
 
     workdir/config.json     the settings; a run with other settings is refused
@@ -27,16 +27,16 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 
 from experiments.cli import finite_or_none, print_table, read_json, write_whole
-from experiments.engine import checkpoints
+from experiments.engine import checkpoints, devices, processes
 from experiments.engine.config import (
     RunConfig,
     as_json,
@@ -47,29 +47,10 @@ from experiments.engine.config import (
 from experiments.engine.init_from import load_parameters, read_parameters
 from experiments.engine.logs import Evaluation, EvaluationLog, Log, locked
 from experiments.engine.stops import stop_requests
-from siamese_jax import training
+from experiments.engine.system import System, initial_state, with_floats
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model, save_model
-from siamese_jax.training import Metrics, TrainState
-
-
-class System(NamedTuple):
-    """A system that can be trained, as pure functions.
-
-    Attributes:
-      init: `init(key) -> (params, statistics)`. `params` is a dictionary with the encoder's
-        parameters under "encoder" and everything else that is learnt beside it.
-      sample: `sample(key, step, data) -> batch`, a NamedTuple with a field `images`.
-      loss: `loss(params, statistics, batch, key) -> (loss, (statistics, metrics))`.
-      optimizer: The optimiser, from optax.
-      model: `model(state) -> Model`: what a trained state is for its users.
-    """
-
-    init: Callable[[jax.Array], tuple[Any, Any]]
-    sample: Callable[[jax.Array, jax.Array, Any], Any]
-    loss: training.LossFn
-    optimizer: optax.GradientTransformation
-    model: Callable[[TrainState], Model]
+from siamese_jax.training import TrainState
 
 
 class Trained(NamedTuple):
@@ -86,27 +67,6 @@ class Trained(NamedTuple):
     seconds: float
 
 
-def initial_state(system: System, key: jax.Array) -> TrainState:
-    """The state before the first step."""
-    params, statistics = jax.jit(system.init)(key)
-    return training.init_state(params, system.optimizer, statistics=statistics)
-
-
-def train_steps(
-    system: System, key: jax.Array, state: TrainState, data: Any, num_steps: int
-) -> tuple[TrainState, Metrics]:
-    """Many training steps, for one compiled program."""
-    return training.train_steps(
-        key,
-        state,
-        data,
-        num_steps=num_steps,
-        batch_fn=system.sample,
-        loss_fn=system.loss,
-        optimizer=system.optimizer,
-    )
-
-
 def start(config: RunConfig) -> bool:
     """Checks the settings and prepares the folder; returns whether there is work to do.
 
@@ -115,11 +75,11 @@ def start(config: RunConfig) -> bool:
     """
     prepare_folder(config)
     directory = config.directory
-    if (
-        not (directory / "results.json").exists()
-        or not (directory / "report.html").exists()
-    ):
+    complete = all((directory / name).exists() for name in ("results.json", "report.html"))
+    if not processes.any_of(complete):
         return True
+    if not processes.is_first():
+        return False
     print_table(read_json(directory / "results.json")["metrics"])
     print(f"{directory} is complete: delete it, or give another --workdir")
     return False
@@ -136,6 +96,7 @@ def prepare_folder(config: RunConfig) -> None:
         `--init-from` is no model.
     """
     check_config(config)
+    _check_precision(config)
     directory = config.directory
     if directory.exists() and not directory.is_dir():
         raise UserError(f"--workdir: {directory} is not a folder")
@@ -147,6 +108,16 @@ def prepare_folder(config: RunConfig) -> None:
         read_parameters(config.init_from)
     directory.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(asked, indent=2) + "\n")
+
+
+def _check_precision(config: RunConfig) -> None:
+    """Refuses float64 without JAX's 64-bit types, and other types with them."""
+    enabled = jnp.result_type(float) == jnp.float64
+    if enabled != (config.compute_dtype == "float64"):
+        raise UserError(
+            f"--compute-dtype {config.compute_dtype} needs jax_enable_x64 to be "
+            f"{not enabled}, as the command sets it; it is {enabled}"
+        )
 
 
 def _check_settings(
@@ -199,24 +170,27 @@ def train(
       KeyboardInterrupt: If the run was stopped. It says at which step the state was saved.
     """
     key, state = stream(config, "train"), initial_state(system, stream(config, "init"))
-    compiled = jax.jit(partial(train_steps, system), static_argnums=3, donate_argnums=1)
     batch = jax.eval_shape(system.sample, key, state.step, data)
     images_per_step = math.prod(batch.images.shape[:-3])
+    mesh = devices.choose_mesh(config, batch.images.shape[-4])
+    compiled = devices.compile_steps(config, system, mesh)
     with contextlib.ExitStack() as stack:
         stack.enter_context(locked(config.directory))
         saved = stack.enter_context(checkpoints.open_checkpoints(config.directory))
         if config.init_from is not None and saved.latest_step() is None:
             state = load_parameters(config.init_from, state, system.optimizer)
-        state = checkpoints.restore(saved, state)
+        state = processes.from_first(lambda: checkpoints.restore(saved, state), state)
+        key, state, data = devices.replicate(mesh, (key, state, data))
         first = int(state.step)
         if 0 < first < config.num_steps:
             print(f"continuing from step {first} in {config.directory}")
+        processes.share_files(config.directory, ("metrics.jsonl", "evaluations.jsonl"))
         log = stack.enter_context(contextlib.closing(Log(config.directory, first)))
         evaluations = EvaluationLog(config.directory, first, evaluation)
         progress = stack.enter_context(_progress_bar(config.num_steps, first))
         stop = stack.enter_context(stop_requests())
         for step, done in calls(config, first):
-            if evaluations.out_of_patience():
+            if processes.any_of(evaluations.out_of_patience()):
                 print(f"stopped at step {step}: no better evaluation for a while")
                 break
             began = time.perf_counter()
@@ -228,13 +202,14 @@ def train(
             speed = (done - step) * images_per_step / seconds
             _show(progress, metrics["loss"], speed)
             if done % config.checkpoint_every == 0 or done == config.num_steps:
-                log.write_figures(done, evaluations.add(done, state))
+                log.write_figures(done, evaluations.add(done, devices.local_copy(state)))
                 checkpoints.save(saved, done, state)
             elif stop.is_set():
                 checkpoints.save(saved, done, state)
             if stop.is_set():
                 raise KeyboardInterrupt(f"saved at step {done}")
     best = state if evaluation is None else checkpoints.load_best(config.directory, state)
+    state, best = devices.local_copy((state, best))
     return Trained(state, best, log.seconds)
 
 
@@ -272,21 +247,32 @@ def finish(
             "step": int(trained.best.step),
             "metrics": figures,
         }
-        save_model(config.directory / "model", dataclasses.replace(model, details=details))
+        params = jax.tree.map(partial(with_floats, np.float32), model.params)
+        model = dataclasses.replace(model, params=params, details=details)
+        with jax.enable_x64(False):  # the folder is read where only 32-bit types are
+            save_model(config.directory / "model", model)
     results = {
         "command": command(config),
         "seed": config.seed,
         "metrics": figures,
         "seconds": round(trained.seconds, 2),
         "num_steps": int(trained.state.step),
-        "device": device_of(trained.state),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": _versions(),
+        "parallel": config.parallel,
+        **made_with(trained.state),
     }
     text = json.dumps(results, indent=2, allow_nan=False)
     write_whole(config.directory / "results.json", text + "\n")
     print_table(figures)
     print(f"{trained.seconds:.0f} s of training; results and report in {config.directory}")
+
+
+def made_with(state: TrainState) -> dict[str, Any]:
+    """The devices that hold the state, the machine, and the versions of the libraries."""
+    return {
+        "device": device_of(state),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": _versions(),
+    }
 
 
 def device_of(state: TrainState) -> str:
@@ -300,7 +286,13 @@ def device_of(state: TrainState) -> str:
 def _progress_bar(num_steps: int, first: int) -> Any:
     from tqdm import tqdm
 
-    return tqdm(total=num_steps, initial=first, unit="step", mininterval=0.5)
+    return tqdm(
+        total=num_steps,
+        initial=first,
+        unit="step",
+        mininterval=0.5,
+        disable=not processes.is_first(),
+    )
 
 
 def _show(progress: Any, losses: np.ndarray, speed: float) -> None:

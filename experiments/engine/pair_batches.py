@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ import numpy as np
 
 from experiments.engine.config import RunConfig, setting, stream
 from experiments.engine.data import ClassData, gather
-from siamese_jax import distances, losses, samplers
+from siamese_jax import distances, losses, reductions, samplers, sharding
 from siamese_jax.errors import UserError
+from siamese_jax.reductions import Terms
 from siamese_jax.samplers import Pairs
 from siamese_jax.siamese import twin
 from siamese_jax.training import LossFn, with_compute_dtype
@@ -23,11 +24,9 @@ class PairConfig(RunConfig):
 
     Attributes:
       batch_size: Number of pairs in a batch.
-      compute_dtype: Type of activations and products; parameters stay float32.
     """
 
     batch_size: int = setting(128, at_least=1)
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class PairData(NamedTuple):
@@ -47,7 +46,7 @@ class PairBatch(NamedTuple):
     """A batch of pairs.
 
     Attributes:
-      images: float32 [2, batch_size, height, width, channels] in [0, 1].
+      images: Floats [2, batch_size, height, width, channels] in [0, 1].
       same: [batch_size], whether both images are of the same class.
       where: [batch_size], False for the padding of an epoch's last batch.
     """
@@ -168,6 +167,13 @@ def make_init(
     return init
 
 
+def batch_mean(config: PairConfig) -> Callable[[Terms], Any]:
+    """Returns the mean over the whole batch, also where each device has a share of it."""
+    if config.axis_name is None:
+        return reductions.mean
+    return sharding.over_devices(reductions.mean, axis_name=config.axis_name)
+
+
 def contrastive_loss(
     apply_fn: Callable[..., Any], config: PairConfig, *, margin: float
 ) -> LossFn:
@@ -188,6 +194,7 @@ def contrastive_loss(
             margin=margin,
             factor=1.0,
             where=batch.where,
+            reduce_fn=batch_mean(config),
         )
         return value, (statistics, {})
 

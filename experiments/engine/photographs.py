@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from experiments.engine import optimizers, supcon
 from experiments.engine.config import setting
-from experiments.engine.loop import System
+from experiments.engine.system import System
 from siamese_jax.encoders import ConvNet, GradientMap, Standardized
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
@@ -36,6 +36,8 @@ class PhotographConfig(supcon.SupConConfig):
       widths: Number of features of each block of the convolutional network. Each block
         halves the image.
       dim: Number of features of the convolutional network's embeddings.
+      remat: Whether the convolutional network computes activations again in the backward
+        pass, for less memory and a third more time on accelerators.
     """
 
     encoder: str = "conv"
@@ -43,6 +45,7 @@ class PhotographConfig(supcon.SupConConfig):
         (16, 32, 64, 128), at_least=1, only_when={"encoder": "conv"}
     )
     dim: int = setting(64, at_least=1, only_when={"encoder": "conv"})
+    remat: bool = setting(False, only_when={"encoder": "conv"})
 
     @property
     def can_be_lengthened(self) -> bool:
@@ -60,6 +63,8 @@ def build(config: PhotographConfig, preparation: Preparation) -> System:
             config.learning_rate, config.num_steps, weight_decay=config.weight_decay
         ),
         temperature=config.temperature,
+        compute_dtype=config.compute_dtype,
+        axis_name=config.axis_name,
     )
 
 
@@ -72,7 +77,10 @@ def make_encoder(config: PhotographConfig) -> "nn.Module":
     if config.encoder == "hog":
         return GradientMap()
     if config.encoder == "conv":
-        return Standardized(ConvNet(widths=config.widths, dim=config.dim))
+        network = ConvNet(
+            config.widths, config.dim, axis_name=config.axis_name, remat=config.remat
+        )
+        return Standardized(network)
     return import_encoder(config.encoder)
 
 
@@ -108,9 +116,15 @@ def check_encoder(config: PhotographConfig, preparation: Preparation, name: str)
       name: What the error message calls their size, such as a flag.
 
     Raises:
-      UserError: If the size is less than `least_size` of the encoder, or a network of one's
-        own does not return embeddings [n, dim] for such images.
+      UserError: If the size is less than `least_size` of the encoder, a network of one's
+        own does not return embeddings [n, dim] for such images, or oriented gradients are
+        to be measured in bfloat16.
     """
+    if config.encoder == "hog" and config.compute_dtype == "bfloat16":
+        raise UserError(
+            "--compute-dtype bfloat16 is of no use with --encoder hog: its gradients are "
+            "measured in float32, of images that bfloat16 would round to 8 binary digits"
+        )
     encoder, shape = make_encoder(config), (2, *preparation.image_shape)
     least = getattr(encoder, "least_size", (1, 1))
     if shape[1] < least[0] or shape[2] < least[1]:

@@ -18,14 +18,16 @@ import optax
 from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import ClassData, gather
 from experiments.engine.init_from import MEMORY
-from experiments.engine.loop import System
+from experiments.engine.system import System
 from siamese_jax import (
     augment,
     distances,
     losses,
     memory,
+    reductions,
     relations,
     samplers,
+    sharding,
     training,
 )
 from siamese_jax.errors import UserError
@@ -174,7 +176,10 @@ def make_init(
 
 
 def make_loss(
-    apply_fn: Callable[..., Any], *, compute_dtype: str = "float32"
+    apply_fn: Callable[..., Any],
+    *,
+    compute_dtype: str | None = None,
+    axis_name: str | None = None,
 ) -> training.LossFn:
     """Returns the loss function of a system that trains on `LabelledBatch`.
 
@@ -184,39 +189,36 @@ def make_loss(
 
     Args:
       apply_fn: The `apply` function that `siamese.from_flax` returns.
-      compute_dtype: Type of the encoder's activations and products.
+      compute_dtype: Type of the encoder's activations and products. None leaves it to the
+        encoder.
+      axis_name: The axis of the devices, if each has a share of the batch under that name.
+        The images of a share are compared with those of all devices.
     """
 
     def embed(params: Any, images: jax.Array, statistics: Any, key: jax.Array) -> Any:
         return apply_fn(params, images, statistics=statistics, key=key, train=True)
 
-    embed = training.with_compute_dtype(embed, compute_dtype)
+    if compute_dtype is not None:
+        embed = training.with_compute_dtype(embed, compute_dtype)
+    of_batch, of_queue = _batch_loss(axis_name), _queue_loss(axis_name)
 
     def loss(params: Any, statistics: Any, batch: LabelledBatch, key: jax.Array) -> Any:
         given, remembered = without_memory(statistics)
         embeddings, statistics = embed(params["encoder"], batch.images, given, key)
-        items = relations.Items(batch.labels, ids=batch.examples)
+        temperature = jnp.exp(params["log_temperature"])
         if remembered is None:
-            columns = embeddings
-            same, where = relations.within(items._replace(ids=None))
+            value = of_batch(embeddings, batch.labels, temperature=temperature)
         else:
             queue, encoder = remembered
             is_empty = ~jnp.any(jnp.asarray(queue.items.valid))  # then the average starts
             momentum = jnp.where(is_empty, 0, MOMENTUM)
             encoder = memory.momentum_update(encoder, params["encoder"], momentum)
             averaged, _ = embed(encoder, batch.images, given, key)
-            averaged = jax.lax.stop_gradient(averaged)
-            columns, of_columns = memory.joined(queue, averaged, items)
-            same, where = relations.between(items, of_columns)
-            remembered = Memory(memory.push(queue, averaged, items), encoder)
-            statistics = {**statistics, MEMORY: remembered}
-        temperature = jnp.exp(params["log_temperature"])
-        value = losses.supervised_contrastive_loss(
-            distances.cosine_similarity_matrix(embeddings, columns),
-            same,
-            where=where,
-            temperature=temperature,
-        )
+            items = relations.Items(batch.labels, ids=batch.examples)
+            value, queue = of_queue(
+                queue, embeddings, averaged, items, temperature=temperature
+            )
+            statistics = {**statistics, MEMORY: Memory(queue, encoder)}
         return value, (statistics, {"temperature": temperature})
 
     return loss
@@ -228,6 +230,53 @@ def without_memory(statistics: Any) -> tuple[Any, Memory | None]:
     return others, statistics.get(MEMORY)
 
 
+def _batch_loss(axis_name: str | None) -> Callable[..., Any]:
+    """Returns `(embeddings, labels, *, temperature) -> loss` of a batch with itself."""
+    loss_fn = losses.supervised_contrastive_loss
+    matrix_fn = distances.cosine_similarity_matrix
+    if axis_name is None:
+        return losses.on_labels(loss_fn, matrix_fn)
+    of_shares = sharding.gathered(loss_fn, matrix_fn, axis_name=axis_name)
+    return lambda embeddings, labels, **options: of_shares(
+        embeddings, relations.Items(labels), **options
+    )
+
+
+def _queue_loss(axis_name: str | None) -> Callable[..., Any]:
+    """Returns `(queue, embeddings, averaged, items, *, temperature) -> (loss, queue)`.
+
+    The columns are the embeddings of the averaged encoder: those of the batch, and of the
+    queue. The batch is pushed after it was compared.
+    """
+    reduce_fn: Callable[[reductions.Terms], Any] = reductions.mean
+    if axis_name is not None:
+        reduce_fn = sharding.over_devices(reduce_fn, axis_name=axis_name)
+
+    def loss(
+        queue: memory.Queue,
+        embeddings: jax.Array,
+        averaged: jax.Array,
+        items: relations.Items,
+        *,
+        temperature: jax.Array,
+    ) -> tuple[Any, memory.Queue]:
+        batch = jax.lax.stop_gradient(averaged), items
+        if axis_name is not None:
+            batch = jax.lax.all_gather(batch, axis_name, tiled=True)
+        columns, of_columns = memory.joined(queue, *batch)
+        same, where = relations.between(items, of_columns)
+        value = losses.supervised_contrastive_loss(
+            distances.cosine_similarity_matrix(embeddings, columns),
+            same,
+            where=where,
+            temperature=temperature,
+            reduce_fn=reduce_fn,
+        )
+        return value, memory.push(queue, *batch)
+
+    return loss
+
+
 def make_system(
     encoder: "nn.Module",
     preparation: Preparation,
@@ -235,7 +284,8 @@ def make_system(
     sample: Callable[..., LabelledBatch],
     optimizer: optax.GradientTransformation,
     temperature: float = 0.1,
-    compute_dtype: str = "float32",
+    compute_dtype: str | None = None,
+    axis_name: str | None = None,
     queue_shape: tuple[int, int] | None = None,
 ) -> System:
     """Returns a system whose model normalises the encoder's embeddings to length 1.
@@ -246,7 +296,8 @@ def make_system(
       sample: The sampler of the batches.
       optimizer: The optimiser, from optax.
       temperature: The temperature before training.
-      compute_dtype: Type of the encoder's activations and products.
+      compute_dtype: As in `make_loss`.
+      axis_name: As in `make_loss`. The encoder has to know it too.
       queue_shape: As in `make_init`.
     """
     encoder_init, encode = from_flax(encoder)
@@ -263,7 +314,7 @@ def make_system(
     init = make_init(
         encoder_init, preparation.image_shape, temperature, queue_shape=queue_shape
     )
-    loss = make_loss(encode, compute_dtype=compute_dtype)
+    loss = make_loss(encode, compute_dtype=compute_dtype, axis_name=axis_name)
     return System(init, sample, loss, optimizer, model)
 
 

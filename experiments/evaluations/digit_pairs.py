@@ -17,7 +17,6 @@ from experiments.datasets import digits, evaluation_key, evaluation_rng
 from experiments.datasets.digits import DigitSplits
 from experiments.engine import loop, supcon
 from experiments.engine.data import ClassData, class_data
-from experiments.engine.loop import System
 from experiments.engine.pair_batches import (
     PairConfig,
     PairData,
@@ -25,6 +24,7 @@ from experiments.engine.pair_batches import (
     random_pairs,
 )
 from experiments.engine.supcon import LabelledBatch
+from experiments.engine.system import System
 from experiments.evaluations import pair_metrics
 from experiments.evaluations.pair_metrics import (
     PairDistances,
@@ -93,50 +93,60 @@ def class_sampler(config: PairConfig) -> Callable[..., LabelledBatch]:
     return sample
 
 
+def training_pairs(config: DigitConfig, splits: DigitSplits) -> Pairs:
+    """The tutorial's training pairs, which differ from seed to seed."""
+    return adjacent_pairs(splits.train.labels, np.random.default_rng(config.seed))
+
+
+def training_data(
+    config: DigitConfig, splits: DigitSplits, *, fixed_pairs: bool
+) -> PairData | ClassData:
+    """The training images with the fixed pairs of the tutorial, or with their classes."""
+    data = class_data(splits.train)
+    if not fixed_pairs:
+        return data
+    return PairData(data.images, training_pairs(config, splits))
+
+
 def run(
     config: DigitConfig,
     system: System,
     *,
-    fixed_pairs: bool,
-    threshold: float | None,
+    data_fn: Callable[[Any, DigitSplits], PairData | ClassData],
+    evaluate_fn: Callable[[Any, DigitSplits, Model], DigitEvaluation],
     title: str,
 ) -> None:
     """Trains, evaluates and reports, unless the run is complete already.
 
     Args:
       config: The settings of the run.
-      system: What to train, on `PairData` if `fixed_pairs`, else on `ClassData`.
-      fixed_pairs: Whether the tutorial's pairs, made once, are trained on.
-      threshold: The tutorial's threshold, or None; see `evaluate`.
+      system: What to train.
+      data_fn: `data_fn(config, splits)` is what the system trains on.
+      evaluate_fn: `evaluate_fn(config, splits, model)` evaluates the trained model.
       title: The heading of the report.
     """
     if not loop.start(config):
         return
     splits = digits.load_splits(config.dataset)
-    train_pairs = adjacent_pairs(splits.train.labels, np.random.default_rng(config.seed))
-    data: Any = class_data(splits.train)
-    if fixed_pairs:
-        data = PairData(data.images, train_pairs)
-    trained = loop.train(config, system, data)
-    model = system.model(trained.state)
-    evaluated = evaluate(model, splits, train_pairs, threshold=threshold)
+    trained = loop.train(config, system, data_fn(config, splits))
+    evaluated = evaluate_fn(config, splits, system.model(trained.state))
     loop.finish(config, evaluated.metrics, trained, evaluated.model)
     write_report(config.directory, title, splits, evaluated)
 
 
 def evaluate(
-    model: Model,
+    config: DigitConfig,
     splits: DigitSplits,
-    train_pairs: Pairs,
+    model: Model,
     *,
     threshold: float | None = None,
 ) -> DigitEvaluation:
     """Evaluates a model on training, validation and test pairs, and calibrates it.
 
     Args:
-      model: The trained model.
+      config: The settings of the run.
       splits: The images.
-      train_pairs: The tutorial's training pairs.
+      model: The trained model.
       threshold: The tutorial's threshold. Without it the figures are taken at the threshold
         that is best on validation pairs.
     """
@@ -144,6 +154,7 @@ def evaluate(
     validation_pairs = random_pairs(
         evaluation_key("validation pairs"), splits.validation.labels, NUM_VALIDATION_PAIRS
     )
+    train_pairs = training_pairs(config, splits)
     embeddings = model.embed(splits.test.images)
     test = pair_distances(model, embeddings, test_pairs)
     train = pair_distances(model, model.embed(splits.train.images), train_pairs)

@@ -2,11 +2,12 @@
 
 Run:     python -m experiments results_table --runs runs
 
-Every folder below the given ones that holds a results.json is one run. Runs with the same
-command and different seeds are one row for each figure: the mean over the seeds, their
-standard deviation, and the number of seeds. Of several runs with one command and one seed
-the last one by the name of its folder counts. For a single seed the table shows half the
-width of the figure's own 95 % interval, where the run has measured one.
+Every folder below the given ones that holds a results.json is one run, or a sweep of many.
+Runs with the same command and different seeds are one row for each figure: the mean over
+the seeds, their standard deviation, and the number of seeds. Of several runs with one
+command and one seed the last one by the name of its folder counts. For a single seed the
+table shows half the width of the figure's own 95 % interval, where the run has measured
+one.
 
 The table stands between two comments in RESULTS.md. The rest of the page is left as it is.
 """
@@ -91,7 +92,8 @@ def find_results(folders: Sequence[pathlib.Path]) -> list[Results]:
         ]
         if not whole:
             raise UserError(f"--runs: {folder} holds no finished run")
-        found += [read_json(path) for path in whole]
+        for results in map(read_json, whole):
+            found += results.get("runs", [results])  # a sweep has many
     return found
 
 

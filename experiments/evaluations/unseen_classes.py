@@ -15,7 +15,8 @@ from experiments.cli import write_whole
 from experiments.engine import loop
 from experiments.engine.config import RunConfig
 from experiments.engine.data import ClassData, class_data
-from experiments.engine.loop import System, Trained
+from experiments.engine.loop import Trained
+from experiments.engine.system import System
 from experiments.evaluations import few_shot
 from experiments.evaluations.pair_metrics import PairDistances, roc_curve, threshold_of
 from siamese_jax.images import LabelledImages, Preparation, prepare

@@ -9,7 +9,7 @@ import numpy as np
 from experiments import report
 from experiments.engine import loop
 from experiments.engine.config import RunConfig, setting
-from experiments.engine.loop import System
+from experiments.engine.system import System
 from experiments.evaluations import unseen_classes
 from experiments.evaluations.pair_metrics import roc_curve
 from experiments.evaluations.unseen_classes import ClassSplit

@@ -23,7 +23,7 @@ import dataclasses
 import pathlib
 import sys
 import unicodedata
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,13 +41,15 @@ from experiments.datasets.letters import (
 from experiments.engine import loop, optimizers, supcon
 from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import ClassData
-from experiments.engine.loop import System
 from experiments.engine.supcon import LabelledBatch
+from experiments.engine.system import System
 from experiments.evaluations import letters_one_shot
+from experiments.evaluations.letters_one_shot import Evaluated
 from siamese_jax import augment, samplers
 from siamese_jax.encoders import ConvNet
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
+from siamese_jax.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Config(RunConfig):
       num_faces: Number of drawings of each letter in a batch.
       widths: Number of channels in each block of the encoder.
       dim: Number of dimensions of the embedding.
+      remat: Whether the encoder computes activations again in the backward pass, for less
+        memory and a third more time on accelerators.
       learning_rate: Peak of the one-cycle schedule.
       weight_decay: Weight decay of AdamW.
       temperature: Temperature of the loss before training; it is learnt.
@@ -79,6 +83,7 @@ class Config(RunConfig):
     num_faces: int = setting(4, at_least=2)
     widths: tuple[int, ...] = setting((24, 48, 96), at_least=1)
     dim: int = setting(64, at_least=1)
+    remat: bool = False
     learning_rate: float = setting(3e-3, above=0)
     weight_decay: float = setting(1e-4, at_least=0)
     temperature: float = setting(0.1, above=0)
@@ -116,13 +121,15 @@ def build(config: Config) -> System:
         return batch._replace(images=jax.vmap(distort)(keys, batch.images))
 
     return supcon.make_system(
-        ConvNet(widths=config.widths, dim=config.dim),
+        ConvNet(config.widths, config.dim, axis_name=config.axis_name, remat=config.remat),
         PREPARATION,
         sample=sample,
         optimizer=optimizers.one_cycle_adamw(
             config.learning_rate, config.num_steps, weight_decay=config.weight_decay
         ),
         temperature=config.temperature,
+        compute_dtype=config.compute_dtype,
+        axis_name=config.axis_name,
         queue_shape=(config.queue_size, config.dim) if config.queue_size else None,
     )
 
@@ -204,32 +211,68 @@ def _program() -> pathlib.Path:
     return program.relative_to(here) if program.is_relative_to(here) else program
 
 
-def main(config: Config) -> None:
-    """Draws the letters, trains, evaluates and reports."""
-    if not loop.start(config):
-        return
+# Training and evaluation ----------------------------------------------------------------
+
+
+class LoadedLetters(NamedTuple):
+    """All drawings of a run.
+
+    Attributes:
+      letters: Drawings of all letters.
+      distorted: The same drawings, distorted for the test.
+      signs: Drawings of signs.
+      distorted_signs: The same drawings, distorted for the test.
+    """
+
+    letters: Letters
+    distorted: np.ndarray
+    signs: Letters
+    distorted_signs: np.ndarray
+
+
+def load(config: Config) -> LoadedLetters:
+    """Draws the letters and the signs.
+
+    Raises:
+      UserError: If there are fewer letters or faces than the batches and tasks need.
+    """
     letters = draw_letters(config.font_dir)
     for alphabet in (*TRAINING, *TEST):
         print(f"{alphabet:>9}: {letters.only([alphabet]).num_letters} letters")
     check_counts(config, letters)
-    train = letters.only(TRAINING)
-    index = samplers.class_index(train.letters, groups=train.alphabets)
-    system = build(config)
-    trained = loop.train(config, system, ClassData(jnp.asarray(train.images), index))
-    print("evaluating ...")
     signs = draw_signs(config.font_dir)
-    evaluated = letters_one_shot.evaluate(
-        system.model(trained.state),
-        letters,
-        distort_for_test(letters.images),
-        signs,
-        distort_for_test(signs.images),
+    distorted, distorted_signs = map(distort_for_test, (letters.images, signs.images))
+    return LoadedLetters(letters, distorted, signs, distorted_signs)
+
+
+def training_data(config: Config, loaded: LoadedLetters) -> ClassData:
+    """The training letters, with alphabets as groups."""
+    train = loaded.letters.only(TRAINING)
+    index = samplers.class_index(train.letters, groups=train.alphabets)
+    return ClassData(jnp.asarray(train.images), index)
+
+
+def evaluate(config: Config, loaded: LoadedLetters, model: Model) -> Evaluated:
+    """Evaluates a model on tasks and pairs of the test letters."""
+    return letters_one_shot.evaluate(
+        model,
+        *loaded,
         num_episodes=config.num_episodes,
         num_ways=config.num_ways,
         num_pairs=config.num_pairs,
     )
+
+
+def main(config: Config) -> None:
+    """Draws the letters, trains, evaluates and reports."""
+    if not loop.start(config):
+        return
+    loaded, system = load(config), build(config)
+    trained = loop.train(config, system, training_data(config, loaded))
+    print("evaluating ...")
+    evaluated = evaluate(config, loaded, system.model(trained.state))
     loop.finish(config, evaluated.metrics, trained, evaluated.model)
-    commands = write_examples(config.directory, letters.only(TEST[:1]))
+    commands = write_examples(config.directory, loaded.letters.only(TEST[:1]))
     letters_one_shot.write_report(config.directory, evaluated)
     print("Commands that apply the model to letters it was not trained on:\n")
     print("\n".join(commands))

@@ -41,7 +41,7 @@ import numpy as np
 from experiments.cli import command_line
 from experiments.engine import loop, photographs, supcon
 from experiments.engine.config import check_config, setting
-from experiments.engine.loop import System
+from experiments.engine.system import System
 from experiments.evaluations import unseen_classes
 from experiments.evaluations.unseen_classes import ClassSplit, select_classes
 from siamese_jax._names import comparable, enumerated, shown

@@ -37,12 +37,14 @@ import optax
 
 from experiments.cli import command_line
 from experiments.datasets import digits
+from experiments.datasets.digits import DigitSplits
 from experiments.engine import optimizers, pair_batches, supcon
 from experiments.engine.config import check_config, setting
-from experiments.engine.loop import System
-from experiments.engine.pair_batches import PairBatch
+from experiments.engine.data import ClassData
+from experiments.engine.pair_batches import PairBatch, PairData
+from experiments.engine.system import System
 from experiments.evaluations import digit_pairs
-from experiments.evaluations.digit_pairs import DigitConfig
+from experiments.evaluations.digit_pairs import DigitConfig, DigitEvaluation
 from siamese_jax import augment, distances, losses, reductions
 from siamese_jax.encoders import MnistConv
 from siamese_jax.images import Preparation
@@ -99,6 +101,7 @@ def build(config: Config) -> System:
             sample=distorted(classes) if config.distort else classes,
             optimizer=optimizer,
             compute_dtype=config.compute_dtype,
+            axis_name=config.axis_name,
         )
     encoder_init, encode = from_flax(encoder)
     literal, logistic = config.form == "literal", config.form == "logistic"
@@ -145,17 +148,20 @@ def make_pair_loss(config: Config, encode: Any) -> Any:
     if config.form == "contrastive":
         return pair_batches.contrastive_loss(encode, config, margin=config.margin)
     embed_pairs = pair_batches.embed_pairs(encode, config)
+    mean = pair_batches.batch_mean(config)
 
     def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
         a, b = embed_pairs(params["encoder"], batch.images, key)
         distance = distances.euclidean_distance(a, b)
         if config.form == "literal":
             values = cross_entropy_of_distance(distance, batch.same)
-            value = reductions.mean(reductions.make_terms(values, where=batch.where))
+            value = mean(reductions.make_terms(values, where=batch.where))
         else:
             scale = jnp.exp(params["log_scale"])
             logits = threshold_logits(distance, threshold=params["threshold"], scale=scale)
-            value = losses.logistic_loss(logits, batch.same, where=batch.where)
+            value = losses.logistic_loss(
+                logits, batch.same, where=batch.where, reduce_fn=mean
+            )
         return value, (statistics, {})
 
     return loss
@@ -175,15 +181,30 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     return optimizers.adam(schedule, eps=1e-8)
 
 
+def load(config: Config) -> DigitSplits:
+    """The images to train on, to choose thresholds on, and to test on."""
+    return digits.load_splits(config.dataset)
+
+
+def training_data(config: Config, splits: DigitSplits) -> PairData | ClassData:
+    """The tutorial's fixed pairs for the literal form, else the images of each class."""
+    return digit_pairs.training_data(config, splits, fixed_pairs=config.form == "literal")
+
+
+def evaluate(config: Config, splits: DigitSplits, model: Model) -> DigitEvaluation:
+    """Evaluates a model, that of the literal form at the tutorial's threshold."""
+    threshold = LITERAL_THRESHOLD if config.form == "literal" else None
+    return digit_pairs.evaluate(config, splits, model, threshold=threshold)
+
+
 def main(config: Config) -> None:
     """Trains, evaluates and reports."""
     check_config(config)
-    literal = config.form == "literal"
     digit_pairs.run(
         config,
         build(config),
-        fixed_pairs=literal,
-        threshold=LITERAL_THRESHOLD if literal else None,
+        data_fn=training_data,
+        evaluate_fn=evaluate,
         title=f"Pairs of digits, convolutional: {config.form}",
     )
 

@@ -28,11 +28,14 @@ from typing import ClassVar, Literal
 
 from experiments.cli import command_line
 from experiments.datasets import digits
+from experiments.datasets.digits import DigitSplits
 from experiments.engine import optimizers, pair_batches, supcon
 from experiments.engine.config import check_config, setting
-from experiments.engine.loop import System
+from experiments.engine.data import ClassData
+from experiments.engine.pair_batches import PairData
+from experiments.engine.system import System
 from experiments.evaluations import digit_pairs
-from experiments.evaluations.digit_pairs import DigitConfig
+from experiments.evaluations.digit_pairs import DigitConfig, DigitEvaluation
 from siamese_jax.encoders import MnistMlp
 from siamese_jax.images import Preparation
 from siamese_jax.model import Model
@@ -77,7 +80,7 @@ def build(config: Config) -> System:
     """The tutorial's system, or the tuned one, as pure functions."""
     if config.recipe == "tuned":
         return build_tuned(config)
-    encoder_init, encode = from_flax(MnistMlp(dropout=config.dropout))
+    encoder_init, encode = from_flax(make_encoder(config))
 
     def model(state: TrainState) -> Model:
         return Model(state.params["encoder"], encode, preparation(config))
@@ -96,14 +99,20 @@ def build(config: Config) -> System:
 def build_tuned(config: Config) -> System:
     """The same encoder, trained by comparing all images of a batch."""
     return supcon.make_system(
-        MnistMlp(dropout=config.dropout),
+        make_encoder(config),
         preparation(config),
         sample=digit_pairs.class_sampler(config),
         optimizer=optimizers.one_cycle_adamw(
             config.learning_rate, config.num_steps, weight_decay=1e-4
         ),
         compute_dtype=config.compute_dtype,
+        axis_name=config.axis_name,
     )
+
+
+def make_encoder(config: Config) -> MnistMlp:
+    """The tutorial's network."""
+    return MnistMlp(dropout=config.dropout, axis_name=config.axis_name)
 
 
 def preparation(config: Config) -> Preparation:
@@ -111,15 +120,31 @@ def preparation(config: Config) -> Preparation:
     return Preparation(digits.image_shape(config.dataset)[:2])
 
 
+def load(config: Config) -> DigitSplits:
+    """The images to train on, to choose thresholds on, and to test on."""
+    return digits.load_splits(config.dataset)
+
+
+def training_data(config: Config, splits: DigitSplits) -> PairData | ClassData:
+    """The tutorial's fixed pairs, or the images of each class."""
+    fixed = config.recipe == "tutorial" and config.pairs == "fixed"
+    return digit_pairs.training_data(config, splits, fixed_pairs=fixed)
+
+
+def evaluate(config: Config, splits: DigitSplits, model: Model) -> DigitEvaluation:
+    """Evaluates a model, by the tutorial's recipe at the tutorial's threshold."""
+    threshold = TUTORIAL_THRESHOLD if config.recipe == "tutorial" else None
+    return digit_pairs.evaluate(config, splits, model, threshold=threshold)
+
+
 def main(config: Config) -> None:
     """Trains, evaluates and reports."""
     check_config(config)
-    tutorial = config.recipe == "tutorial"
     digit_pairs.run(
         config,
         build(config),
-        fixed_pairs=tutorial and config.pairs == "fixed",
-        threshold=TUTORIAL_THRESHOLD if tutorial else None,
+        data_fn=training_data,
+        evaluate_fn=evaluate,
         title=f"Pairs of digits: {config.dataset}",
     )
 

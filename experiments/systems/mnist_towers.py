@@ -27,6 +27,7 @@ The model of the run is that of variant c, the only one with a distance.
 """
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -39,12 +40,14 @@ from experiments.cli import command_line
 from experiments.datasets import digits, evaluation_key, omniglot
 from experiments.engine import loop, optimizers, pair_batches
 from experiments.engine.config import setting, stream
-from experiments.engine.loop import System, Trained
+from experiments.engine.data import gather
+from experiments.engine.loop import Trained
 from experiments.engine.pair_batches import PairBatch, PairConfig, PairData
+from experiments.engine.system import System
 from experiments.evaluations import pair_metrics
 from experiments.evaluations.pair_metrics import PairDistances, decision_rates, roc_curve
 from siamese_jax import losses, reductions, samplers, verification
-from siamese_jax.batching import map_batches
+from siamese_jax.batching import map_batches, use_devices_of
 from siamese_jax.encoders import ConcatenationHead, DistanceHead, MnistTower
 from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages, Preparation, prepare
@@ -86,7 +89,9 @@ def build(config: Config) -> System:
     (variant,) = config.variants
     tower_init, encode = from_flax(MnistTower())
     head = DistanceHead() if variant == "c" else ConcatenationHead()
-    logits = partial(same_logits, variant, config.compute_dtype)
+    tower = with_compute_dtype(encode, config.compute_dtype)
+    logits = partial(same_logits, variant, tower)
+    mean = pair_batches.batch_mean(config)
 
     def init(key: jax.Array) -> tuple[Any, Any]:
         tower_key, head_key = jax.random.split(key)
@@ -102,9 +107,9 @@ def build(config: Config) -> System:
 
     def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
         odds = logits(params, batch.images)
-        value = losses.logistic_loss(odds, batch.same, where=batch.where)
+        value = losses.logistic_loss(odds, batch.same, where=batch.where, reduce_fn=mean)
         correct = ((odds >= 0) == batch.same).astype(odds.dtype)
-        accuracy = reductions.mean(reductions.make_terms(correct, where=batch.where))
+        accuracy = mean(reductions.make_terms(correct, where=batch.where))
         return value, (statistics, {"accuracy": accuracy})
 
     def model(state: TrainState) -> Model:
@@ -117,10 +122,9 @@ def build(config: Config) -> System:
 
 
 def same_logits(
-    variant: Variant, compute_dtype: str, params: Any, images: jax.Array
+    variant: Variant, tower: Callable[..., Any], params: Any, images: jax.Array
 ) -> jax.Array:
     """Log-odds of "same" for pairs of images [2, n, height, width, channels]."""
-    tower = with_compute_dtype(from_flax(MnistTower()).apply, compute_dtype)
     both = two_towers(tower) if variant == "a" else twin(tower)
     head = DistanceHead() if variant == "c" else ConcatenationHead()
     a, b = both(params["encoder"], images)
@@ -187,12 +191,13 @@ def pair_distances(config: Config, params: Any, split: Split) -> PairDistances:
     @jax.jit
     def all_pairs(params: Any, split: Split) -> Any:
         def some_pairs(examples: jax.Array) -> jax.Array:
-            images = split.images[examples.T] / 255
-            return -same_logits(variant, "float32", params, images)
+            images = gather(split.images, examples.T)
+            return -same_logits(variant, from_flax(MnistTower()).apply, params, images)
 
         return map_batches(some_pairs, split.pairs.examples.T, batch_size=1000)
 
-    return PairDistances(all_pairs(params, split), split.pairs.same)
+    with use_devices_of(params):
+        return PairDistances(all_pairs(params, split), split.pairs.same)
 
 
 def of_variant(config: Config, variant: Variant) -> Config:

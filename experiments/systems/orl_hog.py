@@ -24,7 +24,7 @@ from typing import ClassVar, Literal
 from experiments.cli import command_line
 from experiments.engine import loop, photographs, supcon
 from experiments.engine.config import check_config, setting
-from experiments.engine.loop import System
+from experiments.engine.system import System
 from experiments.evaluations import unseen_classes, unseen_faces
 from experiments.evaluations.unseen_faces import PREPARATION, FaceConfig
 

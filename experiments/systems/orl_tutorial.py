@@ -27,7 +27,7 @@ the folds. The system orl_hog does much better on the same folds.
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,12 +37,17 @@ from experiments.cli import command_line
 from experiments.datasets import evaluation_key, evaluation_rng
 from experiments.engine import loop, optimizers, pair_batches
 from experiments.engine.config import check_config, setting
-from experiments.engine.loop import System
 from experiments.engine.pair_batches import PairConfig, PairData
+from experiments.engine.system import System
 from experiments.evaluations import pair_metrics, unseen_faces
-from experiments.evaluations.pair_metrics import equal_error_rate, pair_distances
+from experiments.evaluations.pair_metrics import (
+    PairDistances,
+    equal_error_rate,
+    pair_distances,
+)
 from experiments.evaluations.unseen_faces import PREPARATION, FaceConfig
 from siamese_jax.encoders import OrlConv
+from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages, prepare
 from siamese_jax.model import Model, pixel_model
 from siamese_jax.samplers import Pairs
@@ -89,7 +94,8 @@ TUTORIAL_THRESHOLD = 0.5
 
 def build(config: Config) -> System:
     """The tutorial's system, as pure functions."""
-    encoder_init, encode = from_flax(OrlConv(stride=config.stride, dropout=config.dropout))
+    encoder = OrlConv(config.stride, config.dropout, axis_name=config.axis_name)
+    encoder_init, encode = from_flax(encoder)
 
     def model(state: TrainState) -> Model:
         return Model(state.params["encoder"], encode, PREPARATION)
@@ -116,13 +122,43 @@ def draw_pairs(labels: np.ndarray) -> tuple[Pairs, Pairs]:
     return train, test
 
 
-def run_pairs(config: Config, faces: LabelledImages) -> None:
-    """Trains, evaluates and reports by the tutorial's protocol."""
-    train_pairs, test_pairs = draw_pairs(faces.labels)
+class FacePairEvaluation(NamedTuple):
+    """The evaluation of a model on the pairs of the tutorial.
+
+    Attributes:
+      metrics: Figures by name.
+      model: The model with its calibration.
+      pairs: The test pairs.
+      distances: The distances of the test pairs.
+    """
+
+    metrics: dict[str, float]
+    model: Model
+    pairs: Pairs
+    distances: PairDistances
+
+
+def load(config: Config) -> LabelledImages:
+    """The faces as they are in their files."""
+    return unseen_faces.load_faces(config)
+
+
+def training_data(config: Config, faces: LabelledImages) -> PairData:
+    """The images and the training pairs of the tutorial's protocol.
+
+    Raises:
+      UserError: If the protocol is another one, which trains a model for each fold.
+    """
+    if config.protocol != "pairs":
+        raise UserError(f"--protocol {config.protocol} trains a model for each fold")
     images = jnp.asarray(prepare(faces.images, PREPARATION))
-    system = build(config)
-    trained = loop.train(config, system, PairData(images, train_pairs))
-    model, pixels = system.model(trained.state), pixel_model(PREPARATION)
+    return PairData(images, draw_pairs(faces.labels)[0])
+
+
+def evaluate(config: Config, faces: LabelledImages, model: Model) -> FacePairEvaluation:
+    """Evaluates a model on the test pairs, and calibrates it on the training pairs."""
+    train_pairs, test_pairs = draw_pairs(faces.labels)
+    pixels = pixel_model(PREPARATION)
     embeddings = model.embed(faces.images)
     train = pair_distances(model, embeddings, train_pairs)
     test = pair_distances(model, embeddings, test_pairs)
@@ -133,22 +169,30 @@ def run_pairs(config: Config, faces: LabelledImages) -> None:
         "pair_eer_pixels": float(equal_error_rate(*of_pixels)),
     }
     model = pair_metrics.calibrate(model, train, "training pairs", embeddings, faces.labels)
-    loop.finish(config, metrics, trained, model)
+    return FacePairEvaluation(metrics, model, test_pairs, test)
+
+
+def run_pairs(config: Config, faces: LabelledImages) -> None:
+    """Trains, evaluates and reports by the tutorial's protocol."""
+    system, data = build(config), training_data(config, faces)
+    trained = loop.train(config, system, data)
+    evaluated = evaluate(config, faces, system.model(trained.state))
+    loop.finish(config, evaluated.metrics, trained, evaluated.model)
     sections = report.pair_sections(
-        np.asarray(images),
-        test_pairs,
-        np.asarray(test.distances),
+        np.asarray(data.images),
+        evaluated.pairs,
+        np.asarray(evaluated.distances.distances),
         TUTORIAL_THRESHOLD,
         cmap="gray",
     )
     sections.append(report.training_section(config.directory))
-    report.write_report(config.directory, "Pairs of faces", metrics, sections)
+    report.write_report(config.directory, "Pairs of faces", evaluated.metrics, sections)
 
 
 def main(config: Config) -> None:
     """Trains, evaluates and reports by one of the two protocols."""
     check_config(config)
-    faces = unseen_faces.load_faces(config)
+    faces = load(config)
     by_pairs = config.protocol == "pairs"
     folds = {} if by_pairs else unseen_faces.split_folds(config, faces.labels)
     if not loop.start(config):

@@ -12,7 +12,7 @@ what should happen to one image, and `jax.vmap` it over a batch, with a key for 
 ...     return random_noise(noise_key, image, scale=0.1)
 >>> images = jnp.ones((4, 8, 8, 1))
 >>> keys = jax.random.split(jax.random.key(0), len(images))
->>> print(jax.vmap(distort)(keys, images).shape)
+>>> print(jax.jit(jax.vmap(distort))(keys, images).shape)
 (4, 8, 8, 1)
 
 What happens to an image then depends on its own key only.
@@ -27,7 +27,7 @@ displacements to the affine coordinates, and interpolate once, with `warp`:
 ...     coordinates = affine_coordinates(matrix, (8, 8))
 ...     coordinates += sample_elastic(elastic_key, (8, 8), elastic)
 ...     return warp(image, coordinates)
->>> print(jax.vmap(bend)(keys, images).shape)
+>>> print(jax.jit(jax.vmap(bend))(keys, images).shape)
 (4, 8, 8, 1)
 
 * `random_affine`, `random_elastic`: move the pixels. `sample_affine` and `sample_elastic`

@@ -15,8 +15,8 @@ The rest of the library sees only `apply_fn(params, images)`; `siamese.from_flax
 >>> import jax
 >>> import jax.numpy as jnp
 >>> encoder = MnistMlp()
->>> variables = encoder.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
->>> print(encoder.apply(variables, jnp.zeros((5, 28, 28, 1))).shape)
+>>> variables = jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
+>>> print(jax.jit(encoder.apply)(variables, jnp.zeros((5, 28, 28, 1))).shape)
 (5, 128)
 """
 

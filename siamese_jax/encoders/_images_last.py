@@ -74,13 +74,15 @@ class SameConv(nn.Module):
     size: int
     stride: int = 1
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "c h w n"]) -> Float[Array, "d out_h out_w n"]:
-        """Convolves in the type of x."""
+        """Convolves in `dtype`, or in that of x and the kernel."""
         shape = (self.size, self.size, x.shape[0], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        return images_last.convolve(x, kernel, stride=self.stride)
+        dtype = self.dtype or jnp.result_type(x, kernel)
+        return images_last.convolve(x.astype(dtype), kernel, stride=self.stride)
 
 
 class PooledConv(nn.Module):

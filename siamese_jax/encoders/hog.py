@@ -75,16 +75,17 @@ def _smooth(
 ) -> Float[Array, "n rows columns k"]:
     """Samples maps at `size` places, through Gaussians of the given deviations."""
     height, width = maps.shape[1:3]
-    left = _gaussians(height, size[0], down)
-    right = _gaussians(width, size[1], across)
+    dtype = jnp.promote_types(maps.dtype, jnp.float32)
+    left = jnp.asarray(_gaussians(height, size[0], down), dtype)
+    right = jnp.asarray(_gaussians(width, size[1], across), dtype)
     return jnp.einsum("nhwk,hi,wj->nijk", maps, left, right)
 
 
-def _gaussians(size: int, num: int, deviation: float) -> Float[Array, "size num"]:
+def _gaussians(size: int, num: int, deviation: float) -> Float[np.ndarray, "size num"]:
     """Returns columns that are Gaussians about evenly spaced places, summing to 1."""
     places = (np.arange(num) + 0.5) * size / num - 0.5
     weights = np.exp(-0.5 * ((np.arange(size)[:, None] - places) / deviation) ** 2)
-    return jnp.asarray(weights / weights.sum(axis=0), jnp.float32)
+    return weights / weights.sum(axis=0)
 
 
 def _identity(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:

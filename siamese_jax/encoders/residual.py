@@ -2,10 +2,10 @@
 
 >>> import jax
 >>> encoder = ResNet(stem=2, widths=(2, 4), dim=3)
->>> variables = encoder.init(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
+>>> variables = jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 1)))
 >>> print(variables["params"]["Conv_0"]["kernel"].shape)
 (5, 5, 1, 2)
->>> print(encoder.apply(variables, jnp.zeros((6, 16, 16, 1))).shape)
+>>> print(jax.jit(encoder.apply)(variables, jnp.zeros((6, 16, 16, 1))).shape)
 (6, 3)
 """
 
@@ -19,13 +19,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from siamese_jax._numerics import widen
 from siamese_jax.convolution import convolution, max_pool
 from siamese_jax.encoders._images_last import SWAP, SameConv, by_platform
+from siamese_jax.encoders._remat import block
 from siamese_jax.encoders._sizes import check_images, least_input
-from siamese_jax.siamese import TWIN_AXIS
 
 Images = Float[Array, "n height width channels"]
 Embeddings = Float[Array, "n dim"]
+AxisName = Any  # a name, a tuple of names, or None
 
 
 def _flatten(x: Float[Array, "n ..."]) -> Float[Array, "n features"]:
@@ -64,12 +66,18 @@ class ConvNet(nn.Module):
     Attributes:
       widths: Number of features of each block, which halves the image.
       dim: Dimension of the embedding, which is not normalised.
-      joint: Under `siamese.twin`, take batch statistics over all inputs together.
+      axis_name: Names of mapped axes over which batch statistics are taken together:
+        `siamese.TWIN_AXIS` for all inputs of `siamese.twin`, the name of the devices' axis
+        for the whole batch under `pmap` or `shard_map`.
+      remat: Whether to compute activations of blocks again in the backward pass, for less
+        memory and a third more time on accelerators. (On CPUs XLA undoes it.)
     """
 
     widths: Sequence[int] = (32, 64, 64)
     dim: int = 64
+    axis_name: AxisName = None
     joint: bool = False
+    remat: bool = False
 
     @property
     def least_size(self) -> tuple[int, int]:
@@ -80,8 +88,8 @@ class ConvNet(nn.Module):
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
         check_images(type(self).__name__, images, self.least_size)
-        x = images
-        for width in self.widths:
+
+        def layers(width: int, x: Array) -> Array:
             x = nn.Conv(
                 width,
                 (3, 3),
@@ -92,9 +100,13 @@ class ConvNet(nn.Module):
             x = nn.BatchNorm(
                 use_running_average=not train,
                 momentum=0.9,
-                axis_name=TWIN_AXIS if self.joint and train else None,
+                axis_name=self.axis_name if train else None,
             )(x)
-            x = max_pool(nn.relu(x), 2)
+            return max_pool(nn.relu(x), 2)
+
+        x = images
+        for width in self.widths:
+            x = block(self, partial(layers, width), x, remat=self.remat)
         return nn.Dense(self.dim)(_flatten(x))
 
 
@@ -114,8 +126,12 @@ class ResNet(nn.Module):
       widths: Number of features of each stage.
       num_blocks: Number of residual blocks of a stage.
       dim: Dimension of the embedding, which is not normalised.
-      dtype: Type of activations and products; bfloat16 for mixed precision. Parameters,
-        statistics, sums and embeddings are float32.
+      dtype: Type of activations and products, that of images and parameters by default;
+        bfloat16 for mixed precision. Parameters, statistics, sums, the dense layer and
+        embeddings are then float32.
+      axis_name: See `ConvNet`.
+      remat: Whether to compute activations of blocks again in the backward pass, for less
+        memory and a third more time on accelerators. (On CPUs XLA undoes it.)
 
     Reference:
       He, Zhang, Ren, Sun. Identity Mappings in Deep Residual Networks. ECCV 2016, figure
@@ -126,7 +142,9 @@ class ResNet(nn.Module):
     widths: Sequence[int] = (128, 256)
     num_blocks: int = 1
     dim: int = 256
-    dtype: Any = jnp.float32
+    dtype: Any = None
+    axis_name: AxisName = None
+    remat: bool = False
 
     @property
     def least_size(self) -> tuple[int, int]:
@@ -139,7 +157,14 @@ class ResNet(nn.Module):
         """Embeds images."""
         check_images(type(self).__name__, images, self.least_size)
         layers = partial(
-            _ResNetLayers, self.stem, self.widths, self.num_blocks, self.dim, self.dtype
+            _ResNetLayers,
+            self.stem,
+            self.widths,
+            self.num_blocks,
+            self.dim,
+            self.dtype,
+            self.axis_name,
+            self.remat,
         )
         return by_platform(self, layers, images, train=train)
 
@@ -152,6 +177,8 @@ class _ResNetLayers(nn.Module):
     num_blocks: int
     dim: int
     dtype: Any
+    axis_name: AxisName
+    remat: bool
     images_last: bool = False
 
     @nn.compact
@@ -163,18 +190,25 @@ class _ResNetLayers(nn.Module):
 
         def normalized(x: Array) -> Array:
             norm = nn.BatchNorm(
-                not train, momentum=0.9, axis=channel_axis, dtype=self.dtype
+                not train,
+                momentum=0.9,
+                axis=channel_axis,
+                dtype=self.dtype,
+                axis_name=self.axis_name if train else None,
             )
             return nn.relu(norm(x))
 
-        x = conv(self.stem, 5, stride=2)(jnp.transpose(images, swap).astype(self.dtype))
+        def residual(width: int, x: Array) -> Array:
+            y = conv(width, 3)(normalized(x))
+            y = conv(width, 3)(normalized(y))
+            return y + (x if x.shape[channel_axis] == width else conv(width, 1)(x))
+
+        x = conv(self.stem, 5, stride=2)(jnp.transpose(images, swap))
         for width in self.widths:
             x = max_pool(x, 2)
             for _ in range(self.num_blocks):
-                y = conv(width, 3)(normalized(x))
-                y = conv(width, 3)(normalized(y))
-                x = y + (x if x.shape[channel_axis] == width else conv(width, 1)(x))
-        x = normalized(max_pool(x, 2)).astype(jnp.float32)
+                x = block(self, partial(residual, width), x, remat=self.remat)
+        x = widen(normalized(max_pool(x, 2)))
         return nn.Dense(self.dim)(_flatten(jnp.transpose(x, swap)))
 
     def _make_conv(self) -> Callable[..., nn.Module]:
@@ -193,6 +227,7 @@ class _ResNetLayers(nn.Module):
             )
 
         def images_last(features: int, size: int, stride: int = 1) -> nn.Module:
-            return SameConv(features, size, stride, he_normal, name=f"Conv_{next(numbers)}")
+            name = f"Conv_{next(numbers)}"
+            return SameConv(features, size, stride, he_normal, self.dtype, name=name)
 
         return images_last if self.images_last else of_flax

@@ -9,7 +9,7 @@
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from siamese_jax.distances import euclidean_distance
 from siamese_jax.encoders._dense import dot_general
 from siamese_jax.encoders._images_last import SWAP, PooledConv, by_platform
 from siamese_jax.encoders._pooled import pooled_convolution
+from siamese_jax.encoders._remat import block
 from siamese_jax.encoders._sizes import check_images, least_input
 from siamese_jax.siamese import weighted_l1_logits
 
@@ -66,6 +67,12 @@ def _conv(
     )
 
 
+def _rectified(
+    conv: Callable[[], nn.Conv], x: Float[Array, "n h w c"]
+) -> Float[Array, "n _ _ _"]:
+    return nn.relu(conv()(x))
+
+
 def _joined_relu(x: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
     """Applies ReLU, under `vmap` to all images as one batch.
 
@@ -80,16 +87,21 @@ class Dropout(nn.Module):
 
     Like `nn.Dropout`, but a hash of the entry's number and of the key decides: two rounds
     of MurmurHash3's finaliser. JAX's generators take longer on a CPU than the layers of a
-    small network. Which entries are zeroed depends on key and shape alone.
+    small network. Which entries of a row are zeroed depends on the key, the number of the
+    row and the shape of a row alone.
 
     Attributes:
       rate: Probability that an entry is zeroed, rounded to a multiple of 2^-32.
       axes: Order of the axes in which entries are numbered, all by default. With the same
         order of rows, columns and so on, two layouts lose the same entries.
+      axis_name: Name of an axis of `pmap` or `shard_map` over which the batch is cut into
+        equal shares. With it the devices lose the entries that the whole batch would lose
+        on one device, if they have the same key.
     """
 
     rate: float
     axes: Sequence[int] | None = None
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*shape"], *, train: bool) -> Float[Array, "*shape"]:
@@ -99,7 +111,8 @@ class Dropout(nn.Module):
         if self.rate == 1:
             return jnp.zeros_like(x)
         words = jax.random.key_data(self.make_rng("dropout")).ravel().astype(jnp.uint32)
-        number = jnp.zeros((), jnp.uint32)  # row-major, whose parts XLA fuses
+        share = 0 if self.axis_name is None else lax.axis_index(self.axis_name)
+        number = jnp.asarray(share, jnp.uint32)  # row-major, whose parts XLA fuses
         for axis in self.axes or range(x.ndim):
             places = lax.broadcasted_iota(jnp.uint32, x.shape, axis)
             number = number * x.shape[axis] + places
@@ -141,10 +154,17 @@ class MnistConv(nn.Module):
 
 
 class MnistMlp(nn.Module):
-    """Three dense layers of 128 ReLU, dropout between: 133,504 parameters on 28x28."""
+    """Three dense layers of 128 ReLU, dropout between: 133,504 parameters on 28x28.
+
+    Attributes:
+      dropout: Rate after each of the first two layers.
+      dim: Dimension of the embedding.
+      axis_name: See `Dropout`.
+    """
 
     dropout: float = 0.5
     dim: int = 128
+    axis_name: str | None = None
 
     @property
     def least_size(self) -> tuple[int, int]:
@@ -157,7 +177,7 @@ class MnistMlp(nn.Module):
         check_images(type(self).__name__, images, self.least_size)
         x = nn.relu(_dense(self.dim)(_flatten(images)))
         for _ in range(2):
-            x = Dropout(self.dropout)(x, train=train)
+            x = Dropout(self.dropout, axis_name=self.axis_name)(x, train=train)
             x = nn.relu(_dense(self.dim)(x))
         return x
 
@@ -170,11 +190,13 @@ class OrlConv(nn.Module):
         parameters on 56x46x1; its code has 3, with 8,834 parameters.
       dropout: Rates after each pooling and after the first dense layer.
       dim: Dimension of the embedding.
+      axis_name: See `Dropout`.
     """
 
     stride: int = 1
     dropout: Sequence[float] = (0.25, 0.25, 0.1)
     dim: int = 50
+    axis_name: str | None = None
 
     @property
     def least_size(self) -> tuple[int, int]:
@@ -188,7 +210,7 @@ class OrlConv(nn.Module):
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
         check_images(type(self).__name__, images, self.least_size)
-        layers = partial(_OrlLayers, self.stride, self.dropout, self.dim)
+        layers = partial(_OrlLayers, self.stride, self.dropout, self.dim, self.axis_name)
         return by_platform(self, layers, images, train=train)
 
 
@@ -198,6 +220,7 @@ class _OrlLayers(nn.Module):
     stride: int
     dropout: Sequence[float]
     dim: int
+    axis_name: str | None
     images_last: bool = False
 
     @nn.compact
@@ -213,12 +236,13 @@ class _OrlLayers(nn.Module):
                 )
             else:
                 conv = _conv(features, 3, stride=self.stride, window=2)
-            x = Dropout(self.dropout[number], axes)(nn.relu(conv(x)), train=train)
+            drop = Dropout(self.dropout[number], axes, self.axis_name)
+            x = drop(nn.relu(conv(x)), train=train)
         if images_last:  # [features, n], which the product takes as its transpose
             x = jnp.transpose(x, (1, 2, 0, 3))
             x = x.reshape(math.prod(x.shape[:3]), x.shape[3]).T
         x = nn.relu(_dense(128)(_flatten(x)))
-        x = Dropout(self.dropout[2])(x, train=train)
+        x = Dropout(self.dropout[2], axis_name=self.axis_name)(x, train=train)
         return nn.relu(_dense(self.dim)(x))
 
 
@@ -234,10 +258,13 @@ class KochConv(nn.Module):
       kernel_sizes: Sizes of the four kernels. (5, 4, 3, 3) suits images of half the size,
         53x53: 4,774,016 parameters. Weights of a smaller layer are drawn larger, so that
         its signal is as strong: .01 times the root of how much fewer inputs it has.
+      remat: Whether to compute activations of blocks again in the backward pass, for less
+        memory and a third more time on accelerators. (On CPUs XLA undoes it.)
     """
 
     dim: int = 4096
     kernel_sizes: Sequence[int] = (10, 7, 4, 4)
+    remat: bool = False
 
     @property
     def least_size(self) -> tuple[int, int]:
@@ -254,14 +281,15 @@ class KochConv(nn.Module):
         x = images
         layers = zip((64, 128, 128, 256), self.kernel_sizes, (10, 7, 4, 4), strict=True)
         for depth, (features, size, size_in_paper) in enumerate(layers):
-            conv = _conv(
+            conv = partial(
+                _conv,
                 features,
                 size,
                 window=2 if depth < 3 else 1,
                 kernel_init=_normal(0.0, 0.01 * size_in_paper / size),
                 bias_init=nn.initializers.zeros if depth == 0 else _normal(0.5, 0.01),
             )
-            x = nn.relu(conv(x))
+            x = block(self, partial(_rectified, conv), x, remat=self.remat)
         x = _flatten(x)
         deviation = 0.01 * (9_216 / x.shape[1]) ** 0.5
         dense = nn.Dense(

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.nn import logsumexp, softplus
+from jax.nn import softplus
 from jaxtyping import Array, Bool, Float
 
 from siamese_jax._checks import check_scalar, check_square
 from siamese_jax._numerics import Scalar, widen
+from siamese_jax.losses._positives import log_sum_over_negatives
 from siamese_jax.miners import sides
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
 
@@ -27,9 +27,11 @@ def angular_loss(
 
     For anchor a, positive p and negatives N, with t = tan(angle):
     log(1 + sum_N exp(4 t^2 (x_a + x_p) x_n - 2 (1 + t^2) x_a x_p)).
-    The sums over negatives are one matrix product, or for large angles computed for one
-    anchor after the other: memory is O(n^2), time O(n^3). The product of a positive and a
-    negative is used even if `where` masks their own entry.
+    The sums over negatives are computed for the positives alone where an anchor has few,
+    or for large angles, and else by one matrix product. Memory is O(n^2), time O(n^2 P)
+    with the largest number P of positives of an anchor. The product of a positive and a
+    negative is used even if `where` masks their own entry. There are gradients and, by
+    `jax.hessian`, second derivatives; forward mode alone (`jax.jvp`) raises TypeError.
 
     Args:
       similarities: Dot products of embeddings of length 1 with themselves.
@@ -59,38 +61,34 @@ def angular_loss(
     squared_tangent = jnp.tan(jnp.deg2rad(angle)) ** 2
 
     exists = positive & jnp.any(negative, axis=1, keepdims=True)
-    largest = _log_sum_over_negatives(4 * squared_tangent * s, negative)
+    largest = _log_sums(4 * squared_tangent * s, positive, negative)
     values = softplus(largest - 2 * (1 + squared_tangent) * s)
     return reduce_terms(make_terms(values, exists, weights=weights), reduce_fn)
 
 
-def _log_sum_over_negatives(
-    x: Float[Array, "n n"], negative: Bool[Array, "n n"]
+def _log_sums(
+    x: Float[Array, "n n"], positive: Bool[Array, "n n"], negative: Bool[Array, "n n"]
 ) -> Float[Array, "n n"]:
     """Computes log sum_k exp(x_ak + x_pk) over the negatives k of a, 0 if it has none.
 
-    It is one matrix product of exponentials where these cannot underflow, which they do not
-    for unit vectors and an angle up to 65 degrees, else one anchor after the other.
+    For few positives it is computed for these alone. For many it is one matrix product of
+    exponentials where these cannot underflow, which they do not for unit vectors and an
+    angle up to 65 degrees.
     """
     some = jnp.any(negative, axis=1, keepdims=True)
     highest = lax.stop_gradient(jnp.max(x))
     width = highest - lax.stop_gradient(jnp.min(x))
+    most = jnp.maximum(*(jnp.max(jnp.sum(positive, axis=axis)) for axis in (0, 1)))
 
     def product(x: Array) -> Array:
         powers = jnp.exp(x - highest)
         sums = jnp.matmul(
             jnp.where(negative, powers, 0), powers.T, precision=lax.Precision.HIGHEST
         )
-        return jnp.where(some, jnp.log(jnp.where(some, sums, 1)) + 2 * highest, 0)
+        return jnp.log(jnp.where(some, sums, 1)) + 2 * highest
 
-    @jax.checkpoint
-    def one_anchor(row: tuple[Array, Array], x: Array) -> Array:
-        of_anchor, negatives = row
-        negatives = jnp.broadcast_to(negatives, x.shape)
-        return logsumexp(of_anchor[None, :] + x, axis=1, where=negatives)
+    def by_positive(x: Array) -> Array:
+        return log_sum_over_negatives(x, positive, negative)
 
-    def by_anchor(x: Array) -> Array:
-        sums = lax.map(lambda row: one_anchor(row, x), (x, negative))
-        return jnp.where(some, sums, 0)
-
-    return lax.cond(width < 40, product, by_anchor, x)
+    many = most > len(x) / 64  # from there on the product is faster
+    return jnp.where(some, lax.cond(many & (width < 40), product, by_positive, x), 0)

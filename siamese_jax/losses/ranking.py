@@ -4,7 +4,10 @@ Each row of the matrix is a query. The ranks of its positives are made different
 sigmoids of differences or by histograms.
 
 `smooth_ap_loss`, `pnp_loss` and `recall_loss` compare every positive with every item of its
-row. They compute one row after the other, so that memory is O(n m), and time O(n m^2).
+row. They handle the first positive of all rows, then the second, and so on, so that memory
+is O(n m), and time O(n m P) with the largest number P of positives of a row. They have
+gradients and, by `jax.hessian`, second derivatives; forward mode alone (`jax.jvp`) raises
+TypeError.
 """
 
 from collections.abc import Callable
@@ -18,6 +21,7 @@ from jaxtyping import Array, Bool, Float
 
 from siamese_jax._checks import check_at_least, check_floating, check_rank, check_scalar
 from siamese_jax._numerics import Scalar, widen
+from siamese_jax.losses._positives import num_before
 from siamese_jax.losses.softmax import matching_loss
 from siamese_jax.miners import sides
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
@@ -165,14 +169,13 @@ def smooth_ap_loss(
     """
     check_scalar("temperature", temperature)
 
-    def of_positives(row: Array, positive: Array, negative: Array) -> Array:
-        ahead = _ahead(row, temperature)
-        among_positives = 1 + jnp.sum(jnp.where(positive[None, :], ahead, 0), axis=1)
-        among_negatives = jnp.sum(jnp.where(negative[None, :], ahead, 0), axis=1)
-        return among_positives / (among_positives + among_negatives)
-
-    precision, exists = _mean_over_positives(of_positives, similarities, same, where)
-    return reduce_terms(make_terms(1 - precision, exists, weights=weights), reduce_fn)
+    positive, negative = sides(similarities, same, where, name="similarities")
+    of_positives, of_negatives = num_before(
+        widen(similarities), positive, (positive, negative), temperature
+    )
+    precision = (1 + of_positives) / (1 + of_positives + of_negatives)
+    average, exists = _mean_over_positives(precision, positive)
+    return reduce_terms(make_terms(1 - average, exists, weights=weights), reduce_fn)
 
 
 def pnp_loss(
@@ -236,12 +239,9 @@ def pnp_loss(
             f"growth must be one of {', '.join(get_args(Growth))}; got {growth}"
         )
 
-    def of_positives(row: Array, positive: Array, negative: Array) -> Array:
-        ahead = _ahead(row, temperature)
-        num_before = jnp.sum(jnp.where(negative[None, :], ahead, 0), axis=1)
-        return functions[growth](num_before)
-
-    values, exists = _mean_over_positives(of_positives, similarities, same, where)
+    positive, negative = sides(similarities, same, where, name="similarities")
+    (before,) = num_before(widen(similarities), positive, (negative,), temperature)
+    values, exists = _mean_over_positives(functions[growth](before), positive)
     return reduce_terms(make_terms(values, exists, weights=weights), reduce_fn)
 
 
@@ -288,46 +288,20 @@ def recall_loss(
     check_scalar("rank_temperature", rank_temperature)
     check_scalar("temperature", temperature)
 
-    def of_positives(row: Array, positive: Array, negative: Array) -> Array:
-        valid = (positive | negative)[None, :]
-        before = jnp.sum(jnp.where(valid, _ahead(row, temperature), 0), axis=1)
-        return sigmoid((num_retrieved - 1 - before) / rank_temperature)
-
-    share, exists = _mean_over_positives(of_positives, similarities, same, where)
-    num_positives = jnp.sum(sides(similarities, same, where).positive, axis=1)
-    retrieved = share * num_positives / jnp.clip(num_positives, 1, num_retrieved)
-    return reduce_terms(make_terms(1 - retrieved, exists, weights=weights), reduce_fn)
-
-
-def _ahead(row: Float[Array, " m"], temperature: Scalar) -> Float[Array, "m m"]:
-    """How much item k (columns) is before item j (rows); 0 for an item and itself."""
-    ahead = sigmoid((row[None, :] - row[:, None]) / temperature)
-    return jnp.where(jnp.eye(len(row), dtype=bool), 0, ahead)
+    positive, negative = sides(similarities, same, where, name="similarities")
+    valid = positive | negative
+    (before,) = num_before(widen(similarities), positive, (valid,), temperature)
+    is_retrieved = sigmoid((num_retrieved - 1 - before) / rank_temperature)
+    share, exists = _mean_over_positives(is_retrieved, positive)
+    num_positives = jnp.sum(positive, axis=1)
+    recall = share * num_positives / jnp.clip(num_positives, 1, num_retrieved)
+    return reduce_terms(make_terms(1 - recall, exists, weights=weights), reduce_fn)
 
 
 def _mean_over_positives(
-    of_positives: Callable[[Array, Array, Array], Array],
-    similarities: Array,
-    same: Array,
-    where: Array | None,
+    values: Float[Array, "n m"], positive: Bool[Array, "n m"]
 ) -> tuple[Float[Array, " n"], Bool[Array, " n"]]:
-    """The mean of a function of each positive, and which rows have a positive.
-
-    Args:
-      of_positives: Takes a row of similarities and its two masks, and returns a number for
-        each entry, of which those of the positives count. It is called for one row after
-        the other and called again for the gradient.
-      similarities: A matrix whose rows are queries.
-      same: True where the two are of one class.
-      where: True where the entry is valid.
-    """
-    positive, negative = sides(similarities, same, where, name="similarities")
-
-    @jax.checkpoint
-    def one_row(row: tuple[Array, Array, Array]) -> Array:
-        s, positives, negatives = row
-        numbers = jnp.where(positives, of_positives(s, positives, negatives), 0)
-        return jnp.sum(numbers) / jnp.maximum(jnp.sum(positives), 1)
-
-    values = lax.map(one_row, (widen(similarities), positive, negative))
-    return values, jnp.any(positive, axis=1)
+    """The mean of each row over its positives, and which rows have one."""
+    num_positives = jnp.sum(positive, axis=1)
+    total = jnp.sum(jnp.where(positive, values, 0), axis=1)
+    return total / jnp.maximum(num_positives, 1), num_positives > 0

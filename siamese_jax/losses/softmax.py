@@ -22,6 +22,7 @@ decides each pair by itself instead.
 0.6931
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -347,24 +348,26 @@ def both_directions(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
     >>> print(f"{loss:.4f}")
     0.6931
     """
+    return functools.partial(symmetric_loss, loss_fn)
 
-    def loss(
-        matrix: Float[Array, "n m"],
-        same: Bool[Array, "n m"],
-        *,
-        where: Bool[Array, "n m"] | None = None,
-        **options: Any,
-    ) -> Any:
-        check_floating("similarities", matrix)
-        matrix = widen(matrix)  # once, so that both gradients are added in float32
-        turned = None if where is None else where.T
-        by_rows = loss_fn(matrix, same, where=where, **options)
-        by_columns = loss_fn(matrix.T, same.T, where=turned, **options)
-        if isinstance(by_rows, (Terms, tuple)):
-            raise ValueError("reduce_fn must return a number; got None for both_directions")
-        return (by_rows + by_columns) / 2
 
-    return loss
+def symmetric_loss(
+    loss_fn: Callable[..., Any],
+    matrix: Float[Array, "n m"],
+    same: Bool[Array, "n m"],
+    *,
+    where: Bool[Array, "n m"] | None = None,
+    **options: Any,
+) -> Any:
+    """The loss that `both_directions` makes, with the loss of one direction."""
+    check_floating("similarities", matrix)
+    matrix = widen(matrix)  # once, so that both gradients are added in float32
+    turned = None if where is None else where.T
+    by_rows = loss_fn(matrix, same, where=where, **options)
+    by_columns = loss_fn(matrix.T, same.T, where=turned, **options)
+    if isinstance(by_rows, (Terms, tuple)):
+        raise ValueError("reduce_fn must return a number; got None for both_directions")
+    return (by_rows + by_columns) / 2
 
 
 def corrected_logits(

@@ -60,7 +60,7 @@ def sample_batch(
       num_groups: Draw the same number of classes, P / num_groups, from each of so many
         random groups.
       repeat: Repeat examples of classes with fewer than K, each as often as the others up
-        to one, instead of refusing them.
+        to one, instead of refusing them. Which examples come once more is random.
 
     Raises:
       ValueError: If a class has fewer than K examples (unless `repeat`), there are fewer
@@ -287,10 +287,16 @@ def _batch_of(
 ) -> Batch:
     """K examples of each of these classes, one of every class after the other."""
     if repeat:
-        # of a small class the numbers 0 ... K - 1 in random order, modulo its size
-        counts = index.counts[classes]
-        ranks = _distinct_ranks(key, jnp.maximum(counts, num_per_class), num_per_class)
-        ranks %= counts[:, None]
+        order_key, key = jax.random.split(key)
+        counts = index.counts[classes][:, None]
+        places = jnp.arange(num_per_class)[None, :]
+        # a small class gives all its examples in a random order, again and again
+        noise = jax.random.uniform(order_key, (len(classes), num_per_class))
+        order = jnp.argsort(jnp.where(places < counts, noise, 1), axis=1)
+        of_small = jnp.take_along_axis(order, places % counts, axis=1)
+        enough = jnp.maximum(counts[:, 0], num_per_class)
+        ranks = _distinct_ranks(key, enough, num_per_class)
+        ranks = jnp.where(counts < num_per_class, of_small, ranks)
         examples = index.examples[index.starts[classes][:, None] + ranks]
     else:
         examples = _sample_distinct(key, index, classes, num_per_class, same_rank=False)

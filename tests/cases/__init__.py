@@ -17,7 +17,9 @@ from tests.cases.miners import MINERS
 from tests.cases.regularizers import REGULARIZERS
 from tests.cases.relations import REDUCTIONS, RELATIONS
 from tests.cases.samplers import SAMPLERS
+from tests.cases.sharding import SHARDING
 from tests.cases.siamese import SIAMESE
+from tests.cases.tiling import TILING
 from tests.cases.training import TRAINING
 from tests.cases.verification import VERIFICATION
 
@@ -28,11 +30,13 @@ CASES = [
     *REGULARIZERS,
     *RELATIONS,
     *REDUCTIONS,
+    *SHARDING,
     *SIAMESE,
     *AUGMENT,
     *CONVOLUTION,
     *ENCODERS,
     *SAMPLERS,
+    *TILING,
     *TRAINING,
     *MEMORY,
     *EPISODES,

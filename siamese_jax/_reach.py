@@ -1,0 +1,119 @@
+"""What a value of each loss of a matrix depends on, and so how the loss can be cut.
+
+* entry-wise: a value needs its own entry alone.
+* row-wise: it needs the row of its anchor.
+* whole-matrix: it needs other rows too, and the loss cannot be cut.
+
+A loss that is not of `siamese_jax.losses` is taken to be row-wise.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from siamese_jax import losses
+from siamese_jax.losses.softmax import symmetric_loss
+
+ENTRY_WISE = frozenset(
+    {
+        losses.contrastive_loss,
+        losses.cosine_embedding_loss,
+        losses.logistic_loss,
+        losses.margin_loss,
+        losses.threshold_consistent_margin_loss,
+    }
+)
+ROW_WISE = frozenset(
+    {
+        losses.all_triplets_loss,  # without swap
+        losses.circle_loss,
+        losses.decoupled_contrastive_loss,
+        losses.fast_ap_loss,
+        losses.generalized_lifted_structure_loss,
+        losses.hard_negative_contrastive_loss,
+        losses.hard_triplet_loss,
+        losses.info_nce_loss,
+        losses.matching_loss,
+        losses.multi_similarity_loss,
+        losses.nca_loss,
+        losses.pnp_loss,
+        losses.ranked_list_loss,
+        losses.recall_loss,
+        losses.semi_hard_triplet_loss,
+        losses.sigmoid_pair_loss,
+        losses.smooth_ap_loss,
+        losses.supervised_contrastive_loss,
+        losses.tuplet_margin_loss,
+    }
+)
+WHOLE_MATRIX = frozenset(
+    {
+        losses.angular_loss,
+        losses.histogram_loss,
+        losses.intra_pair_variance_loss,
+        losses.lifted_structure_loss,
+    }
+)
+
+
+_INSTEAD = (
+    " and cannot be cut into rows; over several devices, jit over a mesh computes it "
+    "exactly, as it is written"
+)
+
+
+class Plain(NamedTuple):
+    """A loss without `functools.partial` and `both_directions` around it.
+
+    Attributes:
+      fn: The loss of one direction.
+      both: Whether rows and columns are anchors.
+      options: Options that are already given.
+    """
+
+    fn: Callable[..., Any]
+    both: bool
+    options: dict[str, Any]
+
+
+def plain(loss_fn: Callable[..., Any]) -> Plain:
+    """Takes `functools.partial` and `both_directions` off a loss.
+
+    >>> taken = plain(losses.both_directions(functools.partial(
+    ...     losses.info_nce_loss, temperature=0.5)))
+    >>> print(taken.fn.__name__, taken.both, taken.options)
+    info_nce_loss True {'temperature': 0.5}
+    """
+    both = False
+    options: dict[str, Any] = {}
+    while isinstance(loss_fn, functools.partial):
+        options = loss_fn.keywords | options
+        if loss_fn.func is symmetric_loss:
+            both, loss_fn = True, loss_fn.args[0]
+        elif loss_fn.args:
+            break
+        else:
+            loss_fn = loss_fn.func
+    return Plain(loss_fn, both, options)
+
+
+def refuse_whole_matrix(loss_fn: Callable[..., Any], options: dict[str, Any]) -> None:
+    """Raises ValueError for a loss of the library that rows alone cannot compute.
+
+    Args:
+      loss_fn: A plain loss.
+      options: Its options.
+    """
+    name = getattr(loss_fn, "__name__", repr(loss_fn))
+    if loss_fn in WHOLE_MATRIX:
+        raise ValueError(f"{name} needs the whole matrix{_INSTEAD}")
+    if loss_fn is losses.all_triplets_loss and options.get("swap"):
+        raise ValueError(f"{name} with swap=True needs the whole matrix{_INSTEAD}")
+    if loss_fn is losses.nt_xent_loss:
+        raise ValueError(
+            "nt_xent_loss makes its own matrix; take info_nce_loss of both views, "
+            "jnp.concatenate([a, b]), with the labels jnp.tile(jnp.arange(len(a)), 2)"
+        )
+    own = getattr(loss_fn, "__module__", "").startswith("siamese_jax.losses")
+    if own and loss_fn not in ENTRY_WISE | ROW_WISE and name in losses.__all__:
+        raise ValueError(f"{name} is not a loss of a matrix and its relation")

@@ -1,0 +1,158 @@
+"""Tests of `--compute-dtype`: which type of number each part of a run computes in."""
+
+import dataclasses
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.__main__ import main as run_experiment
+from experiments.engine import loop, photographs
+from experiments.engine.data import ClassData
+from experiments.engine.logs import read_log
+from experiments.engine.pair_batches import PairData
+from experiments.engine.system import initial_state, train_steps
+from experiments.evaluations import digit_pairs, unseen_faces
+from experiments.evaluations.digit_pairs import DigitEvaluation
+from experiments.systems import mnist_mlp, orl_hog
+from siamese_jax import samplers
+from siamese_jax.errors import UserError
+from siamese_jax.model import load_model
+from tests.contract.jaxprs import equations
+from tests.test_systems import EACH_VARIANT, VARIANTS, small_system
+
+
+def small_data(config, system):
+    """Images of noise: ten classes, in two groups, of six images each."""
+    state = jax.eval_shape(lambda: initial_state(system, jax.random.key(0)))
+    shape = system.model(state).preparation.image_shape
+    images = np.random.default_rng(0).integers(0, 256, (60, *shape), np.uint8)
+    labels = np.arange(60) // 6
+    index = samplers.class_index(labels, groups=np.array(["a", "b"])[labels // 5])
+    data = ClassData(jnp.asarray(images), index)
+    if inspect.signature(system.sample).parameters["data"].annotation is not PairData:
+        return state, data
+    pairs = samplers.sample_pairs(jax.random.key(0), index, 20)
+    return state, PairData(data.images, pairs)
+
+
+def traced_step(name, settings):
+    """The new state, the metrics and all operations of one training step."""
+    config, system = small_system(name, settings, 10)
+    state, data = small_data(config, system)
+
+    def step(state):
+        return train_steps(system, jax.random.key(0), state, data, 1)
+
+    program, (new, metrics) = jax.make_jaxpr(step, return_shape=True)(state)
+    return new, metrics, [eqn for eqn, _ in equations(program.jaxpr)]
+
+
+def float_types(tree):
+    types = {getattr(x, "dtype", None) for x in jax.tree.leaves(tree)} - {None}
+    return {str(x) for x in types if jnp.issubdtype(x, jnp.floating)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "settings"), EACH_VARIANT)
+def test_in_float64_nothing_but_the_learning_rate_is_float32(name, settings):
+    with jax.enable_x64(True):
+        state, metrics, operations = traced_step(
+            name, settings | {"compute_dtype": "float64"}
+        )
+    assert float_types((state, metrics)) == {"float64"}
+    rounded = [
+        eqn
+        for eqn in operations
+        for x in eqn.outvars
+        if "float32" in float_types(x.aval) and x.aval.size > 2  # the schedule's two parts
+    ]
+    assert not rounded, rounded[0].source_info.traceback
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(VARIANTS.keys() - {"orl_hog"}))
+def test_in_bfloat16_the_network_computes_and_the_rest_is_float32(name):
+    state, metrics, operations = traced_step(
+        name, VARIANTS[name][0] | {"compute_dtype": "bfloat16"}
+    )
+    assert float_types((state, metrics)) == {"float32"}
+    products = [
+        {x.aval.dtype for x in eqn.invars}
+        for eqn in operations
+        if eqn.primitive.name in ("dot_general", "conv_general_dilated")
+    ]
+    kernels = [x for x in jax.tree.leaves(state.params["encoder"]) if x.ndim > 1]
+    num_layers = len(kernels) - (name == "omniglot_supcon")  # whose last one is float32
+    assert products.count({jnp.dtype("bfloat16")}) >= 2 * num_layers  # and their gradients
+
+
+def test_oriented_gradients_are_not_measured_in_bfloat16():
+    config = orl_hog.Config(compute_dtype="bfloat16")
+    words = "--compute-dtype bfloat16 is of no use with --encoder hog"
+    with pytest.raises(UserError, match=words):
+        photographs.check_encoder(config, unseen_faces.PREPARATION, "size")
+    conv = dataclasses.replace(config, encoder="conv")
+    photographs.check_encoder(conv, unseen_faces.PREPARATION, "size")
+
+
+# Runs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_command_in_float64_has_parameters_and_loss_in_float64(tmp_path, monkeypatch):
+    """It goes on in float64 too, leaves no trace in the process, and saves float32."""
+    finished, finish = [], loop.finish
+
+    def catch(config, metrics, trained, model):
+        finished.append(trained.state)
+        finish(config, metrics, trained, model)
+
+    monkeypatch.setattr(loop, "finish", catch)
+    monkeypatch.setattr(
+        digit_pairs,
+        "evaluate",
+        lambda model, *_, **options: DigitEvaluation(model, {}, *[None] * 4),
+    )
+    monkeypatch.setattr(digit_pairs, "write_report", lambda *_: None)
+    command = ["mnist_mlp", "--dataset", "digits", "--compute-dtype", "float64"]
+    command += ["--batch-size", "8", "--steps-per-call", "1", "--checkpoint-every", "1"]
+    workdir = tmp_path / "run"
+    run_experiment([*command, "--num-steps", "3", "--workdir", str(workdir)])
+    assert not jax.config.jax_enable_x64
+    assert float_types(finished[0]) == {"float64"}
+    losses = read_log(workdir)["loss"]
+    assert (losses != losses.astype(np.float32)).all()
+    run_experiment([*command, "--num-steps", "4", "--workdir", str(workdir)])
+    unbroken = tmp_path / "unbroken"
+    run_experiment([*command, "--num-steps", "4", "--workdir", str(unbroken)])
+    _, lengthened, wanted = finished
+    jax.tree.map(np.testing.assert_array_equal, lengthened, wanted)
+    assert float_types(lengthened) == {"float64"}
+    model = load_model(workdir / "model")
+    assert float_types(model.params) == {"float32"}
+    kernel = wanted.params["encoder"]["Dense_0"]["kernel"]
+    np.testing.assert_array_equal(
+        model.params["Dense_0/kernel"], np.asarray(kernel).astype(np.float32)
+    )
+    assert model.embed(np.zeros((2, 8, 8, 1), np.uint8)).dtype == jnp.float32
+
+
+def test_a_run_in_float64_starts_from_the_parameters_of_one_in_float32():
+    system = mnist_mlp.build(mnist_mlp.Config(dataset="digits"))
+    narrow = initial_state(system, jax.random.key(0)).params
+    with jax.enable_x64(True):
+        wide = initial_state(system, jax.random.key(0)).params
+    jax.tree.map(np.testing.assert_array_equal, wide, narrow)
+    assert float_types(wide) == {"float64"}
+
+
+def test_a_type_that_the_process_does_not_have_is_refused_before_any_work(tmp_path):
+    config = mnist_mlp.Config(workdir=tmp_path / "run", compute_dtype="float64")
+    with pytest.raises(UserError, match="--compute-dtype float64 needs jax_enable_x64 to"):
+        loop.start(config)
+    with jax.enable_x64(True), pytest.raises(UserError, match="float32 needs jax_enable_x"):
+        loop.start(dataclasses.replace(config, compute_dtype="float32"))
+    assert not config.workdir.exists()
