@@ -171,13 +171,13 @@ def distance_weighted_negatives(
       key: A JAX key.
       distances: Euclidean distances of embeddings of length 1.
       same: True where the two are of one class.
-      dim: Dimension of the embeddings, at least 3.
+      dim: Dimension of the embeddings, at least 2.
       cutoff: Smaller distances count as this one.
       max_distance: Farther negatives are not drawn, since their loss is 0.
       where: True where the entry is valid.
 
     Raises:
-      ValueError: If `dim` is below 3.
+      ValueError: If `dim` is below 2.
 
     Reference:
       Wu et al. Sampling Matters in Deep Embedding Learning. ICCV 2017, eq. 3 and 4.
@@ -188,7 +188,7 @@ def distance_weighted_negatives(
     >>> print(mined.indices[0, 0], mined.where)
     1 [[ True False False]]
     """
-    check_at_least("dim", dim, 3)
+    check_at_least("dim", dim, 2)
     positive, negative = sides(distances, same, where)
     d = widen(distances)
     clipped = jnp.clip(lax.stop_gradient(d), cutoff, 2 - 1e-6)
