@@ -135,6 +135,7 @@ def test_two_processes_train_what_one_trains_though_one_of_them_is_killed(tmp_pa
         assert first.poll() is None, (tmp_path / "process0").read_text()
         time.sleep(0.01)
     second.kill()
+    second.wait()
     killed = time.monotonic()
     assert first.wait() != 0
     assert time.monotonic() - killed < 60
