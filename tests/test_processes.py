@@ -1,6 +1,5 @@
 """Tests of runs with several devices and several processes, as they are started."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -10,17 +9,13 @@ import sys
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments.engine import devices, processes
+from experiments.engine import processes
 from experiments.engine.config import RunConfig
-from siamese_jax import batching
 from siamese_jax.errors import UserError
-from siamese_jax.images import Preparation
-from siamese_jax.model import Model
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = (
@@ -54,39 +49,6 @@ def test_one_process_joins_nothing():
     config = RunConfig()
     with processes.joined(config) as own:
         assert own is config
-
-
-def test_a_batch_that_does_not_divide_takes_fewer_devices():
-    assert jax.local_device_count() >= 2
-    assert devices.choose_mesh(RunConfig(), 8).size >= 2
-    assert devices.choose_mesh(RunConfig(), 7).size in (1, 7)
-    assert devices.choose_mesh(RunConfig(devices=1), 8).size == 1
-    with pytest.raises(UserError, match="--devices must divide the 7 examples"):
-        devices.choose_mesh(RunConfig(devices=2), 7)
-    with pytest.raises(UserError, match=r"--devices: there are \d+; got 1000"):
-        devices.choose_mesh(RunConfig(devices=1000), 1000)
-
-
-def test_images_are_embedded_by_all_devices_that_hold_the_parameters():
-    def embed_fn(params, images):
-        return images.reshape(len(images), -1) @ params["weights"]
-
-    mesh = devices.choose_mesh(RunConfig(devices=2), 8)
-    rng = np.random.default_rng(0)
-    params = {"weights": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32)}
-    images = rng.integers(0, 256, (11, 2, 2, 1)).astype(np.uint8)
-    one = Model(params, embed_fn, Preparation((2, 2)))
-    two = dataclasses.replace(one, params=devices.replicate(mesh, params))
-    np.testing.assert_allclose(two.embed(images), one.embed(images), rtol=1e-6)
-    with batching.use_devices_of(two.params):
-        text = jax.jit(
-            lambda params, images: batching.map_batches(
-                lambda rows: embed_fn(params, rows), images, batch_size=8
-            )
-        )
-        text = text.lower(two.params, images / 255.0).compile().as_text()
-    assert "f32[4,3]" in text  # half of a batch
-    assert "f32[8,3]" in text  # and the whole batch where both halves are put together
 
 
 # Runs -----------------------------------------------------------------------------------

@@ -214,7 +214,9 @@ def make_loss(
             momentum = jnp.where(is_empty, 0, MOMENTUM)
             encoder = memory.momentum_update(encoder, params["encoder"], momentum)
             averaged, _ = embed(encoder, batch.images, given, key)
-            items = relations.Items(batch.labels, ids=batch.examples)
+            # the queue's types, also where 64-bit types are enabled
+            labels, ids = (x.astype(jnp.int32) for x in (batch.labels, batch.examples))
+            items = relations.Items(labels, ids=ids)
             value, queue = of_queue(
                 queue, embeddings, averaged, items, temperature=temperature
             )
