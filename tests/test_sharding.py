@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from siamese_jax import losses, reductions, relations, sharding
+from siamese_jax import distances, losses, miners, reductions, relations, sharding
 from tests.cases import Reach
 from tests.contract import as_for_a_user
 from tests.sharded import (
@@ -213,3 +213,33 @@ def test_counts_and_terms_of_devices():
     for own, of_one in zip(terms, right, strict=True):
         np.testing.assert_allclose(own, of_one, rtol=1e-12)
     np.testing.assert_array_equal(counts, [jnp.sum(right.where)] * 4)
+
+
+# Refusals --------------------------------------------------------------------------------
+
+KEY = jax.random.key(0)
+NEEDS_ALL = {
+    **{name: loss.fn for name, loss in WHOLE.items()},
+    "all_triplets_loss with swap": functools.partial(losses.all_triplets_loss, swap=True),
+    "angular_negatives": miners.angular_negatives,
+    "hardest_share_mask": miners.hardest_share_mask,
+    "uniform_histogram_weights": functools.partial(miners.uniform_histogram_weights, KEY),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS_ALL)
+@pytest.mark.parametrize("tile_size", [None, 1])
+def test_what_needs_all_rows_is_refused_inside_of_a_loss_of_ones_own(name, tile_size):
+    def own_loss(matrix, same, *, where, reduce_fn):
+        NEEDS_ALL[name](matrix, same, where=where)
+        return losses.contrastive_loss(matrix, same, where=where, reduce_fn=reduce_fn)
+
+    loss_fn = GATHERED(
+        own_loss,
+        distances.euclidean_distance_matrix,
+        axis_name=AXIS,
+        tile_size=tile_size,
+    )
+    shares = jnp.zeros((2, 3, 4)), relations.Items(jnp.zeros((2, 3), int))
+    with pytest.raises(ValueError, match=f"{name}.* needs the whole matrix.*over a mesh"):
+        jax.eval_shape(jax.vmap(loss_fn, axis_name=AXIS), *shares)
