@@ -34,7 +34,7 @@ that are the same on all devices, and average the gradient over the devices.
 ...     value_and_gradient, mesh=mesh,
 ...     in_specs=(jax.P(), jax.P("data"), jax.P("data")), out_specs=jax.P()))
 >>> value, gradient = step(jnp.array(2.0), jnp.array([[0.0], [1.0]]), jnp.array([7, 7]))
->>> print(value, gradient)  # (2 w)^2 / 2 / 4 with w = 2, and its derivative w
+>>> print(value, gradient)  # w^2 / 2 with w = 2, and its derivative w
 2.0 2.0
 
 No factor has to be remembered. With `check_vma=True` the gradient by a parameter that does

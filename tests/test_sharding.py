@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from siamese_jax import losses, reductions, relations, sharding
+from siamese_jax import distances, losses, miners, reductions, relations, sharding
 from tests.cases import Reach
+from tests.contract import as_for_a_user
 from tests.sharded import (
     AXIS,
     BOTH,
@@ -68,8 +69,8 @@ def of_two_views():
 
 
 @pytest.fixture(autouse=True)
-def _float64():
-    with jax.enable_x64(True):
+def _float64_and_quickly_traced():
+    with as_for_a_user(), jax.enable_x64(True):
         yield
 
 
@@ -92,23 +93,21 @@ def test_every_loss_with_a_fold_in_a_ring():
     check(RING, ONE_WAY | TWO_WAYS, "check_vma", 4, tile_size=3)
 
 
-# two means, the row of an anchor, and columns of another set that are anchors too
+# two means, and columns of another set that are anchors too
 SOME = [
     "contrastive, apart",
-    "semi_hard_triplet_loss",
     "info_nce_loss, both",
     "supervised_contrastive_loss, both",
 ]
-VIEWS = SOME[2:]
+VIEWS = SOME[1:]
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 4, 8])
 @pytest.mark.parametrize("mode", MODES)
 def test_on_devices_and_of_two_views_and_in_tiles(mode, num_devices):
-    pair, row, clip, supervised = (ALL[name] for name in SOME)
+    pair, clip, supervised = (ALL[name] for name in SOME)
     fns = [
-        sharded(GATHERED, pair),
-        sharded(GATHERED, row, tile_size=3),
+        sharded(GATHERED, pair, tile_size=3),
         sharded(GATHERED, clip, views=True),
         sharded(RING, supervised, views=True, tile_size=2),
     ]
@@ -209,7 +208,38 @@ def test_counts_and_terms_of_devices():
     shares = jax.shard_map(on_device, mesh=mesh_of(4), in_specs=spec, out_specs=spec)
     terms, counts = compiled(jax.jit(shares), rows, items)(rows, items)
     same, where = relations.between(*[relations.Items(*map(jnp.asarray, items))] * 2)
-    right = loss.fn(loss.matrix_fn(rows, rows), same, where=where, reduce_fn=None)
+    matrix = loss.matrix_fn(jnp.asarray(rows), jnp.asarray(rows))
+    right = loss.fn(matrix, same, where=where, reduce_fn=None)
     for own, of_one in zip(terms, right, strict=True):
         np.testing.assert_allclose(own, of_one, rtol=1e-12)
     np.testing.assert_array_equal(counts, [jnp.sum(right.where)] * 4)
+
+
+# Refusals --------------------------------------------------------------------------------
+
+KEY = jax.random.key(0)
+NEEDS_ALL = {
+    **{name: loss.fn for name, loss in WHOLE.items()},
+    "all_triplets_loss with swap": functools.partial(losses.all_triplets_loss, swap=True),
+    "angular_negatives": miners.angular_negatives,
+    "hardest_share_mask": miners.hardest_share_mask,
+    "uniform_histogram_weights": functools.partial(miners.uniform_histogram_weights, KEY),
+}
+
+
+@pytest.mark.parametrize("name", NEEDS_ALL)
+@pytest.mark.parametrize("tile_size", [None, 1])
+def test_what_needs_all_rows_is_refused_inside_of_a_loss_of_ones_own(name, tile_size):
+    def own_loss(matrix, same, *, where, reduce_fn):
+        NEEDS_ALL[name](matrix, same, where=where)
+        return losses.contrastive_loss(matrix, same, where=where, reduce_fn=reduce_fn)
+
+    loss_fn = GATHERED(
+        own_loss,
+        distances.euclidean_distance_matrix,
+        axis_name=AXIS,
+        tile_size=tile_size,
+    )
+    shares = jnp.zeros((2, 3, 4)), relations.Items(jnp.zeros((2, 3), int))
+    with pytest.raises(ValueError, match=f"{name}.* needs the whole matrix.*over a mesh"):
+        jax.eval_shape(jax.vmap(loss_fn, axis_name=AXIS), *shares)
