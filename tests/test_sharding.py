@@ -137,13 +137,6 @@ def of_auto_axes(value):
 
 # Reductions ------------------------------------------------------------------------------
 
-REDUCTIONS = [
-    reductions.mean,
-    reductions.mean_of_active,
-    reductions.sum_terms,
-    reductions.mean_and_count,
-]
-
 
 def test_reductions_over_devices():
     """Of a loss of a matrix, in both forms, and of a loss of proxies."""
@@ -179,19 +172,19 @@ def test_reductions_over_devices():
 
         return value
 
-    over = [sharding.over_devices(fn, axis_name=AXIS) for fn in REDUCTIONS]
-    found = run(
-        "check_vma",
-        4,
-        stacked(
-            [of_device(GATHERED, fn) for fn in REDUCTIONS]
-            + [of_device(RING, fn) for fn in REDUCTIONS]
-            + [proxy_loss(fn) for fn in over]
-        ),
-    )
-    dense_ones = [whole(fn) for fn in REDUCTIONS] * 2 + [proxy_loss(f) for f in REDUCTIONS]
-    right = run("one device", 1, stacked(dense_ones))
-    assert_equal(found, right, [fn.__name__ for fn in REDUCTIONS] * 3)
+    active, added = reductions.mean_of_active, reductions.sum_terms
+    counted = reductions.mean_and_count
+    of_matrices = [active, added, counted]
+    on_device = [of_device(GATHERED, fn) for fn in of_matrices]
+    on_device += [of_device(RING, active)]
+    on_device += [
+        proxy_loss(sharding.over_devices(fn, axis_name=AXIS)) for fn in (active, counted)
+    ]
+    on_one = [whole(fn) for fn in (*of_matrices, active)]
+    on_one += [proxy_loss(fn) for fn in (active, counted)]
+    found = run("check_vma", 4, stacked(on_device))
+    names = ["active", "added", "counted", "ring", "proxies", "counted proxies"]
+    assert_equal(found, run("one device", 1, stacked(on_one)), names)
 
 
 def test_counts_and_terms_of_devices():
