@@ -88,11 +88,12 @@ def _joined(config: Any) -> contextlib.AbstractContextManager[Any]:
 
 def _precision(config: Any) -> contextlib.AbstractContextManager[Any]:
     """JAX's 64-bit types for a run that computes in float64, 32-bit types for others."""
-    if not hasattr(config, "compute_dtype"):
+    settings = getattr(config, "fixed", config)  # those that the runs of a sweep share
+    if not hasattr(settings, "compute_dtype"):
         return contextlib.nullcontext()
     import jax
 
-    return jax.enable_x64(config.compute_dtype == "float64")
+    return jax.enable_x64(settings.compute_dtype == "float64")
 
 
 def same_run(config: Any, flags: Sequence[str]) -> list[str]:

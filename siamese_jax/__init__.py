@@ -37,10 +37,9 @@ reduction than the mean is passed as `reduce_fn`:
 The public modules are the namespace. They are loaded when they are first used:
 
 * Losses: `distances`, `relations`, `miners`, `losses`, `reductions`, `regularizers`;
-  `tiling` computes them in little memory.
+  `tiling` computes them in little memory, `sharding` over several devices.
 * Data: `samplers` (pairs, triplets, batches and episodes), `augment`, `images`.
 * Networks: `siamese` (one network for two inputs), `encoders`, `convolution`.
-* Many devices: `sharding`.
 * Training and use: `training`, `memory` (a queue of embeddings), `batching`, `model`,
   `identification`, `errors`.
 * Evaluation: `verification` (ROC, equal error rate, calibration), `episodes` (N-way tasks).

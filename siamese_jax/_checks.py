@@ -1,6 +1,8 @@
 """Checks of shapes and types, made when a function is traced, so free under `jit`."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +46,36 @@ def check_square(name: str, matrix: Array) -> None:
         raise ValueError(
             f"{name} must be the matrix of a batch with itself, [n, n]; got shape {shape}"
         )
+
+
+_in_parts = ContextVar("_in_parts", default=False)
+
+
+@contextlib.contextmanager
+def parts_of_a_matrix() -> Iterator[None]:
+    """While a loss is traced that sees some rows only, what needs all rows is refused."""
+    token = _in_parts.set(True)
+    try:
+        yield
+    finally:
+        _in_parts.reset(token)
+
+
+def check_whole(name: str) -> None:
+    """Raises ValueError where a function that needs the whole matrix sees some rows only.
+
+    Its result would be that of these rows, and nobody would notice.
+    """
+    if _in_parts.get():
+        raise ValueError(whole_matrix_words(name))
+
+
+def whole_matrix_words(name: str) -> str:
+    """The error of a function that parts of a matrix cannot compute."""
+    return (
+        f"{name} needs the whole matrix and cannot be cut into rows; over several devices, "
+        "jit over a mesh computes it exactly, as it is written"
+    )
 
 
 def check_broadcastable(name: str, value: float | Array, other: Array) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from siamese_jax import losses
+from siamese_jax._checks import whole_matrix_words
 from siamese_jax.losses.softmax import symmetric_loss
 
 ENTRY_WISE = frozenset(
@@ -53,12 +54,6 @@ WHOLE_MATRIX = frozenset(
         losses.intra_pair_variance_loss,
         losses.lifted_structure_loss,
     }
-)
-
-
-_INSTEAD = (
-    " and cannot be cut into rows; over several devices, jit over a mesh computes it "
-    "exactly, as it is written"
 )
 
 
@@ -106,9 +101,9 @@ def refuse_whole_matrix(loss_fn: Callable[..., Any], options: dict[str, Any]) ->
     """
     name = getattr(loss_fn, "__name__", repr(loss_fn))
     if loss_fn in WHOLE_MATRIX:
-        raise ValueError(f"{name} needs the whole matrix{_INSTEAD}")
+        raise ValueError(whole_matrix_words(name))
     if loss_fn is losses.all_triplets_loss and options.get("swap"):
-        raise ValueError(f"{name} with swap=True needs the whole matrix{_INSTEAD}")
+        raise ValueError(whole_matrix_words(f"{name} with swap=True"))
     if loss_fn is losses.nt_xent_loss:
         raise ValueError(
             "nt_xent_loss makes its own matrix; take info_nce_loss of both views, "

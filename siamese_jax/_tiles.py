@@ -6,7 +6,7 @@ in how they make the gradient:
 * `row_totals` of a loss of the library makes it in the forward sweep, while the tile is
   there: 6 n m dim operations, as many as the dense form. The terms of a row need this row
   alone, and their weights do not depend on the embeddings.
-* `recomputed_totals` and `recomputed_terms` compute each tile again, which takes 8 n m dim
+* `recomputed_totals` and `terms_of_rows` compute each tile again, which takes 8 n m dim
   operations. They serve any loss, and can be differentiated twice and forwards.
 * `symmetric_totals` adds the column direction, whose rows are complete only after the last
   tile. It computes each tile again, once for both directions: 8 n m dim operations.
@@ -46,6 +46,17 @@ class Loss(NamedTuple):
     matrix_fn: MatrixFn
     relation_fn: RelationFn
     fixed: dict[str, Any]
+
+
+def turned(loss: Loss) -> Loss:
+    """The same loss with columns for rows."""
+    matrix_fn = loss.matrix_fn
+
+    def relation_fn(rows: Items, columns: Items) -> Relation:
+        same, where = loss.relation_fn(columns, rows)
+        return Relation(same.T, where.T)
+
+    return loss._replace(matrix_fn=lambda a, b: matrix_fn(b, a).T, relation_fn=relation_fn)
 
 
 class Whole(NamedTuple):
@@ -126,9 +137,17 @@ def _only_real(terms: Terms, real: Bool[Array, " rows"]) -> Terms:
     )
 
 
-def recomputed_terms(loss: Loss, tiles: Rows, whole: Whole) -> Parts:
-    """The terms of all tiles, one after the other, and computed again for the gradient."""
-    return _recomputed(loss, lambda parts: parts, tiles, whole)
+def terms_of_rows(loss: Loss, tiles: Rows, whole: Whole, num_rows: int) -> Any:
+    """The terms of all rows, computed again for the gradient, as `reduce_fn=None` gives."""
+    parts = _recomputed(loss, lambda parts: parts, tiles, whole)
+    for part in parts:
+        if part.values.ndim != 2:
+            raise ValueError(
+                "reduce_fn=None needs a loss with one term per anchor, since terms of all "
+                f"entries are as large as the matrix; got {part.values.ndim - 1} axes"
+            )
+    parts = jax.tree.map(lambda x: x.reshape(-1)[:num_rows], parts)
+    return parts[0] if len(parts) == 1 else parts
 
 
 def recomputed_totals(loss: Loss, tiles: Rows, whole: Whole) -> tuple[Totals, ...]:
@@ -168,6 +187,10 @@ def row_totals(loss: Loss, tiles: Rows, whole: Whole) -> tuple[Totals, ...]:
     if not known or num_parts > 1 or "weights" in tiles.options:
         return recomputed_totals(loss, tiles, whole)
     inputs, tile_of = _inputs(loss, tiles, whole)
+    if any(_axes(number) != _axes(inputs) for number in inputs[1]):
+        # JAX adds gradients by parameters of a learned distance over the devices, where the
+        # factor of each device has to come first
+        return recomputed_totals(loss, tiles, whole)
 
     def numerator(*of_tile: list) -> tuple[Array, Totals]:
         rows, whole, matrix = tile_of(*of_tile)

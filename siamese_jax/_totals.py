@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from siamese_jax._checks import parts_of_a_matrix
 from siamese_jax.reductions import (
     MeanAndCount,
     ReduceFn,
@@ -57,14 +58,16 @@ def unreduced_terms(loss_fn: Callable[..., Any], *args: Any, **options: Any) -> 
     """The terms of a loss, in a tuple.
 
     Raises:
-      ValueError: If the loss returns something else than `reduce_fn(terms)`.
+      ValueError: If the loss returns something else than `reduce_fn(terms)`, or uses a
+        function that needs the whole matrix.
 
     >>> from siamese_jax.losses import contrastive_loss
     >>> d, same = jnp.array([[0.5]]), jnp.array([[True]])
     >>> print(unreduced_terms(contrastive_loss, d, same)[0].values)
     [[0.125]]
     """
-    terms = loss_fn(*args, reduce_fn=_unreduced, **options)
+    with parts_of_a_matrix():
+        terms = loss_fn(*args, reduce_fn=_unreduced, **options)
     parts = (terms,) if isinstance(terms, Terms) else terms
     kept = isinstance(parts, tuple) and all(isinstance(part, Terms) for part in parts)
     if not kept or not all(part.where.dtype == bool for part in parts):

@@ -31,9 +31,11 @@ statistics, and a checkpoint holds all of it:
         loss = losses.supervised_contrastive_loss(matrix, same, where=where)
         return loss, ({"queue": push(statistics["queue"], embeddings, items)}, {})
 
-This is cross-batch memory. In momentum contrast the embeddings that are pushed come from a
-second network, whose parameters are a moving average of those that are trained: keep them
-in the statistics too, and call `momentum_update` in the loss function.
+This is cross-batch memory, for an encoder that changes slowly, such as after the first
+epochs. While it changes fast, the loss falls most easily if all new embeddings move away
+from all old ones. In momentum contrast the embeddings of the columns, those of the batch
+too, come from a second network, whose parameters are a moving average of those that are
+trained: keep them in the statistics, and call `momentum_update` in the loss function.
 
 On several devices every device holds the whole queue. `push(..., axis_name=...)` gathers
 the batch in the order of the devices first, so that the queues stay equal. Under `jit` over

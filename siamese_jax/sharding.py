@@ -34,7 +34,7 @@ that are the same on all devices, and average the gradient over the devices.
 ...     value_and_gradient, mesh=mesh,
 ...     in_specs=(jax.P(), jax.P("data"), jax.P("data")), out_specs=jax.P()))
 >>> value, gradient = step(jnp.array(2.0), jnp.array([[0.0], [1.0]]), jnp.array([7, 7]))
->>> print(value, gradient)  # (2 w)^2 / 2 / 4 with w = 2, and its derivative w
+>>> print(value, gradient)  # w^2 / 2 with w = 2, and its derivative w
 2.0 2.0
 
 No factor has to be remembered. With `check_vma=True` the gradient by a parameter that does
@@ -85,21 +85,21 @@ from jaxtyping import Array, Float
 
 from siamese_jax._checks import check_at_least
 from siamese_jax._folds import Fold, Found, State, fold_of, numbers, of_block
-from siamese_jax._reach import Plain, plain, refuse_whole_matrix
+from siamese_jax._reach import plain, refuse_whole_matrix
 from siamese_jax._ring import AxisName, journey
-from siamese_jax._tiles import Loss, MatrixFn, RelationFn, Rows, row_totals
+from siamese_jax._sets import Sets, cut_rows, read_options, two_sets
+from siamese_jax._tiles import (
+    Loss,
+    MatrixFn,
+    RelationFn,
+    Rows,
+    row_totals,
+    terms_of_rows,
+    turned,
+)
 from siamese_jax._totals import check_reduction, reduce_totals, totals, unreduced_terms
 from siamese_jax.reductions import ReduceFn, Terms
-from siamese_jax.relations import Items, Relation, between
-from siamese_jax.tiling import (
-    Sets,
-    _check_both,
-    _cut,
-    _default_reduction,
-    _is_array,
-    _terms,
-    _two_sets,
-)
+from siamese_jax.relations import Items, between
 
 
 def over_devices(reduce_fn: ReduceFn, *, axis_name: AxisName) -> ReduceFn:
@@ -155,8 +155,9 @@ def gathered(
     Args:
       loss_fn: `loss_fn(matrix, same, *, where, reduce_fn, ...)`, of which a term needs its
         entry or its row alone, or such a loss by `losses.both_directions`. A loss of your
-        own must not use a miner of the whole batch: `miners.hardest_share_mask` or
-        `miners.uniform_histogram_weights`.
+        own may use any miner but those of the whole batch, which are refused. A miner with
+        a key draws other examples on each device if the key is
+        `jax.random.fold_in(key, jax.lax.axis_index(axis_name))`.
       matrix_fn: What the loss takes, of all pairs of two sets of embeddings.
       axis_name: The axis of `shard_map` or `pmap` over which the batch is spread, or
         several.
@@ -171,9 +172,9 @@ def gathered(
       `weights`, are of this device's rows.
 
     Raises:
-      ValueError: If the loss needs the whole matrix, or `reduce_fn` is one that cannot be
-        added over devices, or there is no such axis, or one of `columns` and `column_items`
-        is missing.
+      ValueError: If the loss or its miner needs the whole matrix, or `reduce_fn` is one
+        that cannot be added over devices, or there is no such axis, or one of `columns` and
+        `column_items` is missing.
 
     >>> from siamese_jax import distances, losses
     >>> loss_fn = gathered(
@@ -202,9 +203,9 @@ def gathered(
             options = one.fixed | arrays
             return unreduced_terms(one.fn, matrix, same, where=where, **options)
         everything = (embeddings, items), (columns, column_items)
-        tiles, whole = _cut(everything, arrays, tile_size)
+        tiles, whole = cut_rows(everything, arrays, tile_size)
         if reduce_fn is None:
-            return _terms(one, tiles, whole, len(embeddings))
+            return terms_of_rows(one, tiles, whole, len(embeddings))
         return row_totals(one, tiles, whole)
 
     def loss(
@@ -214,7 +215,7 @@ def gathered(
         column_items: Items | None = None,
         **options: Any,
     ) -> Any:
-        reduce_fn, arrays, fixed = _options(taken, options)
+        reduce_fn, arrays, fixed = read_options(taken, options)
         one = Loss(taken.fn, matrix_fn, relation_fn, fixed)
         sets = _shares(embeddings, items, columns, column_items, relation_fn, axis_name)
         by_rows = parts(one, sets, arrays, reduce_fn)
@@ -223,7 +224,7 @@ def gathered(
         value = _reduced(by_rows, reduce_fn, axis_name)
         if not taken.both:
             return value
-        by_columns = parts(_turned(one), sets[::-1], arrays, reduce_fn)
+        by_columns = parts(turned(one), sets[::-1], arrays, reduce_fn)
         return (value + _reduced(by_columns, reduce_fn, axis_name)) / 2
 
     return loss
@@ -300,7 +301,7 @@ def ring(
         column_items: Items | None = None,
         **options: Any,
     ) -> Any:
-        reduce_fn, arrays, fixed = _options(taken, options)
+        reduce_fn, arrays, fixed = read_options(taken, options)
         if reduce_fn is None:
             raise ValueError(
                 "reduce_fn must not be None: a ring has no terms of single entries"
@@ -393,32 +394,7 @@ def _shares(
     if alone and isinstance(items, Items) and items.ids is None:
         start = lax.axis_index(axis_name) * len(embeddings)
         items = items._replace(ids=start + jnp.arange(len(embeddings)))
-    return _two_sets(embeddings, items, columns, column_items, relation_fn)
-
-
-def _options(
-    taken: Plain, options: dict[str, Any]
-) -> tuple[ReduceFn | None, dict[str, Array], dict[str, Any]]:
-    """The reduction, the options that are arrays, and the other options."""
-    options = taken.options | options
-    refuse_whole_matrix(taken.fn, options)
-    reduce_fn = options.pop("reduce_fn", _default_reduction(taken.fn))
-    check_reduction(reduce_fn)
-    if taken.both:
-        _check_both(reduce_fn, options)
-    arrays = {name: jnp.asarray(x) for name, x in options.items() if _is_array(x)}
-    return reduce_fn, arrays, {k: x for k, x in options.items() if k not in arrays}
-
-
-def _turned(loss: Loss) -> Loss:
-    """The same loss with rows for columns."""
-
-    def relation_fn(rows: Items, columns: Items) -> Relation:
-        same, where = loss.relation_fn(columns, rows)
-        return Relation(same.T, where.T)
-
-    matrix_fn = loss.matrix_fn
-    return loss._replace(matrix_fn=lambda a, b: matrix_fn(b, a).T, relation_fn=relation_fn)
+    return two_sets(embeddings, items, columns, column_items, relation_fn)
 
 
 def _reduced(parts: Any, reduce_fn: ReduceFn, axis_name: AxisName) -> Any:

@@ -23,6 +23,7 @@ MODULES = {
 # of files, paths and NumPy arrays: they have tests of their own instead of a row
 HOST_MODULES = {"errors", "identification", "images", "model"}
 HOST_FUNCTIONS = {
+    "batching.use_devices_of",  # sets a mesh
     "samplers.class_index",
     "siamese.from_flax",
     "siamese.from_nnx",
@@ -139,14 +140,15 @@ MAY_IMPORT = {
     "reductions": TOOLS,
     "miners": CORE,
     "losses": {*CORE, "miners"},
-    "_reach": {"losses"},
+    "_reach": {"_checks", "losses"},
     "_totals": CORE,
     "_folds": {*CORE, "losses", "miners", "_reach", "_totals"},
     "_tiles": {*CORE, "losses", "_reach", "_totals", "_folds"},
-    "tiling": {*CORE, "_reach", "_totals", "_folds", "_tiles"},
+    "_sets": {*CORE, "_reach", "_tiles", "_totals"},
+    "tiling": {*CORE, "_reach", "_totals", "_folds", "_sets", "_tiles"},
     "_ring": {*CORE, "_folds", "_tiles"},
     "sharding": {
-        *(*CORE, "losses", "_folds", "_reach", "_ring", "_tiles", "_totals", "tiling"),
+        *(*CORE, "_folds", "_reach", "_ring", "_sets", "_tiles", "_totals", "losses"),
     },
     "regularizers": CORE,
     "memory": CORE,

@@ -135,7 +135,7 @@ def test_a_run_with_a_queue_that_is_resumed_ends_as_an_unbroken_one(tmp_path, da
     held = []
 
     def count(state):
-        held.append(int(state.statistics["queue"].items.valid.sum()))
+        held.append(int(state.statistics["memory"].queue.items.valid.sum()))
         return {"num_held": held[-1]}
 
     def killed_at_the_end(state):
@@ -150,7 +150,7 @@ def test_a_run_with_a_queue_that_is_resumed_ends_as_an_unbroken_one(tmp_path, da
     for a, b in zip(*map(jax.tree.leaves, (resumed, unbroken)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert held == [16, 20, 16, 20]  # two batches of 8 at step 2, a full queue at step 4
-    queue = unbroken.statistics["queue"]
+    queue = unbroken.statistics["memory"].queue
     assert int(queue.position) == 32 % 20
     assert len(np.unique(queue.embeddings, axis=0)) == 20
     np.testing.assert_array_equal(

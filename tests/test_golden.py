@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import coverage
-from siamese_jax import distances, losses, relations
+from siamese_jax import distances, losses, miners, relations
 from tests.golden import losses as ours
 from tests.golden import others
 
@@ -337,3 +337,36 @@ def test_a_name_without_golden_values_does_not_count(capsys, monkeypatch):
     monkeypatch.setattr(coverage, "golden_names", lambda: {"optax": set()})
     assert coverage.main() == 1
     assert "optax ntxent lacks a golden value" in capsys.readouterr().out
+
+
+# What other libraries state in their tests ----------------------------------------------
+
+
+def test_triplets_of_tensorflow_similarity():
+    """The farthest positive, with the nearest negative beyond it or else the farthest."""
+    x = jnp.array([[1.0, 0.0], [0.5, 0.8660254], [0.0, 1.0], [0.01010049, 0.999949]])
+    same, where = relations.within(relations.Items(jnp.array([0, 0, 1, 1])))
+    d = distances.cosine_distance_matrix(x, x)
+    farthest = miners.nearest_mask(d, same, num_positives=1, where=where)
+    terms = losses.semi_hard_triplet_loss(d, same, where=farthest, reduce_fn=None)
+    values = jnp.sum(terms.values, axis=1)
+    np.testing.assert_allclose(values, [0.51, 1.366, 0.866, 0.871], atol=1e-3)
+
+
+def test_triplets_of_open_metric_learning():
+    d = jnp.array([[0, 3, 2, 4], [3, 0, 4, 8], [2, 4, 0, 5], [4, 8, 5, 0]]) / 10
+    same, where = relations.within(relations.Items(jnp.array([0, 0, 1, 1])))
+    found = miners.mine_triplets(d, same, where=where)
+    assert found.positive.indices.tolist() == [1, 0, 3, 2]
+    assert found.negative.indices.tolist() == [2, 2, 0, 0]
+
+
+def test_pairs_of_tensorflow_addons():
+    d = jnp.array([0.1, 0.3, 1.3, 0.7, 1.1, 0.5])
+    same = jnp.array([False, False, True, True, False, True])
+    loss = losses.contrastive_loss(d, same, factor=1.0)
+    np.testing.assert_allclose(loss, 0.621666, atol=1e-6)
+    corners = jnp.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    products = distances.dot_similarity_matrix(corners, corners)
+    n_pairs = losses.info_nce_loss(products, jnp.eye(4, dtype=bool), temperature=1.0)
+    np.testing.assert_allclose(n_pairs, 0.253856, atol=1e-6)

@@ -21,15 +21,16 @@ def one_anchor():
     return row[None], np.arange(len(row))[None] < NUM_POSITIVES
 
 
-def test_negatives_are_drawn_evenly_over_distances():
+@pytest.mark.parametrize("dim", [8, 2])
+def test_negatives_are_drawn_evenly_over_distances(dim):
     matrix, same = one_anchor()
-    draw = jax.jit(functools.partial(miners.distance_weighted_negatives, dim=8))
+    draw = jax.jit(functools.partial(miners.distance_weighted_negatives, dim=dim))
     mined = draw(jax.random.key(0), matrix, same)
     np.testing.assert_array_equal(mined.where, same)
     chosen = np.asarray(mined.indices)[same]
     np.testing.assert_array_equal(np.asarray(mined.distances)[same], matrix[0, chosen])
     clipped = np.maximum(NEGATIVES.astype(np.float64), 0.5)
-    density = clipped**6 * (1 - clipped**2 / 4) ** 2.5
+    density = clipped ** (dim - 2) * (1 - clipped**2 / 4) ** ((dim - 3) / 2)
     wanted = np.where(NEGATIVES < 1.4, 1 / density, 0)
     shares = np.bincount(chosen - NUM_POSITIVES, minlength=6) / NUM_POSITIVES
     np.testing.assert_allclose(shares, wanted / wanted.sum(), atol=0.03)

@@ -25,12 +25,12 @@ from tests.test_systems import EACH_VARIANT, VARIANTS, small_system
 
 
 def small_data(config, system):
-    """Images of noise: ten classes, in two groups, of six images each."""
+    """Images of noise: 16 classes, in two groups, of eight images each."""
     state = jax.eval_shape(lambda: initial_state(system, jax.random.key(0)))
     shape = system.model(state).preparation.image_shape
-    images = np.random.default_rng(0).integers(0, 256, (60, *shape), np.uint8)
-    labels = np.arange(60) // 6
-    index = samplers.class_index(labels, groups=np.array(["a", "b"])[labels // 5])
+    images = np.random.default_rng(0).integers(0, 256, (128, *shape), np.uint8)
+    labels = np.arange(128) // 8
+    index = samplers.class_index(labels, groups=np.array(["a", "b"])[labels // 8])
     data = ClassData(jnp.asarray(images), index)
     if inspect.signature(system.sample).parameters["data"].annotation is not PairData:
         return state, data

@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments.engine import devices, processes
+from experiments.engine import processes
 from experiments.engine.config import RunConfig
 from siamese_jax.errors import UserError
 
@@ -49,17 +49,6 @@ def test_one_process_joins_nothing():
     config = RunConfig()
     with processes.joined(config) as own:
         assert own is config
-
-
-def test_a_batch_that_does_not_divide_takes_fewer_devices():
-    assert jax.local_device_count() >= 2
-    assert devices.choose_mesh(RunConfig(), 8).size >= 2
-    assert devices.choose_mesh(RunConfig(), 7).size in (1, 7)
-    assert devices.choose_mesh(RunConfig(devices=1), 8).size == 1
-    with pytest.raises(UserError, match="--devices must divide the 7 examples"):
-        devices.choose_mesh(RunConfig(devices=2), 7)
-    with pytest.raises(UserError, match=r"--devices: there are \d+; got 1000"):
-        devices.choose_mesh(RunConfig(devices=1000), 1000)
 
 
 # Runs -----------------------------------------------------------------------------------
@@ -108,11 +97,13 @@ def test_two_processes_train_what_one_trains_though_one_of_them_is_killed(tmp_pa
         assert first.poll() is None, (tmp_path / "process0").read_text()
         time.sleep(0.01)
     second.kill()
+    second.wait()
     killed = time.monotonic()
-    assert first.wait() == 1
+    assert first.wait() != 0
     assert time.monotonic() - killed < 60
     words = (tmp_path / "process0").read_text()
-    assert "error: another process of this run has ended" in words
+    # the second is what JAX says if it notices first
+    assert "another process of this run has ended" in words or "another task died" in words
     assert "Traceback" not in words
     assert not (two / "results.json").exists()
 
@@ -129,7 +120,9 @@ def test_two_processes_train_what_one_trains_though_one_of_them_is_killed(tmp_pa
     assert [found["device"] for found in results] == ["cpu x 1", "cpu x 2"]
     for name, value in results[0]["metrics"].items():
         np.testing.assert_allclose(results[1]["metrics"][name], value, rtol=1e-6)
-    assert [line["step"] for line in map(json.loads, metrics.open())] == [*range(1, 121)]
+    assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [
+        *range(1, 121)
+    ]
 
 
 @pytest.mark.slow

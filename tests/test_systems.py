@@ -291,7 +291,7 @@ def test_every_system_starts_from_its_own_model(name, settings, monkeypatch):
     monkeypatch.setattr(init_from, "load_model", lambda folder: model)
     state = init_from.load_parameters(pathlib.Path("model"), filled(1), system.optimizer)
     taken = named_arrays((state.params["encoder"], state.statistics))
-    queue = [taken.pop(name) for name in list(taken) if "/queue/" in name]
+    queue = [taken.pop(name) for name in list(taken) if "/memory/" in name]
     assert taken
     assert all((array == 2).all() for array in taken.values())
     assert all((array == 1).all() for array in queue)

@@ -258,14 +258,14 @@ def changed(config: RunConfig) -> dict[str, Any]:
 
 
 def command(config: RunConfig) -> str:
-    """The command that makes this run, without its folder and its seed.
+    """The command that makes this run, without its seed and what says where it runs.
 
     >>> command(RunConfig(num_steps=5, seed=2))
     'python -m experiments experiment --num-steps 5'
     """
     words = [f"python -m experiments {config.experiment}"]
     for name, value in changed(config).items():
-        if name in ("workdir", "seed"):
+        if name in (*WHERE_IT_RUNS, "seed"):
             continue
         flag = _flag(name)
         if isinstance(value, bool):

@@ -182,6 +182,8 @@ def _by_pmap(system: System, mesh: Mesh) -> Steps:
         devices=list(mesh.devices),
         donate_argnums=2,
     )
+    this = jax.process_index()
+    own = [i for i, device in enumerate(mesh.devices) if device.process_index == this]
     return lambda key, state, data, num_steps: mapped(
-        np.arange(mesh.size), key, state, data, num_steps
+        np.array(own), key, state, data, num_steps
     )

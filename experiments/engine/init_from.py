@@ -13,7 +13,7 @@ from siamese_jax.model import load_model
 from siamese_jax.training import TrainState
 
 ENCODER, STATISTICS = "params/encoder/", "statistics/"  # how their names begin in a state
-QUEUE = "queue"  # statistics of this name are no encoder's, and start empty in every run
+MEMORY = "memory"  # statistics of this name are no encoder's, and start anew in every run
 
 Arrays = dict[str, jax.Array]
 
@@ -92,7 +92,7 @@ def _name(path: Any) -> str:
 def _check_encoder(folder: pathlib.Path, given: Arrays, wanted: Arrays) -> None:
     for name in sorted(given.keys() | wanted.keys()):
         of_encoder = name.startswith((ENCODER, STATISTICS))
-        if not of_encoder or name.startswith(f"{STATISTICS}{QUEUE}/"):
+        if not of_encoder or name.startswith(f"{STATISTICS}{MEMORY}/"):
             continue
         there, here = (
             f"of shape {arrays[name].shape}" if name in arrays else "missing"

@@ -9,8 +9,8 @@ All processes are started with the same command, apart from `--process-id`:
 pods do. The processes train one model together and evaluate it each for itself. Process 0
 writes the folder of the run and reads its checkpoints, whose content it sends to the
 others. These write to a temporary folder that is deleted at their end. If a process ends
-before its time, the others end within a minute with an error, and the same commands go on
-from the last checkpoint.
+before its time, the others end within a minute with an error, from here or from JAX, and
+the same commands go on from the last checkpoint.
 """
 
 import contextlib

@@ -18,7 +18,7 @@ import optax
 from experiments.datasets.sources import ImageSource
 from experiments.engine.config import RunConfig, setting, stream
 from experiments.engine.data import ClassData, StreamedBatches, batch_of_step, gather
-from experiments.engine.init_from import QUEUE
+from experiments.engine.init_from import MEMORY
 from experiments.engine.streams import Stream
 from experiments.engine.system import System
 from siamese_jax import (
@@ -55,6 +55,24 @@ class LabelledBatch(NamedTuple):
     images: jax.Array
     labels: jax.Array
     examples: jax.Array
+
+
+class Memory(NamedTuple):
+    """What earlier batches are remembered by, as momentum contrast does.
+
+    The embeddings of the trained encoder itself will not do: it changes so fast that all
+    new embeddings move away from all old ones, and no longer differ from one another.
+
+    Attributes:
+      queue: Embeddings of earlier batches, computed by the averaged encoder.
+      encoder: Moving average of the encoder's parameters.
+    """
+
+    queue: memory.Queue
+    encoder: Any
+
+
+MOMENTUM = 0.99  # of the averaged encoder
 
 
 def class_counts(labels: np.ndarray) -> dict[Any, int]:
@@ -152,7 +170,8 @@ def make_init(
     def init(key: jax.Array) -> tuple[Any, Any]:
         params, statistics = encoder_init(key, jnp.zeros((1, *image_shape)))
         if queue_shape is not None:
-            statistics = {**statistics, QUEUE: memory.make_queue(*queue_shape)}
+            remembered = Memory(memory.make_queue(*queue_shape), params)
+            statistics = {**statistics, MEMORY: remembered}
         return {"encoder": params, "log_temperature": jnp.log(temperature)}, statistics
 
     return init
@@ -166,8 +185,9 @@ def make_loss(
 ) -> training.LossFn:
     """Returns the loss function of a system that trains on `LabelledBatch`.
 
-    With a memory queue among the statistics, the images of a batch are compared with those
-    of the queue too, apart from the same examples. Then the batch is pushed.
+    With a memory queue among the statistics, the images of a batch are compared with what
+    the averaged encoder makes of the batch and has made of earlier ones, apart from the
+    same examples. Then the batch is pushed.
 
     Args:
       apply_fn: The `apply` function that `siamese.from_flax` returns.
@@ -185,26 +205,33 @@ def make_loss(
     of_batch, of_queue = _batch_loss(axis_name), _queue_loss(axis_name)
 
     def loss(params: Any, statistics: Any, batch: LabelledBatch, key: jax.Array) -> Any:
-        statistics, queue = without_queue(statistics)
-        embeddings, statistics = embed(params["encoder"], batch.images, statistics, key)
+        given, remembered = without_memory(statistics)
+        embeddings, statistics = embed(params["encoder"], batch.images, given, key)
         temperature = jnp.exp(params["log_temperature"])
-        if queue is None:
+        if remembered is None:
             value = of_batch(embeddings, batch.labels, temperature=temperature)
         else:
-            items = relations.Items(batch.labels, ids=batch.examples)
-            value, queue = of_queue(queue, embeddings, items, temperature=temperature)
-            statistics = {**statistics, QUEUE: queue}
+            queue, encoder = remembered
+            is_empty = ~jnp.any(jnp.asarray(queue.items.valid))  # then the average starts
+            momentum = jnp.where(is_empty, 0, MOMENTUM)
+            encoder = memory.momentum_update(encoder, params["encoder"], momentum)
+            averaged, _ = embed(encoder, batch.images, given, key)
+            # the queue's types, also where 64-bit types are enabled
+            labels, ids = (x.astype(jnp.int32) for x in (batch.labels, batch.examples))
+            items = relations.Items(labels, ids=ids)
+            value, queue = of_queue(
+                queue, embeddings, averaged, items, temperature=temperature
+            )
+            statistics = {**statistics, MEMORY: Memory(queue, encoder)}
         return value, (statistics, {"temperature": temperature})
 
     return loss
 
 
-def without_queue(statistics: Any) -> tuple[Any, memory.Queue | None]:
-    """The statistics of the encoder alone, and the memory queue if there is one."""
-    if QUEUE not in statistics:
-        return statistics, None
-    others = {name: tree for name, tree in statistics.items() if name != QUEUE}
-    return others, statistics[QUEUE]
+def without_memory(statistics: Any) -> tuple[Any, Memory | None]:
+    """The statistics of the encoder alone, and the memory if there is one."""
+    others = {name: tree for name, tree in statistics.items() if name != MEMORY}
+    return others, statistics.get(MEMORY)
 
 
 def _batch_loss(axis_name: str | None) -> Callable[..., Any]:
@@ -220,9 +247,10 @@ def _batch_loss(axis_name: str | None) -> Callable[..., Any]:
 
 
 def _queue_loss(axis_name: str | None) -> Callable[..., Any]:
-    """Returns `(queue, embeddings, items, *, temperature) -> (loss, queue)`.
+    """Returns `(queue, embeddings, averaged, items, *, temperature) -> (loss, queue)`.
 
-    Batch and queue together are the columns. The batch is pushed after it was compared.
+    The columns are the embeddings of the averaged encoder: those of the batch, and of the
+    queue. The batch is pushed after it was compared.
     """
     reduce_fn: Callable[[reductions.Terms], Any] = reductions.mean
     if axis_name is not None:
@@ -231,11 +259,12 @@ def _queue_loss(axis_name: str | None) -> Callable[..., Any]:
     def loss(
         queue: memory.Queue,
         embeddings: jax.Array,
+        averaged: jax.Array,
         items: relations.Items,
         *,
         temperature: jax.Array,
     ) -> tuple[Any, memory.Queue]:
-        batch = embeddings, items
+        batch = jax.lax.stop_gradient(averaged), items
         if axis_name is not None:
             batch = jax.lax.all_gather(batch, axis_name, tiled=True)
         columns, of_columns = memory.joined(queue, *batch)
@@ -282,7 +311,7 @@ def make_system(
         return distances.normalize(encode(params, images, statistics=statistics))
 
     def model(state: training.TrainState) -> Model:
-        statistics, _ = without_queue(state.statistics)
+        statistics, _ = without_memory(state.statistics)
         variables = {"params": state.params["encoder"], "statistics": statistics}
         return Model(variables, embed_fn, preparation)
 

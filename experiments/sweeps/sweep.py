@@ -76,7 +76,14 @@ from siamese_jax.errors import UserError
 SYSTEMS = ("glyphs", "mnist_conv", "mnist_mlp", "orl_tutorial")
 MOST_RUNS = 10_000
 # Of the settings that every system has, those that a sweep uses.
-USED = ("workdir", "init_from", "num_steps", "steps_per_call", "checkpoint_every")
+USED = (
+    "workdir",
+    "init_from",
+    "num_steps",
+    "steps_per_call",
+    "checkpoint_every",
+    "compute_dtype",
+)
 
 
 class Values(NamedTuple):

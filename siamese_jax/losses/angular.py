@@ -7,7 +7,7 @@ from jax import lax
 from jax.nn import softplus
 from jaxtyping import Array, Bool, Float
 
-from siamese_jax._checks import check_scalar, check_square
+from siamese_jax._checks import check_scalar, check_square, check_whole
 from siamese_jax._numerics import Scalar, widen
 from siamese_jax.losses._positives import log_sum_over_negatives
 from siamese_jax.miners import sides
@@ -54,6 +54,7 @@ def angular_loss(
     >>> print(f"{loss:.4f}")  # log(1 + exp(0))
     0.6931
     """
+    check_whole("angular_loss")
     check_scalar("angle", angle)
     check_square("similarities", similarities)
     positive, negative = sides(similarities, same, where, name="similarities")

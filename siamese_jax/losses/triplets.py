@@ -22,6 +22,7 @@ from siamese_jax._checks import (
     check_rank,
     check_same_shape,
     check_square,
+    check_whole,
 )
 from siamese_jax._numerics import Margin, node_counts, row_has_nan, widen
 from siamese_jax.miners import semi_hard_negatives, sides
@@ -241,6 +242,7 @@ def all_triplets_loss(
     positive, negative = sides(distances, same, where)
     d = widen(distances)
     if swap:
+        check_whole("all_triplets_loss with swap=True")
         check_square("distances", distances)
     if soft or swap:
         costs, num_active = _costs_by_anchor(d, negative, margin, soft=soft, swap=swap)

@@ -22,7 +22,7 @@ from jax import lax
 from jax.nn import logsumexp, relu, softplus
 from jaxtyping import Array, Bool, Float
 
-from siamese_jax._checks import check_at_least, check_scalar, check_square
+from siamese_jax._checks import check_at_least, check_scalar, check_square, check_whole
 from siamese_jax._numerics import Scalar, add_angle, node_counts, widen
 from siamese_jax.miners import sides
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms
@@ -210,6 +210,7 @@ def lifted_structure_loss(
     >>> print(f"{loss:.4f}")  # (1 + log 2)^2 / 2
     1.4334
     """
+    check_whole("lifted_structure_loss")
     check_scalar("margin", margin)
     check_square("distances", distances)
     positive, negative = sides(distances, same, where)
@@ -304,6 +305,7 @@ def intra_pair_variance_loss(
     >>> print(intra_pair_variance_loss(matrix, same, positive_slack=0.0))  # (1 + 0) / 2
     0.5
     """
+    check_whole("intra_pair_variance_loss")
     check_scalar("positive_slack", positive_slack)
     check_scalar("negative_slack", negative_slack)
     positive, negative = sides(similarities, same, where, name="similarities")
@@ -421,6 +423,7 @@ def histogram_loss(
     >>> print(histogram_loss(matrix, same, num_bins=2))  # (0 + 1) / 2
     0.5
     """
+    check_whole("histogram_loss")
     check_at_least("num_bins", num_bins, 1)
     positive, negative = sides(similarities, same, where, name="similarities")
     place = (jnp.clip(widen(similarities), -1, 1) + 1) * (num_bins / 2)

@@ -138,12 +138,13 @@ def vicreg_loss(
     invariance_weight: Scalar = 25.0,
     variance_weight: Scalar = 25.0,
     covariance_weight: Scalar = 1.0,
+    epsilon: Scalar = 1e-4,
 ) -> Float[Array, ""]:
     """VICReg: views agree, features vary, and features do not repeat one another.
 
     The weighted sum of three parts, with n rows and dim features:
     invariance: mean over rows and features of (a - b)^2;
-    variance: mean over features of max(0, 1 - sqrt(var + 1e-4)), the mean of both views;
+    variance: mean over features of max(0, 1 - sqrt(var + epsilon)), the mean of both views;
     covariance: sum over k != l of cov_kl^2 / dim, the sum of both views.
     Variances and covariances divide by n - 1.
 
@@ -160,10 +161,11 @@ def vicreg_loss(
     check_scalar("invariance_weight", invariance_weight)
     check_scalar("variance_weight", variance_weight)
     check_scalar("covariance_weight", covariance_weight)
+    check_scalar("epsilon", epsilon)
     a, b = widen(a), widen(b)
 
     def variance(x: Array) -> Array:
-        deviation = safe_sqrt(jnp.var(x, axis=0, ddof=1) + 1e-4)
+        deviation = safe_sqrt(jnp.var(x, axis=0, ddof=1) + epsilon)
         return jnp.mean(jax.nn.relu(1 - deviation))
 
     def covariance(x: Array) -> Array:

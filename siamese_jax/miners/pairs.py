@@ -13,6 +13,7 @@ from siamese_jax._checks import (
     check_floating,
     check_rank,
     check_same_shape,
+    check_whole,
 )
 from siamese_jax._numerics import Margin, widen
 
@@ -154,6 +155,7 @@ def hardest_share_mask(
     >>> print(hardest_share_mask(matrix, same))
     [[False  True  True False]]
     """
+    check_whole("hardest_share_mask")
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1]; got {share}")
     positive, negative = sides(distances, same, where)
@@ -227,6 +229,7 @@ def uniform_histogram_weights(
     >>> print(uniform_histogram_weights(jax.random.key(0), matrix, same, num_bins=2))
     [[10. 10. 10.]]
     """
+    check_whole("uniform_histogram_weights")
     for name, count in (
         ("num_bins", num_bins),
         ("num_positives", num_positives),

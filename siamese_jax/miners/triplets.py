@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from siamese_jax._checks import check_at_least, check_square
+from siamese_jax._checks import check_at_least, check_square, check_whole
 from siamese_jax._numerics import Scalar, row_has_nan, widen
 from siamese_jax.miners.pairs import sides
 
@@ -130,6 +130,7 @@ def angular_negatives(
     >>> print(mined.where[0, 1], mined.indices[0, 1], mined.distances[0, 1])
     True 2 1.5
     """
+    check_whole("angular_negatives")
     check_square("distances", distances)
     positive, negative = sides(distances, same, where)
     d = widen(distances)
@@ -170,13 +171,13 @@ def distance_weighted_negatives(
       key: A JAX key.
       distances: Euclidean distances of embeddings of length 1.
       same: True where the two are of one class.
-      dim: Dimension of the embeddings, at least 3.
+      dim: Dimension of the embeddings, at least 2.
       cutoff: Smaller distances count as this one.
       max_distance: Farther negatives are not drawn, since their loss is 0.
       where: True where the entry is valid.
 
     Raises:
-      ValueError: If `dim` is below 3.
+      ValueError: If `dim` is below 2.
 
     Reference:
       Wu et al. Sampling Matters in Deep Embedding Learning. ICCV 2017, eq. 3 and 4.
@@ -187,7 +188,7 @@ def distance_weighted_negatives(
     >>> print(mined.indices[0, 0], mined.where)
     1 [[ True False False]]
     """
-    check_at_least("dim", dim, 3)
+    check_at_least("dim", dim, 2)
     positive, negative = sides(distances, same, where)
     d = widen(distances)
     clipped = jnp.clip(lax.stop_gradient(d), cutoff, 2 - 1e-6)

@@ -169,11 +169,11 @@ MINERS = [
         options=({"dim": 8},),
         refusals=(
             Refusal(
-                "two dimensions",
+                "one dimension",
                 (KEY, *ZEROS),
-                {"dim": 2},
+                {"dim": 1},
                 ValueError,
-                "dim must be at least 3; got 2",
+                "dim must be at least 2; got 1",
             ),
         ),
     ),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from siamese_jax import distances, losses, reductions, sharding
+from siamese_jax import distances, losses, miners, reductions, sharding
 from siamese_jax.relations import Items
 from tests import oracles
 from tests.cases.case import Case, Inputs, Kind, Refusal, entry_arrays, f32
@@ -85,6 +85,12 @@ def _pairs(rng):
     return Inputs((*numbers, *entry_arrays(rng, 6).values()))
 
 
+def _own_loss(distances, same, *, where, reduce_fn):
+    """A loss of a user, with a miner of the whole batch."""
+    mask = miners.hardest_share_mask(distances, same, where=where)
+    return losses.contrastive_loss(distances, same, where=mask, reduce_fn=reduce_fn)
+
+
 ZEROS = (jnp.zeros((4, 2)), jnp.zeros(4, int), jnp.ones(4, bool))
 _NO_REDUCTION = "reduce_fn must be one of mean, mean_of_active, mean_and_count, sum_terms"
 
@@ -139,7 +145,20 @@ SHARDING = [
         options=({}, {"margin": 2.5, "tile_size": 2}),
         oracle=_oracle,
         keeps_dtype=False,
-        refusals=REFUSALS,
+        refusals=(
+            *REFUSALS,
+            _refusal(
+                "a miner needs the whole matrix",
+                "hardest_share_mask needs the whole matrix.*jit over a mesh",
+                loss_fn=_own_loss,
+            ),
+            _refusal(
+                "a miner needs the whole matrix, in tiles",
+                "hardest_share_mask needs the whole matrix",
+                loss_fn=_own_loss,
+                tile_size=1,
+            ),
+        ),
     ),
     Case(
         "sharding.ring",

@@ -48,7 +48,15 @@ def barlow_twins(a, b, *, redundancy_weight=5e-3):
     return total
 
 
-def vicreg(a, b, *, invariance_weight=25.0, variance_weight=25.0, covariance_weight=1.0):
+def vicreg(
+    a,
+    b,
+    *,
+    invariance_weight=25.0,
+    variance_weight=25.0,
+    covariance_weight=1.0,
+    epsilon=1e-4,
+):
     a, b = (np.asarray(x, np.float64) for x in (a, b))
     n, dim = a.shape
     gaps = [(a[i, k] - b[i, k]) ** 2 for i, k in np.ndindex(n, dim)]
@@ -56,7 +64,7 @@ def vicreg(a, b, *, invariance_weight=25.0, variance_weight=25.0, covariance_wei
     for x in (a.T, b.T):
         for k, m in np.ndindex(dim, dim):
             if k == m:
-                deviation = math.sqrt(covariance(x[k], x[k]) + 1e-4)
+                deviation = math.sqrt(covariance(x[k], x[k]) + epsilon)
                 spread += max(0.0, 1 - deviation) / dim
             else:
                 repeated += covariance(x[k], x[m]) ** 2 / dim

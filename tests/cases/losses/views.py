@@ -91,9 +91,10 @@ VIEWS = [
         options=(
             {},
             {"invariance_weight": 3.0, "variance_weight": 5.0, "covariance_weight": 7.0},
+            {"epsilon": 0.25},
         ),
         oracle=oracles.vicreg,
-        scalars=("invariance_weight", "variance_weight", "covariance_weight"),
+        scalars=("invariance_weight", "variance_weight", "covariance_weight", "epsilon"),
         more=ONE_ROW,
         exempt={Contract.TERMS: "is a sum of three figures, not a mean of terms"},
     ),
