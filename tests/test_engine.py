@@ -28,12 +28,14 @@ from experiments.systems import glyphs, mnist_mlp
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
 from siamese_jax.model import Model
+from tests.test_systems import PAIRS, SHORT
 
 pytestmark = pytest.mark.slow
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = (
-    "--dataset digits --num-steps 24 --steps-per-call 2 --checkpoint-every 2 --batch-size 8"
+    "--dataset digits --num-steps 24 --steps-per-call 2 --checkpoint-every 2 "
+    "--batch-size 10"
 ).split()
 
 
@@ -150,12 +152,7 @@ def test_everything_that_can_be_run_is_listed_by_room(capsys):
 
 def small_config(workdir, **changes):
     config = mnist_mlp.Config(
-        workdir=workdir,
-        dataset="digits",
-        num_steps=6,
-        steps_per_call=3,
-        checkpoint_every=3,
-        batch_size=8,
+        workdir=workdir, dataset="digits", **SHORT | PAIRS | {"num_steps": 6}
     )
     return dataclasses.replace(config, **changes)
 

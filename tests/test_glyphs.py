@@ -20,6 +20,7 @@ from siamese_jax import samplers
 from siamese_jax.errors import UserError
 from siamese_jax.images import read_image
 from siamese_jax.model import load_model, pixel_model
+from tests.test_systems import SHORT, VARIANTS
 
 pytestmark = pytest.mark.slow
 
@@ -35,16 +36,8 @@ def some_letters():
 def finished(tmp_path_factory, some_letters):
     config = glyphs.Config(
         workdir=tmp_path_factory.mktemp("runs") / "glyphs",
-        num_steps=2,
-        steps_per_call=2,
-        checkpoint_every=2,
-        num_letters=4,
-        num_faces=2,
-        widths=(4, 4, 4),
-        dim=4,
-        num_episodes=64,
-        num_ways=5,
-        num_pairs=200,
+        **SHORT,
+        **VARIANTS["glyphs"][0],
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(glyphs, "draw_letters", lambda font_dir: some_letters)
@@ -228,9 +221,9 @@ def test_pixels_of_clean_drawings_are_found_among_letters(some_letters):
         some_letters.images,
         signs,
         signs.images,
-        num_episodes=64,
+        num_episodes=50,
         num_ways=5,
-        num_pairs=400,
+        num_pairs=200,
     )
     metrics = clean.metrics
     assert metrics["one_shot_accuracy"] == metrics["one_shot_accuracy_pixels"] > 0.7

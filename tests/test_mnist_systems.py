@@ -18,10 +18,11 @@ from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages
 from siamese_jax.model import load_model
 from siamese_jax.samplers import Pairs
+from tests.test_systems import PAIRS, SHORT
 
 pytestmark = pytest.mark.slow
 
-SHORT = {"num_steps": 4, "steps_per_call": 2, "checkpoint_every": 2}
+SMALL = SHORT | PAIRS | {"dataset": "digits"}
 
 
 def metrics_of(workdir):
@@ -30,9 +31,7 @@ def metrics_of(workdir):
 
 @pytest.mark.parametrize("form", ["supervised", "logistic", "literal"])
 def test_mnist_conv_end_to_end(tmp_path, form):
-    config = mnist_conv.Config(
-        workdir=tmp_path / form, dataset="digits", form=form, batch_size=16, **SHORT
-    )
+    config = mnist_conv.Config(workdir=tmp_path / form, form=form, **SMALL)
     mnist_conv.main(config)
     metrics = metrics_of(config.workdir)
     assert {"pair_accuracy", "pair_eer", "roc_auc"} <= metrics.keys()
@@ -84,9 +83,7 @@ def test_the_corrected_forms_distort_each_image_in_its_own_way():
 
 
 def test_the_tuned_perceptron_embeds_as_many_images_as_the_tutorial(tmp_path):
-    config = mnist_mlp.Config(
-        workdir=tmp_path / "tuned", dataset="digits", recipe="tuned", batch_size=16, **SHORT
-    )
+    config = mnist_mlp.Config(workdir=tmp_path / "tuned", recipe="tuned", **SMALL)
     mnist_mlp.main(config)
     assert "temperature" in read_log(config.workdir)
     model = load_model(config.workdir / "model")
@@ -137,7 +134,7 @@ def test_a_batch_of_pairs_larger_than_the_list_is_padded():
 
 
 def test_towers_print_three_variants_side_by_side(tmp_path, capsys):
-    config = mnist_towers.Config(workdir=tmp_path / "towers", dataset="digits", **SHORT)
+    config = mnist_towers.Config(workdir=tmp_path / "towers", **SMALL)
     mnist_towers.main(config)
     metrics = metrics_of(config.workdir)
     counts = {"a": 2 * (64 * 128 + 128) + 257, "b": 64 * 128 + 128 + 257, "c": 8_322}

@@ -18,24 +18,17 @@ from siamese_jax.encoders import WeightedL1Head
 from siamese_jax.errors import UserError
 from siamese_jax.model import load_model
 from tests.drawings import drawings
+from tests.test_systems import SHORT, VARIANTS, koch_encoder
 
 pytestmark = pytest.mark.slow
-
-SHORT = {"num_steps": 4, "steps_per_call": 2, "checkpoint_every": 2}
 
 
 @pytest.fixture
 def small_koch(tmp_path, monkeypatch):
     monkeypatch.setattr(omniglot, "load", drawings)
+    monkeypatch.setattr(omniglot_koch, "make_encoder", koch_encoder)
     return omniglot_koch.Config(
-        workdir=tmp_path / "koch",
-        size="half",
-        batch_size=4,
-        num_drawings=2,
-        num_episodes=50,
-        affine=True,
-        schedule="paper",
-        **SHORT,
+        workdir=tmp_path / "koch", **SHORT, **VARIANTS["omniglot_koch"][1]
     )
 
 

@@ -21,22 +21,11 @@ from siamese_jax.images import Preparation
 from siamese_jax.model import load_model, pixel_model
 from tests.drawings import drawings
 from tests.test_lake_archive import FILES, write_zip
+from tests.test_systems import SHORT, VARIANTS
 
 pytestmark = pytest.mark.slow
 
-SMALL = {
-    "size": 16,
-    "stem": 8,
-    "widths": (8,),
-    "num_blocks": 1,
-    "dim": 4,
-    "num_classes": 6,
-    "num_images": 2,
-    "num_episodes": 20,
-    "num_steps": 4,
-    "steps_per_call": 2,
-    "checkpoint_every": 2,
-}
+SMALL = SHORT | VARIANTS["omniglot_supcon"][0]
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from siamese_jax.errors import UserError
 from siamese_jax.images import prepare
 from siamese_jax.model import load_model
 from tests.stripes import write_stripes
+from tests.test_systems import CLASSES, PAIRS, SHORT
 
 pytestmark = pytest.mark.slow
 
-SHORT = {"num_steps": 4, "steps_per_call": 2, "checkpoint_every": 2}
 PERSONS = [f"s{number}" for number in range(14)]
 
 
@@ -30,12 +30,12 @@ def faces(tmp_path_factory):
 
 
 def tutorial(workdir, faces, **changes):
-    settings = SHORT | {"data_dir": faces, "batch_size": 8} | changes
+    settings = SHORT | PAIRS | {"data_dir": faces} | changes
     return orl_tutorial.Config(workdir=workdir, **settings)
 
 
 def hog(workdir, faces, **changes):
-    settings = SHORT | {"data_dir": faces, "num_classes": 4, "num_images": 3} | changes
+    settings = SHORT | CLASSES | {"data_dir": faces} | changes
     return orl_hog.Config(workdir=workdir, **settings)
 
 
@@ -112,7 +112,7 @@ def test_a_run_over_folds_resumes_and_does_not_run_twice(finished, capsys):
 
 
 def test_the_other_encoders_on_unseen_persons(tmp_path, faces):
-    small = {"encoder": "conv", "widths": (4, 4), "dim": 8}
+    small = {"encoder": "conv", "widths": (4, 4), "dim": 4}
     orl_hog.main(hog(tmp_path / "conv", faces, folds=(3,), **small))
     check_fold(tmp_path / "conv" / "fold3")
     settings = {"protocol": "unseen-persons", "stride": 3, "folds": (3,)}
