@@ -30,6 +30,7 @@ PACKAGES = (
     "tensorflow-cpu",
     "tensorflow",
     "torch",
+    "pytorch-metric-learning",
 )
 
 
@@ -174,6 +175,7 @@ COMMANDS = {
     "record_step": "python -m benchmarks.record_step",
     "sweep": "python -m benchmarks.sweep",
     "start_up": "python -m benchmarks.start_up",
+    "scale": "python -m benchmarks.scale",
 }
 COLUMNS = {
     "train_step": {
@@ -216,6 +218,15 @@ COLUMNS = {
         "ratio": _RATIO,
     },
     "start_up": {"what": "{what}", "median seconds": "{seconds:.2f}"},
+    "scale": {
+        "loss": "`{loss}`",
+        "rows": "{num_rows:,}",
+        "dense": "{dense}",
+        "tiled": "{tiled}",
+        "optax": "{optax}",
+        "pytorch-metric-learning": "{pml}",
+        "values differ by": "{difference}",
+    },
 }
 
 

@@ -349,4 +349,4 @@ def test_a_loss_is_measured_and_stopped_at_its_limit(tmp_path):
     path, limit = tmp_path / "losses.json", "--limit-seconds 0.05 --processor-time"
     losses.main(f"--num-rows 8 --names SupConLoss {limit} --json {path}".split())
     (row,) = json.loads(path.read_text())["rows"]
-    assert row["ours"] == row["theirs"] == {"stopped": "over 0.05 s"}
+    assert row["ours"]["stopped"] == row["theirs"]["stopped"] == "over 0.05 s"
