@@ -26,9 +26,7 @@ def clock_of(processor_time: bool) -> Callable[[], float]:
     return time.process_time if processor_time else time.perf_counter
 
 
-def time_calls(
-    run: Callable[[], float], clock: Callable[[], float]
-) -> tuple[float, float]:
+def time_calls(run: Callable[[], float], clock: Callable[[], float]) -> tuple[float, float]:
     """The value of a function, and the median seconds of a call.
 
     There are at least three calls, and as many as two seconds allow. If one call takes more

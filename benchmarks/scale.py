@@ -149,12 +149,12 @@ def compile_gradient(
 
     embeddings, labels = map(jax.numpy.asarray, make_inputs(case, num_rows))
     compiled = jax.jit(jax.value_and_grad(loss)).lower(embeddings, labels).compile()
-    temporaries = compiled.memory_analysis().temp_size_in_bytes
+    analysis: Any = compiled.memory_analysis()
 
     def run() -> float:
         return float(jax.block_until_ready(compiled(embeddings, labels))[0])
 
-    return run, temporaries / 2**30
+    return run, analysis.temp_size_in_bytes / 2**30
 
 
 def make_pml(name: str, num_rows: int) -> Run:
@@ -265,13 +265,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processor-time", action="store_true")
     parser.add_argument("--smoke", action="store_true", help="two small cases")
     parser.add_argument("--json", type=pathlib.Path)
-    parser.add_argument(
-        "--cell", nargs=2, metavar=("LOSS", "FORM"), help=argparse.SUPPRESS
-    )
+    parser.add_argument("--cell", nargs=2, metavar=("LOSS", "FORM"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.cell:
         clock = cells.clock_of(options.processor_time)
-        measure(*options.cell, options.num_rows[0], options.tile_size, clock)
+        name, form = options.cell
+        measure(name, form, options.num_rows[0], options.tile_size, clock)
         return
     if options.smoke:
         options.num_rows, options.tile_size = [256], 64
