@@ -251,6 +251,8 @@ def test_tables_go_between_their_comments(monkeypatch, tmp_path):
     assert "| import jax | 0.50 |\n<!-- end of start_up -->" in once
     assert "Not measured yet: `python -m benchmarks.sweep`." in once
     assert results.write_tables(once) == once
+    (tmp_path / "start_up.json").unlink()
+    assert results.write_tables(once) == once  # what was measured stays
     with pytest.raises(ValueError, match="<!-- train_step -->"):
         results.write_tables("")
 
