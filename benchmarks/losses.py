@@ -14,21 +14,15 @@ On a machine that does other work too, `taskset -c 0 python -m benchmarks.losses
 
 import argparse
 import json
-import os
 import pathlib
-import resource
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks import results
+from benchmarks import cells, results
 
 DIM, EXAMPLES_PER_CLASS = 64, 4
-LIMIT_GB = 8.0
 
 # the name in pytorch-metric-learning, or optax.NAME
 NAMES = (
@@ -174,69 +168,11 @@ def measure(
 ) -> dict[str, Any]:
     """Seconds of one call, and the memory that it needs beyond the inputs, in GB."""
     run = (make_ours if library == "ours" else make_theirs)(name, num_rows)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    value = run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds: list[float] = []
-    began = clock()
-    while len(seconds) < 3 or (clock() - began < 2 and len(seconds) < 200):
-        start = clock()
-        run()
-        seconds.append(clock() - start)
-    return {
-        "value": value,
-        "seconds": float(np.median(seconds)),
-        "memory_gb": (peak - before) / 2**20,
-    }
-
-
-def measure_apart(
-    name: str, library: str, num_rows: int, limit_seconds: float, processor_time: bool
-) -> dict[str, Any]:
-    """Measures in a new process, which is stopped at the limits."""
-    command = [sys.executable, "-m", "benchmarks.losses", "--one", name, library]
-    command += ["--num-rows", str(num_rows)]
-    command += ["--processor-time"] * processor_time
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    began = time.monotonic()
-    while process.poll() is None:
-        time.sleep(0.02)
-        reason = None
-        passed = time.monotonic() - began
-        if processor_time:
-            passed = _processor_seconds(process.pid)
-        if _resident_gb(process.pid) > LIMIT_GB:
-            reason = f"over {LIMIT_GB:g} GB"
-        elif passed > limit_seconds:
-            reason = f"over {limit_seconds:g} s"
-        if reason:
-            process.kill()
-            process.communicate()
-            return {"stopped": reason}
-    out, err = process.communicate()
-    if "allocate memory" in err:  # refused at once, instead of taken until the limit
-        return {"stopped": f"over {LIMIT_GB:g} GB"}
-    if process.returncode:
-        return {"stopped": (err.strip().splitlines() or ["failed"])[-1][:60]}
-    return json.loads(out.splitlines()[-1])
-
-
-def _resident_gb(pid: int) -> float:
-    try:
-        pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0.0
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**30
-
-
-def _processor_seconds(pid: int) -> float:
-    try:
-        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    before = cells.peak_gb()
+    run()  # compiles
+    memory_gb = cells.peak_gb() - before
+    value, seconds = cells.time_calls(run, clock)
+    return {"value": value, "seconds": seconds, "memory_gb": memory_gb}
 
 
 # The command ----------------------------------------------------------------------------
@@ -247,7 +183,12 @@ def compare(
 ) -> dict[str, Any]:
     """Measures both libraries, and how far apart their values are."""
     ours, theirs = (
-        measure_apart(name, side, num_rows, limit_seconds, processor_time)
+        cells.measure_apart(
+            "benchmarks.losses",
+            ["--one", name, side, "--num-rows", str(num_rows)],
+            limit_seconds,
+            processor_time,
+        )
         for side in ("ours", "theirs")
     )
     row: dict[str, Any] = {"loss": name, "rows": num_rows, "ours": ours, "theirs": theirs}
@@ -280,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.one:
         name, library = options.one
-        clock = time.process_time if options.processor_time else time.perf_counter
+        clock = cells.clock_of(options.processor_time)
         print(json.dumps(measure(name, library, options.num_rows[0], clock)))
         return
     rows = []
@@ -290,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.names:
             row = compare(name, num_rows, options.limit_seconds, options.processor_time)
             rows.append(row)
-            cells = [
+            texts = [
                 f"`{name}`",
                 str(num_rows),
                 _cell(row["ours"]),
@@ -298,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{row['ratio']:.2f}" if "ratio" in row else "",
                 f"{row['difference']:.0e}" if "difference" in row else "",
             ]
-            print(f"| {' | '.join(cells)} |", flush=True)
+            print(f"| {' | '.join(texts)} |", flush=True)
     if options.json:
         results.write(options.json, {"machine": results.machine(), "rows": rows})
 

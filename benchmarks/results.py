@@ -30,6 +30,7 @@ PACKAGES = (
     "tensorflow-cpu",
     "tensorflow",
     "torch",
+    "pytorch-metric-learning",
 )
 
 
@@ -134,11 +135,14 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def section(name: str) -> str:
-    """Returns the table of one benchmark, below a line that describes the machine."""
+def section(name: str) -> str | None:
+    """Returns the table of one benchmark, below a line that describes the machine.
+
+    Without a file of results it returns None.
+    """
     path = FOLDER / f"{name}.json"
     if not path.exists():
-        return f"Not measured yet: `{COMMANDS[name]}`."
+        return None
     found = json.loads(path.read_text())
     where = found["machine"]
     versions = ", ".join(f"{key} {value}" for key, value in where["versions"].items())
@@ -153,6 +157,8 @@ def section(name: str) -> str:
 def write_tables(text: str) -> str:
     """Returns the text with the table of each benchmark between its two comments.
 
+    A table stays as it is if there is no file of results for it.
+
     Raises:
       ValueError: If the text lacks one of these comments.
     """
@@ -161,7 +167,9 @@ def write_tables(text: str) -> str:
         if first not in text or last not in text:
             raise ValueError(f"{README} must have the lines {first} and {last}")
         head, rest = text.split(first, 1)
-        text = f"{head}{first}\n{section(name)}\n{last}{rest.split(last, 1)[1]}"
+        before, rest = rest.split(last, 1)
+        unmeasured = before.strip() or f"Not measured yet: `{COMMANDS[name]}`."
+        text = f"{head}{first}\n{section(name) or unmeasured}\n{last}{rest}"
     return text
 
 
@@ -174,6 +182,7 @@ COMMANDS = {
     "record_step": "python -m benchmarks.record_step",
     "sweep": "python -m benchmarks.sweep",
     "start_up": "python -m benchmarks.start_up",
+    "scale": "python -m benchmarks.scale",
 }
 COLUMNS = {
     "train_step": {
@@ -216,6 +225,15 @@ COLUMNS = {
         "ratio": _RATIO,
     },
     "start_up": {"what": "{what}", "median seconds": "{seconds:.2f}"},
+    "scale": {
+        "loss": "`{loss}`",
+        "rows": "{num_rows:,}",
+        "dense": "{dense}",
+        "tiled": "{tiled}",
+        "optax": "{optax}",
+        "pytorch-metric-learning": "{pml}",
+        "values differ by": "{difference}",
+    },
 }
 
 

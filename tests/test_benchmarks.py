@@ -24,6 +24,7 @@ from benchmarks import (
     losses,
     record_step,
     results,
+    scale,
     start_up,
     sweep,
     time_to_accuracy,
@@ -250,6 +251,8 @@ def test_tables_go_between_their_comments(monkeypatch, tmp_path):
     assert "| import jax | 0.50 |\n<!-- end of start_up -->" in once
     assert "Not measured yet: `python -m benchmarks.sweep`." in once
     assert results.write_tables(once) == once
+    (tmp_path / "start_up.json").unlink()
+    assert results.write_tables(once) == once  # what was measured stays
     with pytest.raises(ValueError, match="<!-- train_step -->"):
         results.write_tables("")
 
@@ -349,4 +352,48 @@ def test_a_loss_is_measured_and_stopped_at_its_limit(tmp_path):
     path, limit = tmp_path / "losses.json", "--limit-seconds 0.05 --processor-time"
     losses.main(f"--num-rows 8 --names SupConLoss {limit} --json {path}".split())
     (row,) = json.loads(path.read_text())["rows"]
-    assert row["ours"] == row["theirs"] == {"stopped": "over 0.05 s"}
+    assert row["ours"]["stopped"] == row["theirs"]["stopped"] == "over 0.05 s"
+
+
+def test_memory_of_many_rows_in_small(tmp_path, capsys):
+    path = tmp_path / "scale.json"
+    scale.main(["--smoke", "--json", str(path)])
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["loss"] for row in rows] == ["info_nce_loss", "supervised_contrastive_loss"]
+    for row in rows:
+        dense, tiled = row["found"]["dense"], row["found"]["tiled"]
+        assert dense["value"] == pytest.approx(tiled["value"], rel=1e-5)
+        assert 0 < tiled["seconds"]
+        assert 0 < tiled["temporaries_gb"] < dense["temporaries_gb"] < tiled["process_gb"]
+        assert row["found"]["pml"] == {}
+        assert row["pml"] == ""
+    assert capsys.readouterr().out.count("| `info_nce_loss` | 256 |") == 1
+
+
+def test_in_tiles_the_memory_of_every_loss_grows_with_the_rows_alone():
+    def temporaries(name, num_rows):
+        loss = scale.make_ours(name, "tiled", tile_size=64)
+        return scale.compile_gradient(loss, scale.CASES[name], num_rows)[1]
+
+    for name in scale.CASES:
+        small, large = (temporaries(name, num_rows) for num_rows in (1024, 4096))
+        assert large < 4.2 * small, name
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        ({}, ""),
+        ({"stopped": "not tried"}, "not tried"),
+        ({"stopped": "over 8 GB", "process_gb": 8.1}, "over 8 GB"),
+        ({"stopped": "over 8 GB", "temporaries_gb": 56.5}, "56.5 GB, not run"),
+        ({"stopped": "over 9 s", "process_gb": 0.5}, "over 9 s, 0.50 GB"),
+        ({"seconds": 0.25, "process_gb": 0.5}, "0.25 s, 0.50 GB"),
+        (
+            {"seconds": 82.51, "process_gb": 0.67, "temporaries_gb": 0.266},
+            "82.5 s, 0.266 of 0.67 GB",
+        ),
+    ],
+)
+def test_a_cell_says_what_was_found_or_what_stopped_it(found, text):
+    assert scale.text_of(found) == text

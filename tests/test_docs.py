@@ -1,13 +1,15 @@
 """Tests of the pages in docs: tables are complete, and what they say runs."""
 
+import doctest
 import inspect
 import pathlib
 import re
 
 import jax
+import jax.numpy as jnp
 import pytest
 
-from siamese_jax import losses
+from siamese_jax import distances, losses, relations, sharding, tiling
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
@@ -42,9 +44,13 @@ PAGE = (DOCS / "coming-from.md").read_text()
 TRANSLATIONS = [(row[0], row[1].strip("`")) for row in rows(PAGE)]
 
 
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+
+
 @pytest.fixture(scope="module")
 def names():
-    (setup,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    (setup,) = python_blocks(PAGE)
     found = {}
     exec(setup, found)
     return found
@@ -67,3 +73,82 @@ def test_what_stands_beside_another_library_runs(theirs, ours, names):
 def test_every_loss_of_pytorch_metric_learning_has_a_row():
     left = {row[0].strip("`").split("(")[0] for row in rows(PAGE)}
     assert {"ContrastiveLoss", "PNPLoss", "BatchHardMiner", "SNRDistance"} <= left
+
+
+# Scaling --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scaling():
+    """The examples of the page, which have run, and the names that they have made."""
+    text = "\n\n".join(python_blocks((DOCS / "scaling.md").read_text()))
+    examples = doctest.DocTestParser().get_doctest(text, {}, "scaling.md", None, 0)
+    runner = doctest.DocTestRunner()
+    runner.run(examples, clear_globs=False)
+    return runner, examples.globs
+
+
+@pytest.mark.slow
+def test_the_examples_on_scaling_run(scaling):
+    runner, _ = scaling
+    assert runner.tries > 30
+    assert runner.failures == 0
+
+
+N, DIM, TILE = 2048, 128, 64
+
+
+def compiled_numbers(form, tile):
+    """Numbers of 4 bytes that one device holds for value and gradient."""
+    loss_fn, matrix_fn = (
+        losses.supervised_contrastive_loss,
+        distances.dot_similarity_matrix,
+    )
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    share = jax.P("data")
+
+    def dense(x, labels):
+        same, where = relations.within(relations.Items(labels))
+        return loss_fn(matrix_fn(x, x), same, where=where)
+
+    if form == "tiled":
+        tiled = tiling.tiled(loss_fn, matrix_fn, tile_size=tile)
+        of_items = lambda x, labels: tiled(x, relations.Items(labels))  # noqa: E731
+    elif form in ("ring", "gathered"):
+        make = getattr(sharding, form)
+        parts = make(loss_fn, matrix_fn, axis_name="data", tile_size=tile)
+        of_items = lambda x, labels: parts(x, relations.Items(labels))  # noqa: E731
+    else:
+        of_items = dense
+    step = jax.value_and_grad(of_items)
+    if form in ("ring", "gathered"):
+        specs = {"in_specs": (share, share), "out_specs": (jax.P(), share)}
+        step = jax.shard_map(step, mesh=mesh, **specs)
+    on_mesh = jax.NamedSharding(mesh, share) if form == "jit" else None
+    inputs = (
+        jax.ShapeDtypeStruct((N, DIM), jnp.float32, sharding=on_mesh),
+        jax.ShapeDtypeStruct((N,), jnp.int32, sharding=on_mesh),
+    )
+    compiled = jax.jit(step).lower(*inputs).compile()
+    return compiled.memory_analysis().temp_size_in_bytes / 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("form", "num_devices", "tile"),
+    [
+        ("dense", 1, None),
+        ("tiled", 1, TILE),
+        ("jit", 8, None),
+        ("gathered", 8, None),
+        ("gathered", 8, TILE),
+        ("ring", 8, None),
+        ("ring", 8, TILE),
+    ],
+)
+def test_the_formulas_of_memory_are_those_of_compiled_programs(
+    scaling, form, num_devices, tile
+):
+    _, names = scaling
+    wanted = names["cost"](form, N, num_devices, DIM, tile=tile).memory
+    assert compiled_numbers(form, tile) == pytest.approx(wanted, rel=0.1)
