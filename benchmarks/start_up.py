@@ -25,7 +25,7 @@ for module in pkgutil.walk_packages(siamese_jax.__path__, "siamese_jax."):
 FIRST_STEP = """
 from benchmarks.cases import get_case, make_pairs
 from benchmarks.contestants import build_system, make_data
-from experiments.engine import loop
+from experiments.engine.system import initial_state, train_steps
 import functools
 case, key = get_case("mnist_mlp"), jax.random.key(0)
 system = build_system("mnist_mlp", case)

@@ -50,12 +50,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.quick)
 
 
-@pytest.fixture(autouse=True)
-def _runs_use_two_devices(monkeypatch):
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
     """Runs use two of the devices unless they ask for more: that compiles faster."""
     devices = sys.modules.get("experiments.engine.devices")
     if devices is not None:
-        monkeypatch.setattr(devices, "usual_devices", lambda: 2)
+        devices.usual_devices = lambda: 2
 
 
 # Memory --------------------------------------------------------------------------------

@@ -412,7 +412,7 @@ def test_the_residual_net_in_training_normalises_by_its_batch_and_keeps_count():
 def test_the_residual_net_is_the_same_in_both_layouts(dtype):
     images = jnp.asarray(np.random.default_rng(0).random((4, 24, 16, 1), np.float32))
     layers = [
-        residual._ResNetLayers(4, (4, 8), 2, 3, dtype, False, last)
+        residual._ResNetLayers(4, (4, 8), 2, 3, dtype, None, False, last)
         for last in (False, True)
     ]
     variables = jax.jit(layers[0].init)(KEY, images)
@@ -440,7 +440,7 @@ def test_the_residual_net_is_the_same_in_both_layouts(dtype):
 @pytest.mark.parametrize("stride", [1, 3])
 def test_the_net_of_faces_is_the_same_in_both_layouts_and_drops_the_same(stride, train):
     images = jnp.asarray(np.random.default_rng(0).random((3, 56, 46, 1), np.float32))
-    sizes = stride, (0.3, 0.3, 0.3), 5
+    sizes = stride, (0.3, 0.3, 0.3), 5, None
     variables = jax.jit(tutorials._OrlLayers(*sizes).init)(KEY, images)
     variables = jax.tree.map(lambda a: a + 0.1 if a.ndim == 1 else a, variables)  # biases
     rngs = {"dropout": jax.random.key(1)}

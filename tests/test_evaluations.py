@@ -180,7 +180,7 @@ def test_classes_of_images_are_verified_and_identified():
     assert 10 < 255 * calibration.threshold < 90
     assert (calibration.num_classes, calibration.num_different) == (3, 12)
     metrics, pairs = few_shot.unseen_class_metrics(
-        model, dataset, 10 / 255, suffix="_pixels"
+        model, dataset, 11 / 255, suffix="_pixels"
     )
     assert metrics == {
         "pair_accuracy_pixels": pytest.approx(1),

@@ -18,7 +18,7 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments.engine import loop
+from experiments.engine.system import train_steps
 from siamese_jax import encoders, training
 from siamese_jax.siamese import from_flax, twin
 from tests.cases import CASES, Contract, Kind
@@ -229,7 +229,7 @@ def test_the_training_of_every_system_lowers(name, settings):
     state, data = small_data(config, system)
 
     def steps(key, state, data):
-        return loop.train_steps(system, key, state, data, 2)
+        return train_steps(system, key, state, data, 2)
 
     check_program(lowered(steps, KEY, state, data))
 

@@ -114,7 +114,7 @@ def test_a_command_in_float64_has_parameters_and_loss_in_float64(tmp_path, monke
     monkeypatch.setattr(
         digit_pairs,
         "evaluate",
-        lambda model, *_, **options: DigitEvaluation(model, {}, *[None] * 4),
+        lambda config, splits, model, **options: DigitEvaluation(model, {}, *[None] * 4),
     )
     monkeypatch.setattr(digit_pairs, "write_report", lambda *_: None)
     command = ["mnist_mlp", "--dataset", "digits", "--compute-dtype", "float64"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments.__main__ import main as run_experiment
-from experiments.engine import checkpoints, loop
+from experiments.engine import checkpoints, devices, loop
 from experiments.engine.data import ClassData
 from experiments.engine.pair_batches import PairData
 from experiments.engine.system import initial_state
@@ -73,7 +73,7 @@ def finished(tmp_path_factory):
 
 
 def test_each_run_ends_with_the_parameters_of_the_single_run(finished, tmp_path):
-    assert jax.local_device_count() == 2  # two runs on each
+    assert devices.usual_devices() == 2  # two runs on each
     params = final_states(finished.directory)["params"]
     for number, config in enumerate(sweep.run_configs(finished)):
         alone = dataclasses.replace(config, workdir=tmp_path / str(number))

@@ -25,7 +25,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from experiments.engine.config import RunConfig
+from experiments.engine.config import RunConfig, check_range
 from siamese_jax.errors import UserError
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
@@ -86,6 +86,9 @@ def _leave(error: Exception) -> None:
 
 
 def _check_flags(config: RunConfig) -> None:
+    for field in dataclasses.fields(config):
+        if field.name in ("num_processes", "process_id"):
+            check_range(field, getattr(config, field.name))
     number, of = config.process_id, config.num_processes
     flags = {"--num-processes": of, "--process-id": number}
     if config.coordinator in (None, AUTO):

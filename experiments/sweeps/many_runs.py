@@ -27,7 +27,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.cli import finite_or_none, write_whole
-from experiments.engine import checkpoints
+from experiments.engine import checkpoints, devices
 from experiments.engine.config import RunConfig, stream
 from experiments.engine.init_from import load_parameters
 from experiments.engine.logs import locked
@@ -136,7 +136,7 @@ def data_of_a_run(structure: Any, own: dict[int, Any], shared: dict[int, Any]) -
 
 def make_mesh(num_runs: int) -> Mesh:
     """As many devices of this process as share the runs evenly."""
-    available = jax.local_devices()
+    available = jax.local_devices()[: devices.usual_devices()]
     num = max(n for n in range(1, len(available) + 1) if num_runs % n == 0)
     if len(available) > 1:
         kind = available[0].device_kind
