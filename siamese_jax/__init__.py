@@ -42,7 +42,8 @@ The public modules are the namespace. They are loaded when they are first used:
 * Networks: `siamese` (one network for two inputs), `encoders`, `convolution`.
 * Training and use: `training`, `memory` (a queue of embeddings), `batching`, `model`,
   `identification`, `errors`.
-* Evaluation: `verification` (ROC, equal error rate, calibration), `episodes` (N-way tasks).
+* Evaluation: `verification` (ROC, operating points, costs, calibration, open sets),
+  `episodes` (N-way tasks of a few examples).
 """
 
 import importlib

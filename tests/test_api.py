@@ -28,6 +28,9 @@ HOST_FUNCTIONS = {
     "siamese.from_flax",
     "siamese.from_nnx",
     "verification.calibrate",
+    "verification.check_disjoint_folds",
+    "verification.pair_tiles",
+    "verification.streamed_operating_points",
 }
 
 # Public functions ----------------------------------------------------------------------
@@ -161,7 +164,7 @@ MAY_IMPORT = {
     "training": TOOLS,
     "batching": TOOLS,
     "episodes": {*CORE, "batching", "samplers"},
-    "verification": {*TOOLS, "errors", "siamese"},
+    "verification": {*CORE, "errors", "siamese"},
     "identification": {*TOOLS, "verification"},
     "_names": set(),
     "_image_file": {"errors", "_extras"},

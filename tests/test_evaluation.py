@@ -127,7 +127,9 @@ def test_other_distances_and_more_shots():
 
 
 def test_no_key_of_an_episode_is_used_twice(monkeypatch):
-    monkeypatch.setattr(episodes, "_EPISODES_AT_ONCE", 3)  # no padding, which repeats keys
+    monkeypatch.setattr(
+        episodes.accuracy, "_EPISODES_AT_ONCE", 3
+    )  # no padding, which repeats keys
     index = samplers.class_index(np.repeat(np.arange(4), 3))
     embeddings = jnp.arange(12.0)[:, None]
     with every_key_is_used_once():

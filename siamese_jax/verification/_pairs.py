@@ -38,29 +38,36 @@ class Cumulative(NamedTuple):
 
 
 def prepare(
-    distances: Numbers, same: Flags, where: Flags | None, weights: Numbers | None
+    distances: Numbers,
+    same: Flags,
+    where: Flags | None,
+    weights: Numbers | None,
+    *,
+    name: str = "distances",
 ) -> tuple[Array, Array]:
     """Returns distances, masked ones infinite, and weights, masked ones 0.
+
+    `name` is what error messages call the distances.
 
     Without weights these are the integers 1 and 0, so that sums of them are exact. All are
     0 if a distance or a weight is NaN or a weight is negative: every rate is then one over
     nothing.
     """
-    check_floating("distances", distances)
-    check_rank("distances", distances, 1)
-    check_at_least("the number of distances", len(distances), 1)
+    check_floating(name, distances)
+    check_rank(name, distances, 1)
+    check_at_least(f"the number of {name}", len(distances), 1)
     check_boolean("same", same)
-    check_same_shape("same", same, "distances", distances)
+    check_same_shape("same", same, name, distances)
     distances = widen(jnp.asarray(distances))
     counted = jnp.ones(distances.shape, bool) if where is None else jnp.asarray(where)
     check_boolean("where", counted)
-    check_same_shape("where", counted, "distances", distances)
+    check_same_shape("where", counted, name, distances)
     undefined = jnp.isnan(distances)
     if weights is None:
         weights = jnp.ones(distances.shape, jnp.int32)
     else:
         check_floating("weights", weights)
-        check_same_shape("weights", weights, "distances", distances)
+        check_same_shape("weights", weights, name, distances)
         weights = widen(jnp.asarray(weights))
         counted &= weights != 0
         undefined |= ~(weights >= 0)

@@ -1,26 +1,12 @@
-"""N-way K-shot accuracy: classify queries by the nearest class among N.
-
-Embed every test image once, then evaluate thousands of random tasks in one call:
-
->>> import jax
->>> import jax.numpy as jnp
->>> from siamese_jax import samplers
->>> labels = [0, 0, 1, 1, 2, 2]
->>> embeddings = jnp.array([[0.0], [0.1], [5.0], [5.1], [9.0], [9.1]])
->>> index = samplers.class_index(labels)
->>> result = episode_accuracy(
-...     jax.random.key(0), embeddings, index, num_episodes=100, num_ways=2)
->>> print(result.mean, result.low, result.high)
-1.0 1.0 1.0
-"""
+"""Accuracy over random N-way K-shot episodes of embeddings."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from siamese_jax._checks import (
     check_at_least,
@@ -28,12 +14,12 @@ from siamese_jax._checks import (
     check_floating,
     check_rank,
 )
-from siamese_jax._numerics import widen
 from siamese_jax.batching import map_batches
 from siamese_jax.distances import euclidean_distance_matrix
+from siamese_jax.episodes.inductive import MatrixFn, answers, prototype_logits
 from siamese_jax.samplers import ClassIndex, sample_episode
 
-MatrixFn = Callable[[Array, Array], Float[Array, "n m"]]
+LogitsFn = Callable[..., Float[Array, "queries ways"]]
 
 _EPISODES_AT_ONCE = 64
 
@@ -51,50 +37,6 @@ class EpisodeAccuracy(NamedTuple):
     accuracies: Float[Array, " episodes"]
 
 
-def prototypes(support: Float[Array, "ways shots dim"]) -> Float[Array, "ways dim"]:
-    """Mean embedding of each class.
-
-    Raises:
-      ValueError: If `support` is not `[ways, shots, dim]`.
-      TypeError: If `support` is not floating-point.
-
-    Reference:
-      Snell, Swersky, Zemel. Prototypical Networks. NeurIPS 2017, eq. 1.
-
-    >>> print(prototypes(jnp.array([[[0.0], [2.0]]])))
-    [[1.]]
-    """
-    check_floating("support", support)
-    check_rank("support", support, 3)
-    return jnp.mean(widen(support), axis=1).astype(support.dtype)
-
-
-def classify(
-    support: Float[Array, "ways shots dim"],
-    queries: Float[Array, "queries dim"],
-    *,
-    matrix_fn: MatrixFn = euclidean_distance_matrix,
-) -> Int[Array, " queries"]:
-    """Number of the class with the nearest prototype, or -1 if a distance is NaN.
-
-    Args:
-      support: Embeddings of K examples of each of N classes.
-      queries: Embeddings to classify, independently of one another.
-      matrix_fn: `matrix_fn(x, y)`, distances of `[n, dim]` to `[m, dim]`.
-
-    Raises:
-      ValueError: If a shape is wrong.
-      TypeError: If an input is not floating-point.
-
-    >>> support = jnp.array([[[0.0]], [[1.0]]])
-    >>> print(classify(support, jnp.array([[0.9], [0.2]])))
-    [1 0]
-    """
-    distances = matrix_fn(queries, prototypes(support))
-    unknown = jnp.any(jnp.isnan(distances), axis=1)
-    return jnp.where(unknown, -1, jnp.argmin(distances, axis=1))
-
-
 def episode_accuracy(
     key: PRNGKeyArray,
     embeddings: Float[Array, "n dim"],
@@ -107,7 +49,9 @@ def episode_accuracy(
     num_query_classes: int | None = None,
     max_groups: int | None = None,
     same_rank: bool = False,
+    min_shots: int | None = None,
     matrix_fn: MatrixFn = euclidean_distance_matrix,
+    logits_fn: LogitsFn | None = None,
 ) -> EpisodeAccuracy:
     """Accuracy over random N-way K-shot episodes, with its 95 % interval.
 
@@ -125,14 +69,22 @@ def episode_accuracy(
       max_groups: As in `samplers.sample_episode`. 1 draws all classes of a task from one
         group, such as an alphabet.
       same_rank: As in `samplers.sample_episode`.
-      matrix_fn: `matrix_fn(x, y)`, distances of `[n, dim]` to `[m, dim]`.
+      min_shots: Draws for each class of each task how many of the K examples are given,
+        from `min_shots` to K. None gives all.
+      matrix_fn: `matrix_fn(x, y)`, distances of `[n, dim]` to `[m, dim]`, for the nearest
+        prototype.
+      logits_fn: `logits_fn(support, queries)`, of which the class with the largest logit is
+        the answer, such as `ridge_logits`. It takes `where` besides, if `min_shots` is
+        given. None answers by the nearest prototype. A function made anew for each call is
+        compiled for each call.
 
     Returns:
       The accuracies. That of a task with a NaN embedding is NaN.
 
     Raises:
       ValueError: If the number of embeddings is not that of the index, a class or group is
-        too small (named), `num_query_classes` is not from 1 to `num_ways`, or `matrix_fn`
+        too small (named), `num_query_classes` is not from 1 to `num_ways`, `min_shots` is
+        not from 1 to `num_shots`, `matrix_fn` is given beside `logits_fn`, or `matrix_fn`
         clearly gives similarities. Under `jit` and in `classify`, where there are no
         numbers yet, the farthest class would be the answer then.
       TypeError: If `embeddings` is not floating-point.
@@ -144,6 +96,10 @@ def episode_accuracy(
         raise ValueError(
             f"num_query_classes must be from 1 to {num_ways}; got {num_query_classes}"
         )
+    if min_shots is not None and not 1 <= min_shots <= num_shots:
+        raise ValueError(f"min_shots must be from 1 to {num_shots}; got {min_shots}")
+    if logits_fn is not None and matrix_fn is not euclidean_distance_matrix:
+        raise ValueError("matrix_fn must not be given beside logits_fn, which ignores it")
     if len(embeddings) != index.num_examples:
         raise ValueError(
             f"embeddings must have {index.num_examples} rows, one for each example of the "
@@ -161,7 +117,9 @@ def episode_accuracy(
         num_query_classes=num_ways if num_query_classes is None else num_query_classes,
         max_groups=max_groups,
         same_rank=same_rank,
+        min_shots=min_shots,
         matrix_fn=matrix_fn,
+        logits_fn=logits_fn,
     )
     mean = jnp.mean(accuracies)
     margin = 1.96 * jnp.std(accuracies, ddof=1) / num_episodes**0.5
@@ -175,7 +133,9 @@ _STATIC = (
     "num_query_classes",
     "max_groups",
     "same_rank",
+    "min_shots",
     "matrix_fn",
+    "logits_fn",
 )
 
 
@@ -191,10 +151,19 @@ def _accuracies(
     num_query_classes: int,
     max_groups: int | None,
     same_rank: bool,
+    min_shots: int | None,
     matrix_fn: MatrixFn,
+    logits_fn: LogitsFn | None,
 ) -> Float[Array, " episodes"]:
+    logits_of = logits_fn or partial(prototype_logits, matrix_fn=matrix_fn)
+
     def one_episode(key: PRNGKeyArray) -> Float[Array, ""]:
         episode_key, class_key = jax.random.split(key)
+        given: dict[str, Any] = {}
+        if min_shots is not None:
+            class_key, shots_key = jax.random.split(class_key)
+            counts = jax.random.randint(shots_key, (num_ways, 1), min_shots, num_shots + 1)
+            given["where"] = jnp.arange(num_shots)[None, :] < counts
         support, query = sample_episode(
             episode_key,
             index,
@@ -211,8 +180,8 @@ def _accuracies(
             classes = jax.random.permutation(class_key, num_ways)[:num_query_classes]
         queries = embeddings[query[classes].reshape(-1)]
         truth = jnp.repeat(classes, num_queries)
-        answers = classify(embeddings[support], queries, matrix_fn=matrix_fn)
-        has_nan = jnp.any(answers < 0)
-        return jnp.where(has_nan, jnp.nan, jnp.mean(answers == truth))
+        found = answers(logits_of(embeddings[support], queries, **given))
+        has_nan = jnp.any(found < 0)
+        return jnp.where(has_nan, jnp.nan, jnp.mean(found == truth))
 
     return map_batches(jax.vmap(one_episode), keys, batch_size=_EPISODES_AT_ONCE)

@@ -1,4 +1,4 @@
-"""Rows of the contract table for verification."""
+"""Rows of figures of pairs, at one threshold and over all thresholds."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +31,7 @@ def weighted_pairs(rng):
 
 
 _D, _S = jnp.ones(4), jnp.ones(4, bool)
-_PAIR_REFUSALS = (
+PAIR_REFUSALS = (
     Refusal(
         "distances are a column",
         (_D[:, None], _S[:, None]),
@@ -68,7 +68,7 @@ def _bootstrap_refusal(name, options, words, *, identities=FOUR, error=ValueErro
     return Refusal(name, (KEY, _D, _S, identities), options, error, words)
 
 
-VERIFICATION = [
+PAIR_FIGURES = [
     Case(
         "verification.decision_rates",
         verification.decision_rates,
@@ -76,7 +76,7 @@ VERIFICATION = [
         weighted_pairs,
         options=({"threshold": 1.0}, {"threshold": 1.3}),
         oracle=oracles.decision_rates,
-        refusals=_PAIR_REFUSALS,
+        refusals=PAIR_REFUSALS,
     ),
     Case(
         "verification.roc_curve",
@@ -84,7 +84,7 @@ VERIFICATION = [
         Kind.FIGURE,
         lambda rng: Inputs(pair_distances(rng)),
         oracle=oracles.roc_curve,
-        refusals=_PAIR_REFUSALS,
+        refusals=PAIR_REFUSALS,
         exempt={Contract.MASK: "keeps one point for each entry, masked or not"},
     ),
     *(
@@ -94,7 +94,7 @@ VERIFICATION = [
             Kind.FIGURE,
             weighted_pairs,
             oracle=oracle,
-            refusals=_PAIR_REFUSALS,
+            refusals=PAIR_REFUSALS,
         )
         for fn, oracle in (
             (verification.roc_auc, oracles.roc_auc),
