@@ -42,7 +42,8 @@ The public modules are the namespace. They are loaded when they are first used:
 * Networks: `siamese` (one network for two inputs), `encoders`, `convolution`.
 * Training and use: `training`, `memory` (a queue of embeddings), `batching`, `model`,
   `identification`, `errors`.
-* Evaluation: `verification` (ROC, equal error rate, calibration), `episodes` (N-way tasks).
+* Evaluation: `verification` (ROC, equal error rate, calibration), `episodes` (N-way tasks),
+  `retrieval` (nearest neighbours, recall@k, MAP@R).
 """
 
 import importlib
@@ -66,6 +67,7 @@ if TYPE_CHECKING:
         reductions,
         regularizers,
         relations,
+        retrieval,
         samplers,
         sharding,
         siamese,
@@ -93,6 +95,7 @@ __all__ = [
     "reductions",
     "regularizers",
     "relations",
+    "retrieval",
     "samplers",
     "sharding",
     "siamese",

@@ -163,6 +163,7 @@ MAY_IMPORT = {
     "episodes": {*CORE, "batching", "samplers"},
     "verification": {*TOOLS, "errors", "siamese"},
     "identification": {*TOOLS, "verification"},
+    "retrieval": {*CORE, "batching", "verification"},
     "_names": set(),
     "_image_file": {"errors", "_extras"},
     "_image_folder": {"errors", "_names", "_image_file"},

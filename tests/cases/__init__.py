@@ -16,6 +16,7 @@ from tests.cases.memory import MEMORY
 from tests.cases.miners import MINERS
 from tests.cases.regularizers import REGULARIZERS
 from tests.cases.relations import REDUCTIONS, RELATIONS
+from tests.cases.retrieval import RETRIEVAL
 from tests.cases.samplers import SAMPLERS
 from tests.cases.sharding import SHARDING
 from tests.cases.siamese import SIAMESE
@@ -41,6 +42,7 @@ CASES = [
     *MEMORY,
     *EPISODES,
     *VERIFICATION,
+    *RETRIEVAL,
 ]
 
 __all__ = ["CASES", "Case", "Contract", "Kind", "Reach"]

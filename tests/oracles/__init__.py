@@ -12,6 +12,7 @@ from tests.oracles.pairs import *
 from tests.oracles.proxies import *
 from tests.oracles.ranking import *
 from tests.oracles.regularizers import *
+from tests.oracles.retrieval import *
 from tests.oracles.sets import *
 from tests.oracles.softmax import *
 from tests.oracles.terms import *
