@@ -18,7 +18,8 @@ reference are left out and counted. A query is searched in the other queries, or
 references of its own, in which references with the id of the query are left out:
 
 >>> gallery = jnp.array([[0.9], [0.0]])
->>> found = evaluate(embeddings[:1], Items([0]), gallery, Items([0, 1]), cutoffs=(1,))
+>>> found = evaluate(
+...     embeddings[:1], Items([0]), references=gallery, reference_items=Items([0, 1]))
 >>> print(found.mean.reciprocal_rank)  # the reference at 0.0 is nearer
 0.5
 

@@ -52,9 +52,9 @@ class Evaluation(NamedTuple):
 def evaluate(
     queries: Float[Array, "n dim"],
     query_items: Items,
+    *,
     references: Float[Array, "m dim"] | None = None,
     reference_items: Items | None = None,
-    *,
     cutoffs: tuple[int, ...] = (1, 2, 4, 8),
     max_relevant: int | None = None,
     same_fn: SameFn = equal_labels,

@@ -56,6 +56,11 @@ def _nearest(queries, references, query_ids, reference_ids, reference_valid, **o
     )
 
 
+def _evaluate(queries, items, *others, **options):
+    names = ("references", "reference_items")
+    return retrieval.evaluate(queries, items, **dict(zip(names, others)), **options)
+
+
 _X, _IDS, _RANKS = jnp.ones((4, 2)), jnp.arange(4), jnp.ones((3, 2), int)
 _COUNTS = jnp.ones(3, int)
 _ITEMS = Items(_IDS)
@@ -186,7 +191,7 @@ RETRIEVAL = [
     ),
     Case(
         "retrieval.evaluate",
-        retrieval.evaluate,
+        _evaluate,
         Kind.TREES,
         lambda rng: Inputs(
             (
