@@ -58,7 +58,9 @@ def _nearest(queries, references, query_ids, reference_ids, reference_valid, **o
 
 def _evaluate(queries, items, *others, **options):
     names = ("references", "reference_items")
-    return retrieval.evaluate(queries, items, **dict(zip(names, others)), **options)
+    return retrieval.evaluate(
+        queries, items, **dict(zip(names, others, strict=False)), **options
+    )
 
 
 _X, _IDS, _RANKS = jnp.ones((4, 2)), jnp.arange(4), jnp.ones((3, 2), int)
