@@ -69,7 +69,7 @@ def make_ours(task: str, sizes: tuple[int, int, int]) -> Callable[[], list]:
     """Our way of doing a task, which returns indices or figures."""
     import jax.numpy as jnp
 
-    from siamese_jax import retrieval
+    from siamese_jax import distances, retrieval
     from siamese_jax.relations import Items
 
     queries, references = map(jnp.asarray, make_inputs(sizes))
@@ -78,15 +78,16 @@ def make_ours(task: str, sizes: tuple[int, int, int]) -> Callable[[], list]:
 
         def figures() -> list:
             mean = retrieval.evaluate(queries, items, cutoffs=(1,)).mean
-            found = mean.average_precision, mean.average_precision_at_r
-            found += mean.reciprocal_rank, mean.precision_at_k[0], mean.r_precision
+            found = [mean.average_precision, mean.average_precision_at_r]
+            found += [mean.reciprocal_rank, mean.precision_at_k[0], mean.r_precision]
             return [float(value) for value in found]
 
         return figures
-    options = {"matrix_fn": _negative_products} if task == "product" else {}
+    product = task == "product"
+    matrix_fn = _negative_products if product else distances.euclidean_distance_matrix
 
     def search() -> list:
-        found = retrieval.nearest(queries, references, k=K, **options)
+        found = retrieval.nearest(queries, references, k=K, matrix_fn=matrix_fn)
         return np.asarray(found.indices).tolist()
 
     return search
