@@ -148,8 +148,11 @@ def measure_apart(task: str, library: str, *, smoke: bool) -> dict[str, Any]:
     """Measures in a new process."""
     command = [sys.executable, "-m", "benchmarks.retrieval", "--one", task, library]
     done = subprocess.run(
-        command + ["--smoke"] * smoke, capture_output=True, text=True, check=True
+        command + ["--smoke"] * smoke, capture_output=True, text=True, check=False
     )
+    if done.returncode:
+        words = (done.stderr.strip().splitlines() or ["it was stopped"])[-1]
+        raise SystemExit(f"error: {library} failed at {task}: {words}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
