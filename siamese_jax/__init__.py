@@ -43,7 +43,7 @@ The public modules are the namespace. They are loaded when they are first used:
 * Training and use: `training`, `memory` (a queue of embeddings), `batching`, `model`,
   `identification`, `errors`.
 * Evaluation: `verification` (ROC, equal error rate, calibration), `episodes` (N-way tasks),
-  `retrieval` (nearest neighbours, recall@k, MAP@R).
+  `retrieval` (nearest neighbours, recall@k, MAP@R), `health` (collapse of embeddings).
 """
 
 import importlib
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
         encoders,
         episodes,
         errors,
+        health,
         identification,
         images,
         losses,
@@ -86,6 +87,7 @@ __all__ = [
     "encoders",
     "episodes",
     "errors",
+    "health",
     "identification",
     "images",
     "losses",

@@ -24,6 +24,7 @@ MODULES = {
 HOST_MODULES = {"errors", "identification", "images", "model"}
 HOST_FUNCTIONS = {
     "batching.use_devices_of",  # sets a mesh
+    "health.warning",  # returns words
     "samplers.class_index",
     "siamese.from_flax",
     "siamese.from_nnx",
@@ -163,6 +164,7 @@ MAY_IMPORT = {
     "episodes": {*CORE, "batching", "samplers"},
     "verification": {*TOOLS, "errors", "siamese"},
     "identification": {*TOOLS, "verification"},
+    "health": CORE,
     "retrieval": {*CORE, "batching", "verification"},
     "_names": set(),
     "_image_file": {"errors", "_extras"},

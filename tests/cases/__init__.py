@@ -11,6 +11,7 @@ from tests.cases.convolution import CONVOLUTION
 from tests.cases.distances import DISTANCES
 from tests.cases.encoders import ENCODERS
 from tests.cases.episodes import EPISODES
+from tests.cases.health import HEALTH
 from tests.cases.losses import LOSSES
 from tests.cases.memory import MEMORY
 from tests.cases.miners import MINERS
@@ -43,6 +44,7 @@ CASES = [
     *EPISODES,
     *VERIFICATION,
     *RETRIEVAL,
+    *HEALTH,
 ]
 
 __all__ = ["CASES", "Case", "Contract", "Kind", "Reach"]

@@ -6,6 +6,7 @@ They share no code with the library and use neither JAX, nor matrices, nor masks
 # ruff: noqa: F403
 
 from tests.oracles.distances import *
+from tests.oracles.health import *
 from tests.oracles.images import *
 from tests.oracles.miners import *
 from tests.oracles.pairs import *
