@@ -24,7 +24,7 @@ format: .venv/development
 	$(BIN)/ruff check --fix .
 
 bench: $(BENCH)/installed  ## Measure the speed beside Keras and PyTorch, and write all tables of benchmarks/README.md.
-	for name in train_step inference record_step sweep start_up time_to_accuracy; do \
+	for name in train_step inference record_step sweep retrieval start_up time_to_accuracy; do \
 		$(BENCH)/bin/python -m benchmarks.$$name --json benchmarks/results/$$name.json \
 			|| exit 1; \
 	done

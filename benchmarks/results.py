@@ -31,6 +31,7 @@ PACKAGES = (
     "tensorflow",
     "torch",
     "pytorch-metric-learning",
+    "faiss-cpu",
 )
 
 
@@ -181,6 +182,7 @@ COMMANDS = {
     "inference": "python -m benchmarks.inference",
     "record_step": "python -m benchmarks.record_step",
     "sweep": "python -m benchmarks.sweep",
+    "retrieval": "python -m benchmarks.retrieval",
     "start_up": "python -m benchmarks.start_up",
     "scale": "python -m benchmarks.scale",
 }
@@ -223,6 +225,16 @@ COLUMNS = {
         "by vmap, pairs/s": "{vmap_pairs_per_second:,.0f}",
         "one by one, pairs/s": "{single_pairs_per_second:,.0f}",
         "ratio": _RATIO,
+    },
+    "retrieval": {
+        "task": "{task}",
+        "rival": "{rival}",
+        "ours, queries/s": "{ours_per_second:,.0f}",
+        "rival, queries/s": "{rival_per_second:,.0f}",
+        "ratio": _RATIO,
+        "ours, GB": "{ours_gb:.2f}",
+        "rival, GB": "{rival_gb:.2f}",
+        "results differ by": "{difference:.0e}",
     },
     "start_up": {"what": "{what}", "median seconds": "{seconds:.2f}"},
     "scale": {

@@ -43,7 +43,8 @@ The public modules are the namespace. They are loaded when they are first used:
 * Training and use: `training`, `memory` (a queue of embeddings), `batching`, `model`,
   `identification`, `errors`.
 * Evaluation: `verification` (ROC, operating points, costs, calibration, open sets),
-  `episodes` (N-way tasks of a few examples).
+  `episodes` (N-way tasks of a few examples), `retrieval` (nearest neighbours, recall@k,
+  MAP@R), `health` (collapse of embeddings).
 """
 
 import importlib
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         encoders,
         episodes,
         errors,
+        health,
         identification,
         images,
         losses,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
         reductions,
         regularizers,
         relations,
+        retrieval,
         samplers,
         sharding,
         siamese,
@@ -85,6 +88,7 @@ __all__ = [
     "encoders",
     "episodes",
     "errors",
+    "health",
     "identification",
     "images",
     "losses",
@@ -94,6 +98,7 @@ __all__ = [
     "reductions",
     "regularizers",
     "relations",
+    "retrieval",
     "samplers",
     "sharding",
     "siamese",

@@ -24,6 +24,7 @@ MODULES = {
 HOST_MODULES = {"errors", "identification", "images", "model"}
 HOST_FUNCTIONS = {
     "batching.use_devices_of",  # sets a mesh
+    "health.warning",  # returns words
     "samplers.class_index",
     "siamese.from_flax",
     "siamese.from_nnx",
@@ -166,6 +167,8 @@ MAY_IMPORT = {
     "episodes": {*CORE, "batching", "samplers"},
     "verification": {*CORE, "errors", "siamese"},
     "identification": {*TOOLS, "verification"},
+    "health": CORE,
+    "retrieval": {*CORE, "batching", "verification"},
     "_names": set(),
     "_image_file": {"errors", "_extras"},
     "_image_folder": {"errors", "_names", "_image_file"},

@@ -24,6 +24,7 @@ from benchmarks import (
     losses,
     record_step,
     results,
+    retrieval,
     scale,
     start_up,
     sweep,
@@ -397,3 +398,37 @@ def test_in_tiles_the_memory_of_every_loss_grows_with_the_rows_alone():
 )
 def test_a_cell_says_what_was_found_or_what_stopped_it(found, text):
     assert scale.text_of(found) == text
+
+
+def test_retrieval_is_measured_and_a_missing_rival_named(tmp_path, monkeypatch, capsys):
+    found = {task: retrieval.measure(task, "ours", smoke=True) for task in retrieval.TASKS}
+    assert len(found["product"]["result"]) == len(found["distance"]["result"]) == 5
+    assert len(found["figures"]["result"]) == 5
+    assert all(one["seconds"] > 0 for one in found.values())
+
+    # the rival stands in for faiss, and agrees in all but one neighbour of 50
+    def answer(task, side, *, smoke):
+        result = np.array(found[task]["result"])
+        result[0, 0] += side == "theirs"
+        return {"result": result.tolist(), "seconds": 1.0 + (side == "theirs")} | {
+            "memory_gb": 0.5
+        }
+
+    present = lambda name: None if name == "pytorch_metric_learning" else name  # noqa: E731
+    monkeypatch.setattr(retrieval, "measure_apart", answer)
+    monkeypatch.setattr(retrieval.importlib.util, "find_spec", present)
+    path = tmp_path / "retrieval.json"
+    retrieval.main(f"--smoke --rounds 1 --json {path}".split())
+    rows = json.loads(path.read_text())["rows"]
+    assert [(row["task"], row["ratio"]) for row in rows] == [
+        ("product", 2.0),
+        ("distance", 2.0),
+    ]
+    assert rows[0]["difference"] == pytest.approx(1 / 50)
+    assert "figures: pytorch_metric_learning not installed" in capsys.readouterr().out
+
+
+def test_retrieval_refuses_no_rounds(capsys):
+    with pytest.raises(SystemExit):
+        retrieval.main(["--rounds", "0"])
+    assert "--rounds must be at least 1; got 0" in capsys.readouterr().err

@@ -11,11 +11,13 @@ from tests.cases.convolution import CONVOLUTION
 from tests.cases.distances import DISTANCES
 from tests.cases.encoders import ENCODERS
 from tests.cases.episodes import EPISODES
+from tests.cases.health import HEALTH
 from tests.cases.losses import LOSSES
 from tests.cases.memory import MEMORY
 from tests.cases.miners import MINERS
 from tests.cases.regularizers import REGULARIZERS
 from tests.cases.relations import REDUCTIONS, RELATIONS
+from tests.cases.retrieval import RETRIEVAL
 from tests.cases.samplers import SAMPLERS
 from tests.cases.sharding import SHARDING
 from tests.cases.siamese import SIAMESE
@@ -41,6 +43,8 @@ CASES = [
     *MEMORY,
     *EPISODES,
     *VERIFICATION,
+    *RETRIEVAL,
+    *HEALTH,
 ]
 
 __all__ = ["CASES", "Case", "Contract", "Kind", "Reach"]

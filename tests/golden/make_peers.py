@@ -174,6 +174,7 @@ MINERS: dict[str, list[dict]] = {
     ],
     "UniformHistogramMiner": [{"num_bins": 6, "pos_per_bin": 4, "neg_per_bin": 2}],
 }
+FIGURES = [{"k": None}, {"k": None, "avg_of_avgs": True}, {"k": "max_bin_count"}]
 
 
 def make_inputs() -> dict[str, np.ndarray]:
@@ -367,8 +368,20 @@ class PytorchMetricLearning:
             found["bins"] = [miner.get_bins(d[pairs[:2]]), miner.get_bins(d[pairs[2:]])]
         return found
 
+    def figures(self, _: str, settings: dict) -> dict:
+        """Of the embeddings in themselves, and in the second views."""
+        from pytorch_metric_learning.utils import accuracy_calculator, inference
+
+        knn = inference.CustomKNN(self.make("LpDistance", {"normalize_embeddings": False}))
+        options = {"exclude": ("NMI", "AMI"), "knn_func": knn, **settings}
+        calculator = accuracy_calculator.AccuracyCalculator(**options)
+        own, other = ((self.x[key], self.labels) for key in ("embeddings", "other"))
+        both = calculator.get_accuracy(*own), calculator.get_accuracy(*own, *other)
+        return {"settings": settings, "itself": both[0], "others": both[1]}
+
     def all(self) -> dict:
         tables = {
+            "figures": (self.figures, {"AccuracyCalculator": FIGURES}),
             "losses": (self.loss, LOSSES),
             "regularizers": (self.loss, REGULARIZERS),
             "reducers": (self.reduced, REDUCERS),
