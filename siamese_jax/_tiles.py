@@ -71,7 +71,7 @@ class Rows(NamedTuple):
     """Rows with their items and the options that have one number per row.
 
     Attributes:
-      embeddings: Of a tile, or of all tiles with one more axis in front.
+      embeddings: Embeddings of one tile, or of all tiles along a first axis.
       items: The items of the rows.
       real: False for rows that fill the last tile up.
       options: The part of each option that belongs to the rows.
@@ -237,7 +237,7 @@ def symmetric_totals(
 
     Args:
       loss: A loss of the library that has a fold.
-      fold: It.
+      fold: The fold of the loss.
       tiles: The rows.
       whole: The columns. Its options are all that are arrays, for either direction.
       num_rows: Number of rows without those that fill the last tile.

@@ -261,8 +261,8 @@ def ring(
 
     Returns:
       `loss(embeddings, items, columns=None, column_items=None, **options)`, as in
-      `gathered`. Options that have one number per entry are refused, and `reduce_fn` is not
-      None.
+      `gathered`. Options that have one number per entry are refused, and in both directions
+      those that have one per row. `reduce_fn` is not None.
 
     Raises:
       ValueError: If the loss cannot be put together from blocks of columns, `tile_size` is
@@ -307,6 +307,12 @@ def ring(
                 "reduce_fn must not be None: a ring has no terms of single entries"
             )
         weights = arrays.pop("weights", None)
+        for name, option in arrays.items():
+            if taken.both and jnp.ndim(option) > 0:
+                raise ValueError(
+                    f"{name} must be a scalar in a ring of both directions; got shape "
+                    f"{jnp.shape(option)}"
+                )
         one = Loss(taken.fn, matrix_fn, relation_fn, fixed)
         sets = _shares(embeddings, items, columns, column_items, relation_fn, axis_name)
         rows, others = (Rows(x, y, jnp.ones(len(x), bool), {}) for x, y in sets)

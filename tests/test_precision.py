@@ -98,6 +98,12 @@ def test_oriented_gradients_are_not_measured_in_bfloat16():
     photographs.check_encoder(conv, unseen_faces.PREPARATION, "size")
 
 
+def test_a_network_of_ones_own_is_not_trained_by_pmap():
+    config = orl_hog.Config(encoder="flax.linen:Dense", parallel="pmap")
+    with pytest.raises(UserError, match="--parallel pmap does not take --encoder"):
+        photographs.check_encoder(config, unseen_faces.PREPARATION, "size")
+
+
 # Runs -----------------------------------------------------------------------------------
 
 

@@ -117,7 +117,7 @@ def test_two_processes_train_what_one_trains_though_one_of_them_is_killed(tmp_pa
     for a, b in zip(found, wanted, strict=True):
         np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-9, atol=1e-12)
     results = [json.loads((path / "results.json").read_text()) for path in (one, two)]
-    assert [found["device"] for found in results] == ["cpu x 1", "cpu x 2"]
+    assert [found["device"] for found in results] == ["cpu x 1", "cpu x 4"]
     for name, value in results[0]["metrics"].items():
         np.testing.assert_allclose(results[1]["metrics"][name], value, rtol=1e-6)
     assert [json.loads(line)["step"] for line in metrics.read_text().splitlines()] == [
@@ -139,3 +139,23 @@ def test_eight_devices_end_at_the_parameters_of_one():
         assert end["dtypes"] == ["float64"]
         for form, apart in end["apart"].items():
             assert apart < 1e-9, (name, form, apart)
+
+
+@pytest.mark.slow
+def test_the_settings_of_another_run_end_all_processes(tmp_path):
+    """Process 0 alone sees them, and the others wait for it."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "metrics.jsonl").write_text("")
+    (workdir / "config.json").write_text('{"experiment": "glyphs"}')
+    logs = [(tmp_path / f"process{number}").open("w") for number in range(2)]
+    began = time.monotonic()
+    first, second = start_two(workdir, logs)
+    assert first.wait() == 1
+    assert second.wait() != 0
+    assert time.monotonic() - began < 120
+    for log in logs:
+        log.close()
+    words = (tmp_path / "process0").read_text()
+    assert "holds a run with other settings" in words
+    assert "Traceback" not in words

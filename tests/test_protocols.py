@@ -188,3 +188,9 @@ def test_a_long_video_counts_as_much_as_a_photo():
     np.testing.assert_allclose(kept[0], [1, 0])
     assert np.isnan(pool(frames, templates, num_templates=1)).all()
     assert np.isnan(pool(frames, templates - 1, num_templates=2)).all()
+
+
+@pytest.mark.parametrize(("number", "size"), [(0.1, 3), (1.1, 3), (0.3, 10), (3.3, 10)])
+def test_a_cohort_of_equal_distances_tells_nothing(number, size):
+    cohort = jnp.full((1, size), number, jnp.float32)
+    assert jnp.isnan(verification.z_norm(jnp.array([0.5]), cohort))[0]

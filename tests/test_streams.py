@@ -1,5 +1,6 @@
 """Tests of streams: images that are read when a batch needs them."""
 
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -19,13 +20,13 @@ import pytest
 
 from experiments.datasets import sources
 from experiments.datasets.sources import ImageSource
-from experiments.engine import checkpoints, loop, streams
+from experiments.engine import checkpoints, loop, streams, supcon
 from experiments.engine.config import RunConfig
 from experiments.engine.data import batch_of_step
 from experiments.engine.system import System, initial_state
 from experiments.systems import image_folder
 from siamese_jax.errors import UserError
-from siamese_jax.images import Preparation
+from siamese_jax.images import LabelledImages, Preparation
 from siamese_jax.model import Model
 from tests.stripes import write_stripes
 
@@ -265,3 +266,17 @@ def test_a_folder_is_streamed_and_a_broken_file_named(folder, tmp_path, monkeypa
     broken = dataclasses.replace(config, workdir=tmp_path / "broken", num_steps=20)
     with pytest.raises(UserError, match=rf"{names.train[0]}/\d\.png"):
         image_folder.main(broken)
+
+
+def test_batches_of_a_run_in_float64_are_the_same_in_every_thread():
+    """Threads that read images do not inherit the types of the thread that trains."""
+    labels = np.arange(8).repeat(5)
+    images = LabelledImages(np.zeros((40, 2, 2, 1), np.uint8), labels)
+    source = sources.in_memory(images)
+    config = supcon.SupConConfig(num_classes=4, num_images=2)
+    with jax.enable_x64(True):
+        order = supcon.class_stream(config, source).order
+        wanted = [order(step) for step in range(4)]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        found = list(pool.map(order, range(4)))
+    np.testing.assert_array_equal(found, wanted)

@@ -7,9 +7,9 @@ of examples, one for each device. There are two forms:
 * `jit`: one program over a mesh of devices. The examples of a batch are spread over the
   mesh, and the compiler adds the communication. The loss is that of the whole batch,
   whatever the loss is.
-* `pmap`: each device runs the program of its share. Losses and batch statistics are
-  combined by name of the axis, `AXIS`: a system with `Config.axis_name` builds its loss
-  and its encoder for that.
+* `pmap`: each device draws the whole batch, and runs the program of its share. Losses and
+  batch statistics are combined by the name of the axis, `AXIS`: a system with
+  `Config.axis_name` builds its loss and its encoder for that.
 
 Both draw the batch that one device draws, so that the result does not depend on the number
 of devices, apart from rounding.
@@ -55,7 +55,12 @@ def choose_mesh(config: RunConfig, num_examples: int) -> Mesh:
         num_devices = config.devices
     if num_devices > available:
         raise UserError(f"--devices: there are {available}; got {num_devices}")
-    if num_devices % num_processes or not num_devices or num_examples % num_devices:
+    if not num_devices:
+        raise UserError(
+            f"the {num_examples} examples of a batch cannot be shared by a multiple of "
+            f"{num_processes}, the number of processes"
+        )
+    if num_devices % num_processes or num_examples % num_devices:
         raise UserError(
             f"--devices must divide the {num_examples} examples of a batch, and be a "
             f"multiple of the number of processes, {num_processes}; got {num_devices}"
@@ -121,12 +126,12 @@ def _from_each_process(everywhere: NamedSharding, leaf: Any) -> jax.Array:
     return jax.make_array_from_process_local_data(everywhere, np.asarray(leaf), leaf.shape)
 
 
-def local_copy(tree: Tree) -> Tree:
+def local_copy(mesh: Mesh, tree: Tree) -> Tree:
     """What the devices of this process hold of replicated arrays, without the others."""
     if jax.process_count() == 1:
         return tree
-    mesh = Mesh(np.array(jax.local_devices()), (AXIS,), axis_types=(AxisType.Auto,))
-    return replicate(mesh, jax.tree.map(lambda leaf: leaf.addressable_data(0), tree))
+    own = Mesh(np.array(mesh.local_devices), (AXIS,), axis_types=(AxisType.Auto,))
+    return replicate(own, jax.tree.map(lambda leaf: leaf.addressable_data(0), tree))
 
 
 def compile_steps(config: RunConfig, system: "System", mesh: Mesh) -> Steps:

@@ -204,15 +204,20 @@ def train(
             log.write(step, metrics, log.seconds + seconds)
             speed = (done - step) * images_per_step / seconds
             _show(progress, metrics["loss"], speed)
+            stopping = processes.any_of(stop.is_set())
             if done % config.checkpoint_every == 0 or done == config.num_steps:
-                log.write_figures(done, evaluations.add(done, devices.local_copy(state)))
-                checkpoints.save(saved, done, state)
-            elif stop.is_set():
-                checkpoints.save(saved, done, state)
-            if stop.is_set():
+                local = devices.local_copy(mesh, state)
+                log.write_figures(done, evaluations.add(done, local))
+                checkpoints.save(saved, done, local)
+            elif stopping:
+                checkpoints.save(saved, done, devices.local_copy(mesh, state))
+            if stopping:
                 raise KeyboardInterrupt(f"saved at step {done}")
-    best = state if evaluation is None else checkpoints.load_best(config.directory, state)
-    state, best = devices.local_copy((state, best))
+    state = best = devices.local_copy(mesh, state)
+    if evaluation is not None:
+        best = processes.from_first(
+            lambda: checkpoints.load_best(config.directory, state), state
+        )
     return Trained(state, best, log.seconds)
 
 
@@ -279,11 +284,9 @@ def made_with(state: TrainState) -> dict[str, Any]:
 
 
 def device_of(state: TrainState) -> str:
-    """The kind and the number of the devices that hold the state."""
-    devices = {
-        device for leaf in jax.tree.leaves(state.params) for device in leaf.devices()
-    }
-    return f"{next(iter(devices)).device_kind} x {len(devices)}"
+    """The kind and the number of the devices that hold the state, in all processes."""
+    held = {device for leaf in jax.tree.leaves(state.params) for device in leaf.devices()}
+    return f"{next(iter(held)).device_kind} x {len(held) * jax.process_count()}"
 
 
 def _progress_bar(num_steps: int, first: int) -> Any:

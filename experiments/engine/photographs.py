@@ -117,13 +117,18 @@ def check_encoder(config: PhotographConfig, preparation: Preparation, name: str)
 
     Raises:
       UserError: If the size is less than `least_size` of the encoder, a network of one's
-        own does not return embeddings [n, dim] for such images, or oriented gradients are
-        to be measured in bfloat16.
+        own does not return embeddings [n, dim] for such images or is to run by pmap, or
+        oriented gradients are to be measured in bfloat16.
     """
     if config.encoder == "hog" and config.compute_dtype == "bfloat16":
         raise UserError(
             "--compute-dtype bfloat16 is of no use with --encoder hog: its gradients are "
             "measured in float32, of images that bfloat16 would round to 8 binary digits"
+        )
+    if ":" in config.encoder and config.parallel == "pmap":
+        raise UserError(
+            f"--parallel pmap does not take --encoder {config.encoder}, which knows no "
+            "axis of the devices; use --parallel jit"
         )
     encoder, shape = make_encoder(config), (2, *preparation.image_shape)
     least = getattr(encoder, "least_size", (1, 1))

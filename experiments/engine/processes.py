@@ -19,6 +19,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -26,6 +27,7 @@ import jax
 import numpy as np
 
 from experiments.engine.config import RunConfig, check_range
+from experiments.engine.stops import STATUS
 from siamese_jax.errors import UserError
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
@@ -68,21 +70,38 @@ def joined(config: ConfigT) -> Iterator[ConfigT]:
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         try:
             yield config
-        except jax.errors.JaxRuntimeError as error:
+        except SystemExit:
+            raise
+        except BaseException as error:
             stack.close()
             _leave(error)
 
 
-def _leave(error: Exception) -> None:
-    """Ends this process at once, since JAX would wait for the lost one and then abort."""
-    reason = str(error).strip().splitlines()[0][:200]
-    print(
-        "error: another process of this run has ended, or cannot be reached; start all of "
-        f"them again to go on from the last checkpoint ({reason})",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(1)
+def _leave(error: BaseException) -> None:
+    """Says what happened and ends this process at once.
+
+    An ordinary end would wait for the other processes, which wait for this one.
+    """
+    status = 1
+    if isinstance(error, KeyboardInterrupt):
+        status, words = STATUS, f"{error or 'stopped'}; the same commands go on"
+    elif isinstance(error, UserError | OSError):
+        words = f"error: {error}"
+    elif isinstance(error, jax.errors.JaxRuntimeError) and _is_lost(str(error)):
+        words = (
+            "error: another process of this run has ended, or cannot be reached; start all "
+            f"of them again to go on from the last checkpoint ({str(error).strip()[:200]})"
+        )
+    else:
+        words = "".join(traceback.format_exception(error))
+    print(words, file=sys.stderr, flush=True)
+    os._exit(status)
+
+
+def _is_lost(words: str) -> bool:
+    """Whether an error of JAX tells of another process."""
+    signs = ("gloo", "connection", "peer", "unavailable", "deadline", "coordination")
+    return any(sign in words.lower() for sign in signs)
 
 
 def _check_flags(config: RunConfig) -> None:
@@ -113,11 +132,12 @@ def from_first(make_fn: Callable[[], Tree], like: Tree) -> Tree:
 
     Args:
       make_fn: It is called in process 0 alone, and returns a tree of arrays.
-      like: A tree of arrays of the same shapes and types.
+      like: A tree of arrays of the same shapes and types, on devices of this process.
     """
     if jax.process_count() == 1:
         return make_fn()
-    return _sent(make_fn() if is_first() else like)
+    sent = _sent(make_fn() if is_first() else like)
+    return jax.tree.map(lambda x, wanted: jax.device_put(x, wanted.sharding), sent, like)
 
 
 def share_files(folder: pathlib.Path, names: Sequence[str]) -> None:

@@ -58,7 +58,7 @@ class LabelledBatch(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What earlier batches are remembered by, as momentum contrast does.
+    """Embeddings of earlier batches, and the encoder that makes them (momentum contrast).
 
     The embeddings of the trained encoder itself will not do: it changes so fast that all
     new embeddings move away from all old ones, and no longer differ from one another.
@@ -389,8 +389,11 @@ def class_stream(config: SupConConfig, source: ImageSource) -> Stream:
             batch_key, index, config.num_classes, config.num_images
         ).examples
 
+    has_wide_types = jnp.result_type(float) == jnp.float64  # in this thread, not in others
+
     def order(step: int) -> np.ndarray:
-        return np.asarray(draw(*arguments, np.int32(step)))
+        with jax.enable_x64(has_wide_types):
+            return np.asarray(draw(*arguments, np.int32(step)))
 
     return Stream(source, np.asarray(index.class_of), order)
 

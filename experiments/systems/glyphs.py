@@ -68,7 +68,7 @@ class Config(RunConfig):
       weight_decay: Weight decay of AdamW.
       temperature: Temperature of the loss before training; it is learnt.
       queue_size: Number of embeddings of earlier batches that a batch is compared with too,
-        0 for none. See `supcon.Memory`. In short runs it was no gain.
+        0 for none. See `supcon.Memory`. It did not improve short runs.
       num_episodes: Number of test tasks for each alphabet.
       num_ways: Number of letters in a test task.
       num_pairs: Number of test pairs, and of pairs of signs for the threshold.

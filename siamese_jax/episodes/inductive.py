@@ -164,7 +164,7 @@ def simple_shot_logits(
     """
     examples, counted = checked_task(support, queries, where)
     check_floating("base_mean", base_mean)
-    check_shape("base_mean", base_mean, jnp.shape(queries)[1:], "one mean of a column")
+    check_shape("base_mean", base_mean, jnp.shape(queries)[1:], "one for each feature")
     mean = widen(base_mean)
     examples, centred = examples - mean[None, None, :], widen(queries) - mean[None, :]
     return prototype_logits(normalize(examples), normalize(centred), where=counted)

@@ -100,4 +100,6 @@ def _of_nearest(
     cohort = widen(jnp.asarray(cohort))
     has_nan = jnp.any(jnp.isnan(cohort), axis=1, keepdims=True)  # top_k may hide it
     nearest = jnp.where(has_nan, jnp.nan, -lax.top_k(-cohort, num)[0])
-    return jnp.mean(nearest, axis=1), jnp.std(nearest, axis=1)
+    # equal numbers may have a mean that is rounded, and a deviation above 0
+    equal = jnp.max(nearest, axis=1) == jnp.min(nearest, axis=1)
+    return jnp.mean(nearest, axis=1), jnp.where(equal, 0, jnp.std(nearest, axis=1))

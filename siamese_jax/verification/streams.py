@@ -4,7 +4,9 @@ A face benchmark compares 1.6e7 pairs, all pairs of 60,000 images are 1.8e9. The
 distances are computed twice, tile by tile, and only counts are kept. The float32 numbers
 are counted by their first 16 bits, which tells in which of 65,536 ranges the wanted ranks
 lie, and then by their last 16 bits in these ranges alone. The thresholds and rates are
-those of `operating_points` for all pairs at once, exactly, for every rate and with ties.
+those of `operating_points` for all pairs at once, for every rate and with ties. The number
+of pairs that may match, r times all, is computed in 64 bits here and in 32 bits there,
+which may differ for more than a million pairs. The counts take half a megabyte a rate.
 
 The functions run on the host and count in 64 bits. The tiles are counted on the device.
 """

@@ -176,6 +176,12 @@ SHARDING = [
                 loss_fn=losses.semi_hard_triplet_loss,
             ),
             _refusal("terms are wanted", "reduce_fn must not be None", reduce_fn=None),
+            _refusal(
+                "rows have margins of their own, in both directions",
+                "margin must be a scalar in a ring of both directions",
+                loss_fn=losses.both_directions(losses.contrastive_loss),
+                margin=jnp.ones((len(ZEROS[1]), 1)),
+            ),
         ),
     ),
     Case(
