@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import report
 from experiments.engine.data import class_data
 from experiments.engine.logs import read_log
 from experiments.engine.pair_batches import PairData
@@ -23,6 +24,13 @@ from tests.test_systems import PAIRS, SHORT
 pytestmark = pytest.mark.slow
 
 SMALL = SHORT | PAIRS | {"dataset": "digits"}
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """The tests of other systems look at them."""
+    monkeypatch.setattr(report, "_as_png", lambda figure: "")
+    monkeypatch.setattr(report, "embedding_map", lambda *args: None)
 
 
 def metrics_of(workdir):
