@@ -32,10 +32,16 @@ pytestmark = pytest.mark.slow
 ACCELERATORS = ("cuda", "tpu")
 KEY = jax.random.key(0)
 
-# Custom calls that a row may make: the solution of linear equations, by each platform's
-# own library.
+# Custom calls that a row may make: linear algebra by each platform's own library.
 SOLVERS = {"cusolver_getrf_ffi", "cu_lu_pivots_to_permutation", "LuDecomposition"}
-CUSTOM_CALLS = {"verification.fit_logistic": SOLVERS}
+SINGULAR_VALUES = {
+    *("cusolver_gesvdj_ffi", "Eigh", "Qr", "ProductOfElementaryHouseholderReflectors")
+}
+CUSTOM_CALLS = {
+    "verification.fit_logistic": SOLVERS,
+    "episodes.ridge_logits": {"cusolver_potrf_ffi"},
+    "health.embedding_health": SINGULAR_VALUES,
+}
 
 HOST = re.compile(r"stablehlo\.(send|recv|infeed|outfeed)\b")
 # Where the CPU's own operations were written: files, and functions of `maps.py`. (That file

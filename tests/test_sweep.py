@@ -248,7 +248,12 @@ def test_runs_with_batch_statistics_end_as_the_single_run(tmp_path):
 def test_the_systems_of_sweeps_are_those_with_the_functions_for_it():
     folder = pathlib.Path(mnist_mlp.__file__).parent
     texts = {path.stem: path.read_text() for path in folder.glob("*.py")}
-    found = [name for name, text in texts.items() if "\ndef training_data(" in text]
+    functions = ("load", "training_data", "evaluate")
+    found = [
+        name
+        for name, text in texts.items()
+        if all(f"\ndef {function}(" in text for function in functions)
+    ]
     assert sorted(found) == sorted(sweep.SYSTEMS)
     for name in sweep.SYSTEMS:
         assert {"build", "load", "evaluate"} <= vars(sweep.load_system(name)).keys()
