@@ -214,7 +214,7 @@ def check_range(field: dataclasses.Field, value: Any) -> None:
       UserError: If a number is out of the range or not finite, or a tuple is empty whose
         default is not.
     """
-    flag, bounds = _flag(field.name), field.metadata.get("range", Range())
+    flag, bounds = flag_of(field.name), field.metadata.get("range", Range())
     several = value if isinstance(value, tuple) else (value,)
     if not several and field.default != ():
         raise UserError(f"{flag} needs at least one value; got none")
@@ -243,8 +243,8 @@ def check_conditions(config: Any) -> None:
             found = getattr(config, name)
             if found not in wanted:
                 raise UserError(
-                    f"{_flag(field.name)} is used only with {_flag(name)} "
-                    f"{' or '.join(map(str, wanted))}; this run has {_flag(name)} {found}"
+                    f"{flag_of(field.name)} is used only with {flag_of(name)} "
+                    f"{' or '.join(map(str, wanted))}; this run has {flag_of(name)} {found}"
                 )
 
 
@@ -267,7 +267,7 @@ def command(config: RunConfig) -> str:
     for name, value in changed(config).items():
         if name in (*WHERE_IT_RUNS, "seed"):
             continue
-        flag = _flag(name)
+        flag = flag_of(name)
         if isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
         else:
@@ -299,7 +299,8 @@ def as_json(config: RunConfig) -> dict[str, Any]:
     return json.loads(json.dumps(asked, default=str))
 
 
-def _flag(name: str) -> str:
+def flag_of(name: str) -> str:
+    """The flag of a setting."""
     return "--" + name.replace("_", "-")
 
 

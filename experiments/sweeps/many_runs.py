@@ -28,7 +28,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.cli import finite_or_none, write_whole
 from experiments.engine import checkpoints, devices
-from experiments.engine.config import RunConfig, stream
+from experiments.engine.config import RunConfig, flag_of, stream
 from experiments.engine.init_from import load_parameters
 from experiments.engine.logs import locked
 from experiments.engine.loop import calls
@@ -66,11 +66,6 @@ class Runs(NamedTuple):
             name: as_array(name, [getattr(config, name) for config in self.configs])
             for name in self.names
         }
-
-
-def flag_of(name: str) -> str:
-    """The flag of a setting."""
-    return "--" + name.replace("_", "-")
 
 
 def as_array(name: str, numbers: Sequence[float]) -> np.ndarray:

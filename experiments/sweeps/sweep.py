@@ -55,6 +55,7 @@ from experiments.engine.config import (
     changed,
     check_config,
     command,
+    flag_of,
     setting,
 )
 from experiments.engine.loop import made_with
@@ -64,7 +65,6 @@ from experiments.sweeps.many_runs import (
     Runs,
     TrainedRuns,
     check_can_be_traced,
-    flag_of,
     stack_data,
     train,
 )
