@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 BENCH := .venv/bench
 
-.PHONY: demo test quick lint format bench clean
+.PHONY: demo test quick lint format docs bench clean
 
 demo: .venv/experiments  ## Train on Latin, Greek and Cyrillic letters, recognise Armenian and Georgian ones.
 	$(BIN)/python -m experiments glyphs --workdir runs/glyphs
@@ -23,6 +23,10 @@ format: .venv/development
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: .venv/documentation  ## The documentation site, docs/_build/html/index.html; every warning is an error.
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky \
+		docs docs/_build/html
+
 bench: $(BENCH)/installed  ## Measure the speed beside Keras and PyTorch, and write all tables of benchmarks/README.md.
 	for name in train_step inference record_step sweep retrieval start_up time_to_accuracy; do \
 		$(BENCH)/bin/python -m benchmarks.$$name --json benchmarks/results/$$name.json \
@@ -41,6 +45,10 @@ bench: $(BENCH)/installed  ## Measure the speed beside Keras and PyTorch, and wr
 	$(BIN)/python -m pip install --quiet --editable '.[experiments,test,lint]'
 	touch $@ .venv/experiments
 
+.venv/documentation: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[experiments,docs]'
+	touch $@ .venv/experiments
+
 # in a separate environment, which keeps the other frameworks out of the tests
 $(BENCH)/installed: pyproject.toml
 	$(PYTHON) -m venv $(BENCH)
@@ -48,4 +56,4 @@ $(BENCH)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf .venv .cache runs
+	rm -rf .venv .cache runs docs/_build docs/api

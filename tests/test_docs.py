@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import siamese_jax
 from siamese_jax import distances, losses, relations, sharding, tiling
+from tests.public import public_members
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
@@ -38,6 +40,22 @@ def test_the_modules_of_the_table_are_those_of_the_code():
     for row in rows(page):
         fn = getattr(losses, row[0].strip("`"))
         assert inspect.getmodule(fn).__name__.startswith("siamese_jax.losses.")
+
+
+def test_every_module_has_a_page():
+    """That these pages have every public name is checked where they are built."""
+    _, _, listed = (DOCS / "api.md").read_text().partition(":template: module.rst")
+    assert re.findall(r"\w+", listed) == siamese_jax.__all__
+
+
+def test_what_is_public_is_documented():
+    """The pages leave out what has no docstring."""
+    bare = [
+        f"{module}.{name}"
+        for module, name, value in public_members()
+        if callable(value) and not inspect.getdoc(value)
+    ]
+    assert not bare
 
 
 PAGE = (DOCS / "coming-from.md").read_text()
