@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from experiments.datasets import lake_archive, omniglot
-from experiments.engine import checkpoints, logs, optimizers
+from experiments.engine import checkpoints, logs, optimizers, precision
 from experiments.engine.config import check_conditions
 from experiments.engine.data import ClassData
 from experiments.engine.system import initial_state
@@ -41,7 +41,7 @@ def metrics_of(workdir):
 
 
 def final_state(config):
-    system = omniglot_supcon.build(config)
+    system = omniglot_supcon.build(dataclasses.replace(config, compute_dtype="bfloat16"))
     like = jax.eval_shape(lambda: initial_state(system, jax.random.key(0)))
     return checkpoints.load_state(config.workdir, like)
 
@@ -63,7 +63,8 @@ def test_a_run_cut_off_and_resumed_ends_as_an_unbroken_one(small, tmp_path, monk
     assert "validation" in model.calibration.pairs
     assert model.details["metrics"] == metrics
 
-    broken = dataclasses.replace(small, workdir=tmp_path / "broken")
+    broken = dataclasses.replace(small, workdir=tmp_path / "broken", compute_dtype="auto")
+    monkeypatch.setattr(precision, "measured_seconds", lambda: (1.0, 2.0))
     write = logs.Log.write
 
     def cut_off(log, step, *figures):
@@ -75,11 +76,16 @@ def test_a_run_cut_off_and_resumed_ends_as_an_unbroken_one(small, tmp_path, monk
     with pytest.raises(KeyboardInterrupt):
         omniglot_supcon.main(broken)
     monkeypatch.setattr(logs.Log, "write", write)
+    # it goes on where bfloat16 is the slower type
+    monkeypatch.setattr(precision, "measured_seconds", lambda: (2.0, 1.0))
     monkeypatch.setattr(omniglot_supcon, "evaluate", lambda *_: {"evaluated": 1.0})
     assert len(logs.read_log(broken.workdir)["loss"]) == 2
     omniglot_supcon.main(broken)
     assert metrics_of(broken.workdir) == {"evaluated": 1.0}
     jax.tree.map(np.testing.assert_array_equal, final_state(broken), final_state(small))
+    results = json.loads((broken.workdir / "results.json").read_text())
+    assert results["compute_dtype"] == "bfloat16"
+    assert "--compute-dtype bfloat16" in results["command"]
 
 
 def test_the_model_of_a_run_has_the_averaged_weights(small):

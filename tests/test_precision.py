@@ -2,6 +2,8 @@
 
 import dataclasses
 import inspect
+import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +11,15 @@ import numpy as np
 import pytest
 
 from experiments.__main__ import main as run_experiment
-from experiments.engine import loop, photographs
+from experiments.engine import loop, photographs, precision, processes
+from experiments.engine.config import RunConfig
 from experiments.engine.data import ClassData
 from experiments.engine.logs import read_log
 from experiments.engine.pair_batches import PairData
 from experiments.engine.system import initial_state, train_steps
 from experiments.evaluations import digit_pairs, unseen_faces
 from experiments.evaluations.digit_pairs import DigitEvaluation
-from experiments.systems import mnist_mlp, orl_hog
+from experiments.systems import image_folder, mnist_mlp, omniglot_supcon, orl_hog
 from siamese_jax import samplers
 from siamese_jax.errors import UserError
 from siamese_jax.model import load_model
@@ -102,6 +105,117 @@ def test_a_network_of_ones_own_is_not_trained_by_pmap():
     config = orl_hog.Config(encoder="flax.linen:Dense", parallel="pmap")
     with pytest.raises(UserError, match="--parallel pmap does not take --encoder"):
         photographs.check_encoder(config, unseen_faces.PREPARATION, "size")
+
+
+# The type that a run chooses ------------------------------------------------------------
+
+
+def device(platform, **named):
+    return SimpleNamespace(platform=platform, device_kind=f"some {platform}", **named)
+
+
+@pytest.mark.parametrize(
+    ("device", "seconds", "wanted"),
+    [
+        (device("tpu"), None, "bfloat16"),
+        (device("gpu", compute_capability="9.0"), None, "bfloat16"),
+        (device("gpu", compute_capability="8.0"), None, "bfloat16"),
+        (device("gpu", compute_capability="7.5"), (1.0, 1.1), "float32"),
+        (device("gpu", compute_capability="gfx90a"), (1.0, 2.0), "bfloat16"),
+        (device("cpu"), (1.0, 2.0), "bfloat16"),
+        (device("cpu"), (1.0, 1.19), "float32"),
+        (device("cpu"), (1.0, 0.8), "float32"),
+    ],
+)
+def test_bfloat16_is_chosen_by_the_kind_of_the_device_or_by_what_is_measured(
+    device, seconds, wanted, monkeypatch
+):
+    monkeypatch.setattr(precision, "measured_seconds", lambda: seconds)
+    choice = precision.choose(omniglot_supcon.Config(), device)
+    assert choice.dtype == wanted
+    assert device.device_kind in choice.reason
+
+
+@pytest.mark.parametrize(
+    ("config", "on_cpu", "on_tpu"),
+    [
+        (omniglot_supcon.Config(), "bfloat16", "bfloat16"),
+        (image_folder.Config(), "float32", "bfloat16"),
+        (orl_hog.Config(), "float32", "float32"),
+        (orl_hog.Config(encoder="conv"), "float32", "bfloat16"),
+    ],
+)
+def test_networks_without_bfloat16_products_compute_in_float32(
+    config, on_cpu, on_tpu, monkeypatch
+):
+    monkeypatch.setattr(precision, "measured_seconds", lambda: (1.0, 9.0))
+    found = [precision.choose(config, device(name)).dtype for name in ("cpu", "tpu")]
+    assert found == [on_cpu, on_tpu]
+
+
+@pytest.mark.slow
+def test_the_measured_convolution_multiplies_in_its_type():
+    narrow, wide = precision.measured_seconds()
+    assert 0 < narrow < 10
+    assert 0 < wide < 10
+    for dtype in ("bfloat16", "float32"):
+        run = precision._convolution_in(jnp.dtype(dtype))
+        operations = [eqn for eqn, _ in equations(jax.make_jaxpr(run)().jaxpr)]
+        products = [
+            {str(x.aval.dtype) for x in eqn.invars}
+            for eqn in operations
+            if eqn.primitive.name == "dot_general" and eqn.outvars[0].aval.size > 10_000
+        ]
+        assert products.count({dtype}) >= 3
+
+
+def test_a_choice_is_said_and_kept_for_the_folder_of_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(precision, "measured_seconds", lambda: (0.5, 1.0))
+    asked = omniglot_supcon.Config(num_steps=3)
+    config = precision.settled(asked)
+    said = capsys.readouterr().out
+    assert said.startswith(
+        "computes in bfloat16: a convolution takes 0.5000 s in bfloat16,"
+    )
+    assert said.endswith("(--compute-dtype float32 or bfloat16 sets the type)\n")
+    assert config.compute_dtype == "bfloat16"
+    assert config.directory == asked.directory  # is not named by what was chosen
+    assert loop.start(config)
+    assert json.loads((config.directory / "config.json").read_text())["compute_dtype"] == (
+        "bfloat16"
+    )
+
+    monkeypatch.setattr(precision, "measured_seconds", lambda: (2.0, 1.0))
+    assert precision.settled(asked).compute_dtype == "float32"  # there is no step yet
+    (config.directory / "metrics.jsonl").touch()
+    capsys.readouterr()
+    assert precision.settled(asked) == config
+    assert "was started so" in capsys.readouterr().out
+    other = dataclasses.replace(asked, workdir=config.directory, compute_dtype="float32")
+    with pytest.raises(UserError, match="compute_dtype: bfloat16 there, float32 asked"):
+        loop.start(precision.settled(other))
+
+
+def test_a_type_that_is_given_is_not_measured_and_wrong_settings_come_first(monkeypatch):
+    monkeypatch.setattr(precision, "choose", None)
+    config = mnist_mlp.Config(compute_dtype="bfloat16")
+    assert precision.settled(config) is config
+    with pytest.raises(UserError, match="--num-steps must be at least 0; got -1"):
+        precision.settled(omniglot_supcon.Config(num_steps=-1))
+
+
+def test_all_processes_take_the_choice_of_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "from_first", lambda make_fn, like: like + 1)
+    config = RunConfig(workdir=tmp_path, compute_dtype="auto")
+    assert precision.settled(config).compute_dtype == "bfloat16"
+
+
+def test_what_was_not_chosen_is_not_trained(tmp_path):
+    with pytest.raises(ValueError, match=r"compute_dtype must be what .* chose; got auto"):
+        loop.start(RunConfig(workdir=tmp_path, compute_dtype="auto"))
+    with pytest.raises(TypeError, match="auto"):
+        omniglot_supcon.build(omniglot_supcon.with_preset(omniglot_supcon.Config()))
 
 
 # Runs -----------------------------------------------------------------------------------

@@ -374,6 +374,7 @@ def test_flags_make_every_combination_with_every_seed():
         ("mnist_mlp --margin 0.5,-1", "--margin must be above 0; got -1.0"),
         ("mnist_mlp --margin 0.5,nan", "--margin must be finite"),
         ("mnist_mlp --batch-size 8,9.5", "--batch-size must be integers"),
+        ("mnist_mlp --compute-dtype auto", "auto is not used by a sweep; give the type"),
         ("mnist_mlp --num-steps 4,8", "--num-steps cannot differ between the runs"),
         (
             "mnist_mlp --recipe tuned --margin 0.5,1",

@@ -77,7 +77,7 @@ VARIANTS = {
     "omniglot_supcon": [
         CLASSES
         | {"size": 16, "stem": 4, "widths": (4,), "num_blocks": 1, "dim": 4}
-        | {"num_episodes": 50}
+        | {"num_episodes": 50, "compute_dtype": "bfloat16"}
     ],
     "orl_hog": [
         CLASSES | {"folds": (0,)},
@@ -188,6 +188,7 @@ def run_system(name, settings, workdir, folders):
     module = importlib.import_module(f"experiments.systems.{name}")
     if name in folders:
         settings = {**settings, "data_dir": folders[name]}
+    settings = {"compute_dtype": "auto"} | settings
     config, read = recording(module.Config(workdir=workdir, **SHORT, **settings))
     saved = {}
     with pytest.MonkeyPatch.context() as patch:

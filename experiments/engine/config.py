@@ -121,7 +121,8 @@ class RunConfig:
       checkpoint_every: Number of steps between checkpoints, a multiple of `steps_per_call`.
       compute_dtype: Type of the network's activations and products. With bfloat16,
         parameters, distances and losses are float32. With float64 everything is, and the
-        model that is saved is float32.
+        model that is saved is float32. "auto" is bfloat16 where the processor gains by it,
+        else float32. See `experiments.engine.precision`.
       devices: Number of devices. Without it all devices are used that share the examples of
         a batch evenly. The result does not depend on it, apart from rounding.
       parallel: How a step is spread over the devices: one program over all of them, or the
@@ -140,7 +141,7 @@ class RunConfig:
     num_steps: int = setting(1000, at_least=1)
     steps_per_call: int = setting(10, at_least=1)
     checkpoint_every: int = setting(100, at_least=1)
-    compute_dtype: ComputeDtype = "float32"
+    compute_dtype: ComputeDtype | Literal["auto"] = "float32"
     devices: int | None = setting(None, at_least=1)
     parallel: Literal["jit", "pmap"] = "jit"
     coordinator: str | None = None
@@ -157,6 +158,13 @@ class RunConfig:
         from experiments.engine.processes import joined
 
         return joined(self)
+
+    def has_bfloat16_products(self, platform: str) -> bool:
+        """Whether the network multiplies in bfloat16 on "cpu", "gpu" or "tpu" if asked to.
+
+        On CPUs most layers compute in float32 anyway.
+        """
+        return platform != "cpu"
 
     @property
     def can_be_lengthened(self) -> bool:
@@ -297,6 +305,12 @@ def as_json(config: RunConfig) -> dict[str, Any]:
     }
     asked = {"experiment": config.experiment, **fields}
     return json.loads(json.dumps(asked, default=str))
+
+
+def is_started(directory: pathlib.Path) -> bool:
+    """Whether the folder holds the settings of a run that has made steps or has ended."""
+    written = any((directory / n).exists() for n in ("metrics.jsonl", "results.json"))
+    return written and (directory / "config.json").exists()
 
 
 def flag_of(name: str) -> str:

@@ -42,6 +42,7 @@ from experiments.engine.config import (
     as_json,
     check_config,
     command,
+    is_started,
     stream,
 )
 from experiments.engine.init_from import load_parameters, read_parameters
@@ -101,8 +102,7 @@ def prepare_folder(config: RunConfig) -> None:
     if directory.exists() and not directory.is_dir():
         raise UserError(f"--workdir: {directory} is not a folder")
     path, asked = directory / "config.json", as_json(config)
-    started = any((directory / name).exists() for name in ("metrics.jsonl", "results.json"))
-    if path.exists() and started:
+    if is_started(directory):
         _check_settings(config, read_json(path), asked)
     elif config.init_from is not None:
         read_parameters(config.init_from)
@@ -112,6 +112,8 @@ def prepare_folder(config: RunConfig) -> None:
 
 def _check_precision(config: RunConfig) -> None:
     """Refuses float64 without JAX's 64-bit types, and other types with them."""
+    if config.compute_dtype == "auto":
+        raise ValueError("compute_dtype must be what `precision.settled` chose; got auto")
     enabled = jnp.result_type(float) == jnp.float64
     if enabled != (config.compute_dtype == "float64"):
         raise UserError(
@@ -265,6 +267,7 @@ def finish(
         "metrics": figures,
         "seconds": round(trained.seconds, 2),
         "num_steps": int(trained.state.step),
+        "compute_dtype": config.compute_dtype,
         "parallel": config.parallel,
         **made_with(trained.state),
     }

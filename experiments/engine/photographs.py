@@ -47,6 +47,10 @@ class PhotographConfig(supcon.SupConConfig):
     dim: int = setting(64, at_least=1, only_when={"encoder": "conv"})
     remat: bool = setting(False, only_when={"encoder": "conv"})
 
+    def has_bfloat16_products(self, platform: str) -> bool:
+        """Not those of oriented gradients, which are measured in float32."""
+        return self.encoder != "hog" and super().has_bfloat16_products(platform)
+
     @property
     def can_be_lengthened(self) -> bool:
         """No: the learning rate falls to zero at the last step."""

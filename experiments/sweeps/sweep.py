@@ -232,6 +232,8 @@ def run_configs(config: Config) -> list[RunConfig]:
     shared = {field.name for field in dataclasses.fields(RunConfig)} - {"seed"}
     for name in shared & changed(config.fixed).keys() - set(USED):
         raise UserError(f"{flag_of(name)} is not used by a sweep")
+    if config.fixed.compute_dtype == "auto":
+        raise UserError("--compute-dtype auto is not used by a sweep; give the type")
     for name, numbers in (("seeds", config.seeds), *config.values):
         if name in shared:
             raise UserError(

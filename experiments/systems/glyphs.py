@@ -41,6 +41,7 @@ from experiments.datasets.letters import (
 from experiments.engine import loop, optimizers, supcon
 from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import ClassData
+from experiments.engine.precision import settled
 from experiments.engine.supcon import LabelledBatch
 from experiments.engine.system import System
 from experiments.evaluations import letters_one_shot
@@ -265,6 +266,7 @@ def evaluate(config: Config, loaded: LoadedLetters, model: Model) -> Evaluated:
 
 def main(config: Config) -> None:
     """Draws the letters, trains, evaluates and reports."""
+    config = settled(config)
     if not loop.start(config):
         return
     loaded, system = load(config), build(config)

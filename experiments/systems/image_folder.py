@@ -47,8 +47,9 @@ from experiments.cli import command_line
 from experiments.datasets import sources
 from experiments.datasets.sources import ImageSource
 from experiments.engine import loop, photographs, supcon
-from experiments.engine.config import check_config, setting
+from experiments.engine.config import setting
 from experiments.engine.data import ClassData, class_data
+from experiments.engine.precision import settled
 from experiments.engine.streams import Stream
 from experiments.engine.system import System
 from experiments.evaluations import unseen_classes
@@ -232,7 +233,7 @@ def training_data(config: Config, source: ImageSource) -> ClassData | Stream:
 
 def main(config: Config) -> None:
     """Trains, evaluates on classes never seen, reports, and says how to use the model."""
-    check_config(config)
+    config = settled(config)
     source = find_images(config) if config.stream else sources.in_memory(load(config))
     names = split_classes(source.labels, config.seed, test_names=read_names(config))
     config = supcon.fit_batch(config, select_classes(source, names.train).labels)

@@ -39,9 +39,10 @@ from experiments.cli import command_line
 from experiments.datasets import digits
 from experiments.datasets.digits import DigitSplits
 from experiments.engine import optimizers, pair_batches, supcon
-from experiments.engine.config import check_config, setting
+from experiments.engine.config import setting
 from experiments.engine.data import ClassData
 from experiments.engine.pair_batches import PairBatch, PairData
+from experiments.engine.precision import settled
 from experiments.engine.system import System
 from experiments.evaluations import digit_pairs
 from experiments.evaluations.digit_pairs import DigitConfig, DigitEvaluation
@@ -199,7 +200,7 @@ def evaluate(config: Config, splits: DigitSplits, model: Model) -> DigitEvaluati
 
 def main(config: Config) -> None:
     """Trains, evaluates and reports."""
-    check_config(config)
+    config = settled(config)
     digit_pairs.run(
         config,
         build(config),

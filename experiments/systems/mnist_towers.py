@@ -43,6 +43,7 @@ from experiments.engine.config import setting, stream
 from experiments.engine.data import gather
 from experiments.engine.loop import Trained
 from experiments.engine.pair_batches import PairBatch, PairConfig, PairData
+from experiments.engine.precision import settled
 from experiments.engine.system import System
 from experiments.evaluations import pair_metrics
 from experiments.evaluations.pair_metrics import PairDistances, decision_rates, roc_curve
@@ -217,6 +218,7 @@ def main(config: Config) -> None:
     """Trains the variants one after the other and tests them on the same pairs."""
     if not config.variants or len(set(config.variants)) < len(config.variants):
         raise UserError(f"--variants must be some of a b c; got {config.variants}")
+    config = settled(config)
     if not loop.start(config):
         return
     train, validation, test = load(config)

@@ -49,6 +49,7 @@ from experiments.engine.config import setting
 from experiments.engine.data import ClassData, gather
 from experiments.engine.logs import Evaluation
 from experiments.engine.pair_batches import PairBatch, PairConfig
+from experiments.engine.precision import settled
 from experiments.engine.system import System
 from experiments.evaluations import few_shot
 from experiments.evaluations.pair_metrics import (
@@ -322,6 +323,7 @@ def main(config: Config) -> None:
     """Trains with an evaluation at each checkpoint, then evaluates the best state."""
     if config.batch_size % 2:
         raise UserError(f"--batch-size must be even; got {config.batch_size}")
+    config = settled(config)
     if not loop.start(config):
         return
     background, validation = omniglot.load("background"), omniglot.load("validation")

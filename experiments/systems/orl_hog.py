@@ -23,7 +23,8 @@ from typing import ClassVar, Literal
 
 from experiments.cli import command_line
 from experiments.engine import loop, photographs, supcon
-from experiments.engine.config import check_config, setting
+from experiments.engine.config import setting
+from experiments.engine.precision import settled
 from experiments.engine.system import System
 from experiments.evaluations import unseen_classes, unseen_faces
 from experiments.evaluations.unseen_faces import PREPARATION, FaceConfig
@@ -56,7 +57,7 @@ def build(config: Config) -> System:
 
 def main(config: Config) -> None:
     """Trains, evaluates and reports each fold, then their means."""
-    check_config(config)
+    config = settled(config)
     photographs.check_encoder(config, PREPARATION, "the size of the images")
     faces = unseen_faces.load_faces(config)
     folds = unseen_faces.split_folds(config, faces.labels)

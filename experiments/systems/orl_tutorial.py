@@ -36,8 +36,9 @@ from experiments import report
 from experiments.cli import command_line
 from experiments.datasets import evaluation_key, evaluation_rng
 from experiments.engine import loop, optimizers, pair_batches
-from experiments.engine.config import check_config, setting
+from experiments.engine.config import setting
 from experiments.engine.pair_batches import PairConfig, PairData
+from experiments.engine.precision import settled
 from experiments.engine.system import System
 from experiments.evaluations import pair_metrics, unseen_faces
 from experiments.evaluations.pair_metrics import (
@@ -191,7 +192,7 @@ def run_pairs(config: Config, faces: LabelledImages) -> None:
 
 def main(config: Config) -> None:
     """Trains, evaluates and reports by one of the two protocols."""
-    check_config(config)
+    config = settled(config)
     faces = load(config)
     by_pairs = config.protocol == "pairs"
     folds = {} if by_pairs else unseen_faces.split_folds(config, faces.labels)
