@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.datasets.yardsticks import YARDSTICKS
 from experiments.engine import supcon
 from experiments.systems import image_folder
 from siamese_jax import cli
@@ -362,3 +363,59 @@ def test_a_network_of_ones_own_is_trained(stripes, tmp_path, monkeypatch):
             image_folder.main(dataclasses.replace(config, encoder=encoder))
     with pytest.raises(UserError, match="does not take images"):
         image_folder.main(dataclasses.replace(config, image_size=(8, 8)))
+
+
+# Data sets with their own test classes --------------------------------------------------
+
+
+def write_birds(folder, num_classes=12):
+    """Stripes, packed as CUB-200-2011 is."""
+    names = [f"{number:03}.Bird" for number in range(1, num_classes + 1)]
+    write_stripes(folder / "images", names=names, num=4)
+    files = [f"{name}/{i}.png" for i in range(4) for name in names]
+    lines = [f"{number} {file}" for number, file in enumerate(files, 1)]
+    (folder / "images.txt").write_text("\n".join(lines))
+    lines = [f"{number} {int(file[:3])}" for number, file in enumerate(files, 1)]
+    (folder / "image_class_labels.txt").write_text("\n".join(lines))
+
+
+def test_the_test_classes_of_a_data_set_are_those_of_papers(tmp_path, monkeypatch, capsys):
+    write_birds(tmp_path / "birds")
+    name = "caltech_birds2011"
+    about = YARDSTICKS[name]._replace(num_classes=(8, 4), num_images=(32, 16))
+    monkeypatch.setitem(YARDSTICKS, name, about)
+    config = image_folder.Config(
+        workdir=tmp_path / "run",
+        data_dir=tmp_path / "birds",
+        dataset=name,
+        image_size=(16, 16),
+        crop=True,
+        widths=(8, 8),
+        dim=8,
+        num_classes=4,
+        num_images=3,
+        **{"num_steps": 2, "steps_per_call": 2, "checkpoint_every": 2},
+    )
+    image_folder.main(config)
+    parts = json.loads((config.workdir / "classes.json").read_text())
+    assert parts["test"] == [8, 9, 10, 11]
+    assert sorted(parts["train"] + parts["validation"]) == list(range(8))
+    assert len(parts["validation"]) == 2
+    assert load_model(config.workdir / "model").preparation.resampling == "center-crop"
+    assert "--gallery FOLDER" in capsys.readouterr().out
+    streamed = dataclasses.replace(config, workdir=tmp_path / "streamed", stream=True)
+    image_folder.main(streamed)
+    assert metrics_of(streamed.workdir) == metrics_of(config.workdir)
+    with pytest.raises(UserError, match="--min-images is used only with --dataset folder"):
+        image_folder.main(dataclasses.replace(config, min_images=2))
+
+
+def test_a_tenth_of_the_training_classes_of_papers_is_for_validation():
+    labels = np.repeat(np.arange(200), 2)
+    parts = image_folder.standard_split("caltech_birds2011", labels, 0)
+    assert [len(part) for part in parts] == [90, 10, 100]
+    assert parts.test.tolist() == list(range(100, 200))
+    assert sorted([*parts.train, *parts.validation]) == list(range(100))
+    other = image_folder.standard_split("caltech_birds2011", labels, 1)
+    assert other.validation.tolist() != parts.validation.tolist()
+    assert other.test.tolist() == parts.test.tolist()

@@ -228,6 +228,26 @@ def test_preparation_inverts_before_it_resizes():
         np.testing.assert_array_equal(image[:, :, 0], np.asarray(picture))
 
 
+@pytest.mark.parametrize(("height", "width"), [(30, 47), (41, 30), (33, 33), (300, 9)])
+def test_the_middle_is_cut_out_of_an_image_in_its_proportions(height, width):
+    pixels = random_images(2, height, width, 3)
+    found = prepare(pixels, Preparation((14, 14), color=True, resampling="center-crop"))
+    for image, wanted in zip(found, pixels, strict=True):  # the shorter side gets 16 pixels
+        short = min(height, width)
+        size = int(16 * width / short), int(16 * height / short)
+        picture = Image.fromarray(wanted).resize(size, Image.Resampling.BILINEAR)
+        left, top = (round((side - 14) / 2) for side in size)
+        cut = picture.crop((left, top, left + 14, top + 14))
+        np.testing.assert_array_equal(image, np.asarray(cut))
+
+
+def test_the_middle_of_another_shape_is_cut_out():
+    flat = np.full((1, 40, 10, 1), 9, np.uint8)
+    found = prepare(flat, Preparation((7, 21), resampling="center-crop"))
+    assert found.shape == (1, 7, 21, 1)
+    assert (found == 9).all()
+
+
 def test_every_second_pixel_is_taken_of_an_image_of_twice_the_size():
     preparation = Preparation((4, 5), resampling="every-second-pixel")
     twice = random_images(2, 8, 10, 1)

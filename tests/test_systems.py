@@ -54,7 +54,7 @@ VARIANTS = {
     ],
     "image_folder": [
         CLASSES | {"image_size": (16, 16), "widths": (4, 4), "dim": 4},
-        CLASSES | {"image_size": (16, 16), "encoder": "hog"},
+        CLASSES | {"image_size": (16, 16), "encoder": "hog", "crop": True},
     ],
     "mnist_conv": [
         PAIRS | {"dataset": "digits", "form": "contrastive"},

@@ -55,6 +55,30 @@ def in_memory(images: LabelledImages) -> ImageSource:
     return ImageSource(images.images.__getitem__, images.labels, shape)
 
 
+def joined(*several: ImageSource) -> ImageSource:
+    """Several sources as one, in their order.
+
+    Raises:
+      ValueError: If their images have several shapes.
+
+    >>> one = ImageSource(lambda i: np.full((1, 1, 1), i), np.arange(3), (1, 1, 1))
+    >>> two = joined(one, one)
+    >>> two.labels.tolist(), two.read(4).item()
+    ([0, 1, 2, 0, 1, 2], 1)
+    """
+    shapes = {source.image_shape for source in several}
+    if len(shapes) != 1:
+        raise ValueError(f"sources must have images of one shape; got {sorted(shapes)}")
+    ends = np.cumsum([len(source.labels) for source in several])
+
+    def read(number: int) -> np.ndarray:
+        which = int(np.searchsorted(ends, number, side="right"))
+        return several[which].read(int(number - (ends[which - 1] if which else 0)))
+
+    labels = np.concatenate([source.labels for source in several])
+    return ImageSource(read, labels, shapes.pop())
+
+
 def load(source: ImageSource) -> LabelledImages:
     """Reads all images."""
     images = np.empty((len(source.labels), *source.image_shape), np.uint8)

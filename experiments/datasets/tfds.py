@@ -1,9 +1,15 @@
 """Downloads sets of TensorFlow Datasets, prepared to be read without TensorFlow.
 
 Run:     python -m experiments tfds mnist omniglot
+         python -m experiments tfds caltech_birds2011 lfw
 Expect:  prepared files under $TFDS_DATA_DIR, by default ~/tensorflow_datasets
 
 Some sets, Omniglot among them, need TensorFlow for this step. Reading never does.
+
+Of the sets by which metric learning is judged it knows caltech_birds2011 (CUB-200-2011),
+cars196, stanford_online_products and lfw. Where a server no longer has a set, as that of
+cars196, get the archive of the authors elsewhere, unpack it to a folder and give the folder
+as --data-dir. The message of a download that fails says which files it must have.
 
 The other functions of this module read prepared sets as uint8 arrays. A set is decoded
 once; the arrays are then kept in $SIAMESE_JAX_CACHE, by default ~/.cache/siamese_jax.
@@ -17,7 +23,7 @@ import pathlib
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -28,6 +34,17 @@ from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages, Preparation, prepare
 
 Columns = Mapping[str, Callable[[Any], Any]]  # a function of an example for each array
+
+# What a folder must have that is read as --data-dir instead of the set of TFDS.
+ARCHIVES = {
+    "caltech_birds2011": "images.txt, image_class_labels.txt and images/, of "
+    "CUB_200_2011.tgz",
+    "cars196": "cars_annos.mat and car_ims/, or cars_train/, cars_test/, "
+    "devkit/cars_train_annos.mat and cars_test_annos_withlabels.mat",
+    "stanford_online_products": "Ebay_train.txt, Ebay_test.txt and the folders of images, "
+    "of Stanford_Online_Products.zip",
+    "lfw": "one sub-folder a person, of lfw.tgz, and the list of pairs, pairs.txt",
+}
 
 _VERSION = re.compile("[0-9]+[.][0-9]+[.][0-9]+")
 
@@ -61,7 +78,9 @@ def prepare_tfds(name: str) -> None:
     """Downloads a set and prepares it as array_record files, which need no TensorFlow.
 
     Raises:
-      UserError: If there is no such set, or TensorFlow is needed and missing.
+      UserError: If there is no such set, TensorFlow is needed and missing, or the set
+        cannot be downloaded. The message says what can be done instead, where that is
+        known.
     """
     import tensorflow_datasets as tfds
 
@@ -69,9 +88,22 @@ def prepare_tfds(name: str) -> None:
     try:
         builder = tfds.builder(name, data_dir=folder, file_format="array_record")
         builder.download_and_prepare()
-    except (tfds.core.DatasetNotFoundError, ImportError) as error:
+    except Exception as error:  # of TFDS, the network or a damaged archive
         words = " ".join(str(error).split())
-        raise UserError(f"{name!r} cannot be prepared: {words}") from error
+        instead = instead_of_tfds(name)
+        raise UserError(f"{name!r} cannot be prepared: {words}{instead}") from error
+
+
+def instead_of_tfds(name: str) -> str:
+    """Says what can be done without TFDS, if anything.
+
+    >>> instead_of_tfds("mnist")
+    ''
+    """
+    if name not in ARCHIVES:
+        return ""
+    words = f"Or unpack it to a folder with {ARCHIVES[name]}"
+    return f". {words}, and give the folder as --data-dir"
 
 
 # Reading --------------------------------------------------------------------------------
@@ -94,25 +126,28 @@ def load_tfds(name: str, split: str) -> LabelledImages:
     return LabelledImages(arrays["images"], arrays["labels"])
 
 
-def open_tfds(name: str, split: str, preparation: Preparation) -> ImageSource:
+def open_tfds(
+    name: str, split: str, preparation: Preparation, *, label: str = "label"
+) -> ImageSource:
     """Opens a split of a prepared image set, whose images are read one by one.
 
-    The labels are read at once and cached, which decodes each image the first time.
+    The labels are read at once and cached.
 
     Args:
       name: The name of the set. Its newest version is read.
       split: The name of the split.
       preparation: How an image of any size is prepared when it is read.
+      label: The name of the feature that holds the labels.
 
     Raises:
       FileNotFoundError: If the set is not prepared. The message says where it was looked
         for and how to get it.
-      UserError: If the set cannot be read, or has no features "image" and "label". Reading
+      UserError: If the set cannot be read, or has no features "image" and `label`. Reading
         an image raises it too; the message has the number of the example.
     """
     import tensorflow_datasets as tfds
 
-    labels = load_columns(name, split, {"labels": lambda x: x["label"]})["labels"]
+    labels = load_columns(name, split, {"labels": lambda x: x[label]}, skipped=("image",))
     folder = _prepared(name).folder
     source = tfds.builder_from_directory(str(folder)).as_data_source(split=split)
 
@@ -125,10 +160,12 @@ def open_tfds(name: str, split: str, preparation: Preparation) -> ImageSource:
                 f"{folder}, split {split!r}, example {number} cannot be read: {words}"
             ) from error
 
-    return ImageSource(read, labels, preparation.image_shape)
+    return ImageSource(read, labels["labels"], preparation.image_shape)
 
 
-def load_columns(name: str, split: str, columns: Columns) -> dict[str, np.ndarray]:
+def load_columns(
+    name: str, split: str, columns: Columns, *, skipped: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """Returns a split of a prepared set as arrays.
 
     The decoded arrays are cached. The cache is used as long as the folder of the set, its
@@ -139,6 +176,7 @@ def load_columns(name: str, split: str, columns: Columns) -> dict[str, np.ndarra
       split: The name of the split.
       columns: For each array of the result, the function that makes one row of it from an
         example. Columns with the same name must be made by the same function.
+      skipped: Features that no function needs and that are not decoded, such as images.
 
     Raises:
       FileNotFoundError: If the set is not prepared. The message says where it was looked
@@ -147,7 +185,7 @@ def load_columns(name: str, split: str, columns: Columns) -> dict[str, np.ndarra
         several shapes.
     """
     prepared = _prepared(name)
-    cached = _cache_folder() / _cache_name(prepared, split, columns)
+    cached = _cache_folder() / _cache_name(prepared, split, [*columns, *skipped])
     try:
         with np.load(cached) as arrays:
             return {column: arrays[column] for column in columns}
@@ -155,7 +193,7 @@ def load_columns(name: str, split: str, columns: Columns) -> dict[str, np.ndarra
         pass
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
         print(f"{cached} is damaged; it is written anew")
-    decoded = _decode(prepared, split, columns)
+    decoded = _decode(prepared, split, columns, skipped)
     cached.parent.mkdir(parents=True, exist_ok=True)
     part = cached.with_name(f"{os.getpid()}-{cached.name}")  # ends in .npz for numpy
     np.savez_compressed(part, allow_pickle=False, **decoded)
@@ -198,13 +236,13 @@ def _prepared(name: str) -> Prepared:
         raise FileNotFoundError(
             f"no prepared {name!r} under {folder} ($TFDS_DATA_DIR, by default "
             f"~/tensorflow_datasets). `python -m experiments tfds {name}` downloads and "
-            "prepares it there"
+            f"prepares it there{instead_of_tfds(name)}"
         )
     newest = max(versions, key=lambda version: tuple(map(int, version.split("."))))
     return Prepared(name, newest, folder / name / newest)
 
 
-def _cache_name(prepared: Prepared, split: str, columns: Columns) -> str:
+def _cache_name(prepared: Prepared, split: str, columns: Sequence[str]) -> str:
     """The name of the file that holds the decoded arrays of just these files."""
     facts = []
     for path in sorted(prepared.folder.rglob("*")):
@@ -216,8 +254,10 @@ def _cache_name(prepared: Prepared, split: str, columns: Columns) -> str:
     return f"{name}-{digest}.npz"
 
 
-def _decode(prepared: Prepared, split: str, columns: Columns) -> dict[str, np.ndarray]:
-    """Reads all examples of a split."""
+def _decode(
+    prepared: Prepared, split: str, columns: Columns, skipped: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Reads all examples of a split, apart from the features that are skipped."""
     import tensorflow_datasets as tfds
 
     where = f"{prepared.folder}, split {split!r},"
@@ -225,7 +265,10 @@ def _decode(prepared: Prepared, split: str, columns: Columns) -> dict[str, np.nd
     try:
         builder = tfds.builder_from_directory(str(prepared.folder))
         features += builder.info.features
-        source = builder.as_data_source(split=split)
+        decoders = {
+            name: tfds.decode.SkipDecoding() for name in skipped if name in features
+        }
+        source = builder.as_data_source(split=split, decoders=decoders)
         rows = [[read(example) for read in columns.values()] for example in source]
     except Exception as error:  # of TFDS, array_record or the image decoder
         if isinstance(error, KeyError) and features and error.args[0] not in features:

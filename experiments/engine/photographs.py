@@ -6,13 +6,13 @@ learn features from, a small convolutional network ("conv"), or a Flax module of
 """
 
 import dataclasses
-import importlib
 from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
 from experiments.engine import optimizers, supcon
+from experiments.engine.backbones import import_named
 from experiments.engine.config import setting
 from experiments.engine.system import System
 from siamese_jax.encoders import ConvNet, GradientMap, Standardized
@@ -96,13 +96,9 @@ def import_encoder(path: str) -> "nn.Module":
     """
     import flax.linen as nn
 
-    module, _, name = path.partition(":")
-    if not name:
+    if ":" not in path:
         raise UserError(f"--encoder must be hog, conv or package.module:Name; got {path}")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"--encoder {path} cannot be imported: {error}") from error
+    found = import_named("--encoder", path)
     network = found if isinstance(found, nn.Module) or not callable(found) else found()
     if not isinstance(network, nn.Module):
         raise UserError(

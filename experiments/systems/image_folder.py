@@ -23,6 +23,13 @@ rotated, sheared, scaled and shifted: it is the only knowledge about them that g
 training. For few images, `--encoder hog` trains a linear map of oriented gradients.
 `--encoder package.module:Name` trains a Flax network of your own.
 
+`--dataset` trains on CUB-200-2011 (caltech_birds2011), Cars-196 or Stanford Online Products
+instead, as TensorFlow Datasets has prepared it, or from the archive of its authors in
+`--data-dir`. Then the test classes are those of the papers, and the validation classes are
+a tenth of their training classes. `--crop` cuts a square out of the middle instead of
+changing the proportions, as papers do: `--image-size 224 224 --color --crop --stream`.
+`python -m experiments yardsticks` gives the figures of papers for the model.
+
 Without more, all images are kept on the device. With `--stream` those of the training
 classes are read and prepared when a batch needs them, and the result is the same, apart
 from rounding on several devices. The images of the other classes are read into memory when
@@ -39,13 +46,14 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from experiments.cli import command_line
 from experiments.datasets import sources
 from experiments.datasets.sources import ImageSource
+from experiments.datasets.yardsticks import in_training, open_yardstick
 from experiments.engine import loop, photographs, supcon
 from experiments.engine.config import setting
 from experiments.engine.data import ClassData, class_data
@@ -66,15 +74,20 @@ from siamese_jax.images import (
     small_classes,
 )
 
+Dataset = Literal["folder", "caltech_birds2011", "cars196", "stanford_online_products"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(photographs.PhotographConfig):
     """Your images, and the settings of the encoder and of its training.
 
     Attributes:
-      data_dir: A folder with one sub-folder of images for each class.
+      data_dir: A folder with one sub-folder of images for each class, or the archive of a
+        data set.
+      dataset: "folder", or a data set with its own test classes.
       image_size: Height and width to which the images are resized.
       color: Whether the encoder sees colours.
+      crop: Whether to keep the proportions of images: the middle is cut out of them.
       background: The grey that shows through transparent images, from 0, black, to 255,
         white.
       min_images: Leave out classes with fewer images.
@@ -89,11 +102,13 @@ class Config(photographs.PhotographConfig):
     num_steps: int = setting(300, at_least=1)
 
     data_dir: pathlib.Path | None = None
+    dataset: Dataset = "folder"
     image_size: tuple[int, int] = setting((64, 64), at_least=1)
     color: bool = False
+    crop: bool = False
     background: int = setting(255, at_least=0, at_most=255)
-    min_images: int | None = setting(None, at_least=1)
-    test_classes: pathlib.Path | None = None
+    min_images: int | None = setting(None, at_least=1, only_when={"dataset": "folder"})
+    test_classes: pathlib.Path | None = setting(None, only_when={"dataset": "folder"})
     stream: bool = False
 
 
@@ -104,7 +119,12 @@ def build(config: Config) -> System:
 
 def preparation(config: Config) -> Preparation:
     """How images are prepared, in training and in use."""
-    return Preparation(config.image_size, color=config.color, background=config.background)
+    return Preparation(
+        config.image_size,
+        color=config.color,
+        background=config.background,
+        resampling="center-crop" if config.crop else "lanczos",
+    )
 
 
 def read_names(config: Config) -> list[str]:
@@ -162,6 +182,21 @@ def split_classes(
     return ClassSplit(np.sort(train), np.sort(validation), np.sort(order[is_test]))
 
 
+def standard_split(dataset: str, labels: np.ndarray, seed: int) -> ClassSplit:
+    """Splits the classes of a data set as papers do it, and keeps some for validation.
+
+    Args:
+      dataset: One of `YARDSTICKS`.
+      labels: The class number of each image.
+      seed: The seed of the choice of the validation classes, a tenth of the training
+        classes.
+    """
+    is_train = in_training(dataset, labels)
+    order = np.random.default_rng(seed).permutation(np.unique(labels[is_train]))
+    validation, train = np.split(order, [max(2, len(order) // 10)])
+    return ClassSplit(np.sort(train), np.sort(validation), np.unique(labels[~is_train]))
+
+
 def check_counts(counts: Mapping[str, int]) -> None:
     """Refuses classes with fewer than 2 images.
 
@@ -175,6 +210,17 @@ def check_counts(counts: Mapping[str, int]) -> None:
         raise UserError(f"{few}; --min-images 2 leaves such classes out")
 
 
+def choose_classes(config: Config, labels: np.ndarray) -> ClassSplit:
+    """The classes of each part.
+
+    Raises:
+      UserError: As `split_classes`.
+    """
+    if config.dataset == "folder":
+        return split_classes(labels, config.seed, test_names=read_names(config))
+    return standard_split(config.dataset, labels, config.seed)
+
+
 def load(config: Config) -> LabelledImages:
     """Reads all images and prepares them.
 
@@ -186,7 +232,9 @@ def load(config: Config) -> LabelledImages:
 
 
 def find_images(config: Config) -> ImageSource:
-    """Finds all images, without reading them. A label is the name of a sub-folder.
+    """Finds all images, without reading them.
+
+    A label is the name of a sub-folder, or the number of a class of a data set.
 
     Says on the standard error stream which files and classes are passed over.
 
@@ -195,9 +243,12 @@ def find_images(config: Config) -> ImageSource:
         image, or the images are too small for the encoder.
       FileNotFoundError: If the folder does not exist.
     """
-    if config.data_dir is None:
+    if config.dataset == "folder" and config.data_dir is None:
         raise UserError("--data-dir: a folder with one sub-folder a class")
     photographs.check_encoder(config, preparation(config), "--image-size")
+    if config.dataset != "folder" or config.data_dir is None:
+        parts = open_yardstick(config.dataset, config.data_dir, preparation(config))
+        return sources.joined(parts.train.source, parts.test.source)
     files = choose_files(config.data_dir, config.min_images)
     return sources.of_files(files, np.array(class_names(files)), preparation(config))
 
@@ -235,7 +286,7 @@ def main(config: Config) -> None:
     """Trains, evaluates on classes never seen, reports, and says how to use the model."""
     config = settled(config)
     source = find_images(config) if config.stream else sources.in_memory(load(config))
-    names = split_classes(source.labels, config.seed, test_names=read_names(config))
+    names = choose_classes(config, source.labels)
     config = supcon.fit_batch(config, select_classes(source, names.train).labels)
     if not loop.start(config):
         return
@@ -249,9 +300,9 @@ def main(config: Config) -> None:
         title="Classes never seen",
     )
     print("use the model on other images:\n")
+    folder = config.data_dir if config.dataset == "folder" else "FOLDER"
     model, gallery = (
-        shown(shlex.quote(str(path)))
-        for path in (config.directory / "model", config.data_dir)
+        shown(shlex.quote(str(path))) for path in (config.directory / "model", folder)
     )
     print(
         f"  siamese-jax identify --model {model} --gallery {gallery} --queries FILE ...\n"
