@@ -16,6 +16,10 @@ from tests.public import public_members
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 
 
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+
+
 def rows(page: str) -> list[list[str]]:
     """The cells of all tables of a page, without headings."""
     lines = [line for line in page.splitlines() if line.startswith("| ")]
@@ -53,17 +57,26 @@ def test_what_is_public_is_documented():
     bare = [
         f"{module}.{name}"
         for module, name, value in public_members()
-        if callable(value) and not inspect.getdoc(value)
+        if (inspect.isfunction(value) or inspect.isclass(value))
+        and not inspect.getdoc(value)
     ]
     assert not bare
 
 
+def test_the_example_of_the_first_page_gives_a_gradient():
+    (example,) = python_blocks((DOCS / "index.md").read_text())
+
+    def run(embeddings, labels):
+        names = {"embeddings": embeddings, "labels": labels}
+        exec(example, names)
+        return names["loss"], names["gradient"]
+
+    loss, gradient = jax.eval_shape(run, jnp.ones((6, 4)), jnp.arange(6) % 3)
+    assert (loss.shape, gradient.shape) == ((), (6, 4))
+
+
 PAGE = (DOCS / "coming-from.md").read_text()
 TRANSLATIONS = [(row[0], row[1].strip("`")) for row in rows(PAGE)]
-
-
-def python_blocks(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")
