@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from siamese_jax._files import finite_or_none as finite_or_none
+from siamese_jax._files import write_whole as write_whole
 from siamese_jax._names import print_any_name, shown
 from siamese_jax.errors import UserError
 
@@ -151,15 +153,6 @@ def format_figure(value: float | None) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def finite_or_none(value: Any) -> Any:
-    """Returns None for a number without a value, which JSON cannot hold.
-
-    >>> print(finite_or_none(float("nan")), finite_or_none(0.5))
-    None 0.5
-    """
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def show_figures(figures: Mapping[str, Any], path: pathlib.Path | None) -> None:
     """Prints figures["metrics"] as a table and, if a path is given, writes all as JSON.
 
@@ -193,10 +186,3 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
             f"{path} is damaged ({error}); delete it, or the folder, to start again"
         ) from error
     return content
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a text file so that a killed process leaves the old file or the new one."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

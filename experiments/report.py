@@ -4,16 +4,11 @@
 several systems share.
 """
 
-import base64
-import html
-import io
-import itertools
 import json
 import math
 import pathlib
-import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,38 +17,25 @@ import numpy as np
 from experiments.cli import finite_or_none, read_json, table_rows, write_whole
 from experiments.engine.logs import read_log
 from siamese_jax._names import shown
+from siamese_jax._page import (
+    CORRECT,
+    INK,
+    PALE,
+    WRONG,
+    Cell,
+    Table,
+    new_figure,
+    page,
+    without_frame,
+)
+from siamese_jax._page import Section as Section
+from siamese_jax._page import distance_histogram as distance_histogram
+from siamese_jax._page import roc as roc
 from siamese_jax.samplers import Pairs
 from siamese_jax.verification import RocCurve, roc_curve
 
 if TYPE_CHECKING:  # matplotlib is imported when a picture is made
     from matplotlib.figure import Figure
-
-_CORRECT, _WRONG, _INK, _PALE = "#2a7f4f", "#c0392b", "#26435f", "#9fb3c8"
-_LINES = (_INK, _PALE, _CORRECT, _WRONG, "#c28a1e")
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
-       padding: 0 1rem; color: #222; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; } td { padding: .2rem .9rem .2rem 0; }
-td.number { font-variant-numeric: tabular-nums; text-align: right; }
-img { max-width: 100%; } p.note { color: #555; max-width: 46rem; }
-details { margin-top: 2rem; color: #555; } pre { overflow-x: auto; }
-"""
-
-
-class Section(NamedTuple):
-    """A part of the page.
-
-    Attributes:
-      title: The heading.
-      note: A sentence that says what the picture shows.
-      figure: The picture.
-    """
-
-    title: str
-    note: str
-    figure: "Figure"
 
 
 def write_report(
@@ -75,42 +57,16 @@ def write_report(
       remarks: Sentences about the figures, which stand above them.
     """
     figures = {name: finite_or_none(value) for name, value in metrics.items()}
-    rows = "\n".join(
-        f'<tr><td>{html.escape(name)}</td><td class="number">{text}</td></tr>'
-        for name, text in table_rows(figures)
+    rows = [[Cell(name), Cell(text, "number")] for name, text in table_rows(figures)]
+    settings = json.dumps(read_json(workdir / "config.json"), indent=2)
+    whole = page(
+        title,
+        Table([], rows),
+        sections,
+        remarks=remarks,
+        details=("Configuration", settings),
     )
-    notes = "\n".join(f'<p class="note">{html.escape(remark)}</p>' for remark in remarks)
-    parts = "\n".join(
-        f"<h2>{html.escape(section.title)}</h2>\n"
-        f'<p class="note">{html.escape(section.note)}</p>\n'
-        f'<img alt="{html.escape(section.title)}" src="{_as_png(section.figure)}">'
-        for section in sections
-    )
-    settings = html.escape(json.dumps(read_json(workdir / "config.json"), indent=2))
-    page = (
-        f'<!doctype html>\n<html lang="en"><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>\n"
-        f"<h1>{html.escape(title)}</h1>\n{notes}\n<table>{rows}</table>\n{parts}\n"
-        f"<details><summary>Configuration</summary><pre>{settings}</pre></details>"
-        "</html>\n"
-    )
-    write_whole(workdir / "report.html", page)  # a run with this page counts as complete
-
-
-def _as_png(figure: "Figure") -> str:
-    """Returns a picture as the address of an image, with the image in it."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # A letter that the font lacks is drawn as a box.
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _figure(**options: Any) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(**options)
+    write_whole(workdir / "report.html", whole)  # a run with this page counts as complete
 
 
 # Sections -------------------------------------------------------------------------------
@@ -196,59 +152,20 @@ def curves(
       log: The file in the folder.
     """
     logged = read_log(workdir, log)
-    figure = _figure(figsize=(4.2 * len(names), 3))
+    figure = new_figure(figsize=(4.2 * len(names), 3))
     for axes, name in zip(
         figure.subplots(1, len(names), squeeze=False)[0], names, strict=True
     ):
         steps, values = logged["step"], logged[name]
         window = max(1, len(values) // 50)
         means = np.convolve(values, np.ones(window) / window, mode="valid")
-        axes.plot(steps, values, color=_PALE, linewidth=0.6)
-        axes.plot(steps[window - 1 :], means, color=_INK)
+        axes.plot(steps, values, color=PALE, linewidth=0.6)
+        axes.plot(steps[window - 1 :], means, color=INK)
         finite = np.append(values[np.isfinite(values)], 0)
         axes.set(
             xlabel="step", title=name, ylim=(0, float(np.quantile(finite, 0.99)) * 1.05)
         )
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def roc(curves_by_name: Mapping[str, RocCurve]) -> "Figure":
-    """Plots one or more ROC curves."""
-    figure = _figure(figsize=(4.2, 4))
-    axes = figure.subplots()
-    lines = zip(curves_by_name.items(), itertools.cycle(_LINES), strict=False)
-    for (name, curve), color in lines:
-        axes.plot(curve.false_match_rate, curve.true_match_rate, color=color, label=name)
-    axes.plot([0, 1], [1, 0], color="#ddd", linewidth=0.8, zorder=0)  # equal errors
-    axes.set(xlabel="different pairs called the same", ylabel="same pairs called the same")
-    axes.set_aspect("equal")
-    axes.legend(loc="lower right", frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def distance_histogram(
-    distances: np.ndarray, same: np.ndarray, threshold: float
-) -> "Figure":
-    """Plots the finite distances of same and of different pairs, and the threshold.
-
-    A threshold that is NaN is not shown.
-    """
-    figure = _figure(figsize=(5.5, 3))
-    axes = figure.subplots()
-    finite = np.isfinite(distances)
-    distances, same = distances[finite], same[finite]
-    low = float(np.min(distances, initial=0.0))
-    high = float(np.max(distances, initial=low))
-    bins = np.linspace(low, high + 1e-9, 60).tolist()
-    for kind, color, label in ((True, _CORRECT, "same"), (False, _WRONG, "different")):
-        axes.hist(distances[same == kind], bins, alpha=0.6, color=color, label=label)
-    if not math.isnan(threshold):
-        axes.axvline(threshold, color="#222", linewidth=1, label="threshold")
-    axes.set(xlabel="distance", yticks=[])
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)  # beside the bars
-    axes.spines[["top", "right", "left"]].set_visible(False)
+        without_frame(axes)
     return figure
 
 
@@ -270,11 +187,11 @@ def pair_grid(
       cmap: The colour map of images with one channel.
     """
     num = len(distances)
-    figure = _figure(figsize=(0.95 * num, 2.3))
+    figure = new_figure(figsize=(0.95 * num, 2.3))
     for column, axes in enumerate(figure.subplots(1, num, squeeze=False)[0]):
         correct = (distances[column] <= threshold) == same[column]
         axes.imshow(np.concatenate(list(images[:, column])), cmap=cmap)
-        axes.set_title(f"{distances[column]:.2f}", color=_CORRECT if correct else _WRONG)
+        axes.set_title(f"{distances[column]:.2f}", color=CORRECT if correct else WRONG)
         axes.set_xlabel("same" if same[column] else "diff.")
         axes.set(xticks=[], yticks=[])
     return figure
@@ -299,14 +216,14 @@ class Answer(NamedTuple):
 def answer_grid(answers: Sequence[Answer]) -> "Figure":
     """Shows in each row a query and its nearest candidates, framed green if correct."""
     num_candidates = len(answers[0].candidates)
-    figure = _figure(figsize=(0.85 * (num_candidates + 1), 0.95 * len(answers)))
+    figure = new_figure(figsize=(0.85 * (num_candidates + 1), 0.95 * len(answers)))
     grid = figure.subplots(len(answers), num_candidates + 1, squeeze=False)
     for row, answer in zip(grid, answers, strict=True):
         row[0].imshow(answer.query[:, :, 0], cmap="gray_r")
         row[0].set_ylabel("query", rotation=0, ha="right", va="center", fontsize=8)
         for place, axes in enumerate(row[1:]):
             axes.imshow(answer.candidates[place, :, :, 0], cmap="gray_r")
-            color = _CORRECT if answer.correct[place] else _WRONG if place == 0 else "#ccc"
+            color = CORRECT if answer.correct[place] else WRONG if place == 0 else "#ccc"
             for spine in axes.spines.values():
                 spine.set(color=color, linewidth=2.5 if color != "#ccc" else 0.8)
             axes.set_title(f"{answer.distances[place]:.2f}", fontsize=7, pad=2)
@@ -320,7 +237,7 @@ def embedding_map(embeddings: np.ndarray, images: np.ndarray, seed: int = 0) -> 
     """Shows images in the plane, where t-SNE of their embeddings puts them."""
     from sklearn.manifold import TSNE
 
-    figure = _figure(figsize=(8, 8))
+    figure = new_figure(figsize=(8, 8))
     axes = figure.subplots()
     axes.set_axis_off()
     if np.ptp(embeddings, axis=0).max() < 1e-6:
@@ -340,7 +257,7 @@ def embedding_map(embeddings: np.ndarray, images: np.ndarray, seed: int = 0) -> 
 
 def confusion_matrix(shares: np.ndarray, names: Sequence[str]) -> "Figure":
     """Plots how often each class (rows) is taken for each other class (columns)."""
-    figure = _figure(figsize=(4.6, 4.2))
+    figure = new_figure(figsize=(4.6, 4.2))
     axes = figure.subplots()
     picture = axes.imshow(shares, cmap="Reds", vmin=0)
     figure.colorbar(picture, ax=axes, shrink=0.8, format=lambda share, _: f"{share:.0%}")
@@ -360,7 +277,7 @@ def confusion_pairs(
       drawings: Pairs of images [height, width, 1].
       shares: How often each confusion happens.
     """
-    figure = _figure(figsize=(0.95 * len(shares), 2.3))
+    figure = new_figure(figsize=(0.95 * len(shares), 2.3))
     for axes, (truth, answer), share in zip(
         figure.subplots(1, len(shares), squeeze=False)[0], drawings, shares, strict=True
     ):

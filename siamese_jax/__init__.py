@@ -44,7 +44,7 @@ The public modules are the namespace. They are loaded when they are first used:
   `identification`, `errors`.
 * Evaluation: `verification` (ROC, operating points, costs, calibration, open sets),
   `episodes` (N-way tasks of a few examples), `retrieval` (nearest neighbours, recall@k,
-  MAP@R), `health` (collapse of embeddings).
+  MAP@R), `health` (collapse of embeddings), `evaluation` (all of these at once).
 """
 
 import importlib
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         encoders,
         episodes,
         errors,
+        evaluation,
         health,
         identification,
         images,
@@ -88,6 +89,7 @@ __all__ = [
     "encoders",
     "episodes",
     "errors",
+    "evaluation",
     "health",
     "identification",
     "images",

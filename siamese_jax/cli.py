@@ -9,6 +9,9 @@
     siamese-jax embed --model DIR --out E.npy FILE_OR_FOLDER...
         The embeddings of images, for other programs.
 
+    siamese-jax evaluate --embeddings E.npy --labels L.npy --out FOLDER
+        How good embeddings are, by all usual figures: a table and a page.
+
 DIR is a folder that `siamese_jax.model.save_model` has written.
 `siamese-jax COMMAND --help` explains a command and its flags.
 """
@@ -16,16 +19,17 @@ DIR is a folder that `siamese_jax.model.save_model` has written.
 import hashlib
 import inspect
 import io
-import json as json_format  # the commands have a flag of this name
 import math
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
+from siamese_jax._evaluate_command import evaluate
 from siamese_jax._extras import import_extra
+from siamese_jax._files import check_output as check_output
+from siamese_jax._files import write_json
 from siamese_jax._names import print_any_name, shown
 from siamese_jax.errors import UserError
 
@@ -58,7 +62,7 @@ def main(*, arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     print_any_name()
     try:
-        run = _parse(arguments)
+        run = parse(arguments)
         run()
     except (UserError, OSError) as error:
         print(f"error: {shown(str(error))}", file=sys.stderr)
@@ -100,7 +104,7 @@ def verify(
     loaded = _load(model)
     found = loaded.verify(a, b)
     if json is not None:
-        _write_json(json, found._asdict())
+        write_json(json, found._asdict())
     probability = found.probability_same
     if not found.same:
         probability = min(probability, 0.499)  # not rounded up to 0.500
@@ -190,7 +194,7 @@ def identify(
     answers = _answers(found, asked, labels, truth, _are_copies(asked, files))
     answers["picture"] = None if picture is None else shown(str(picture))
     if json is not None:
-        _write_json(json, answers)
+        write_json(json, answers)
     _print_answers(answers)
     if found.threshold_from is None:
         _warn(
@@ -209,7 +213,7 @@ def identify(
         nearest = [files[position] for position in found.nearest.positions]
         drawn = _draw(picture, asked, nearest, found)
         if json is not None and not drawn:
-            _write_json(json, answers | {"picture": None})
+            write_json(json, answers | {"picture": None})
 
 
 def embed(
@@ -248,7 +252,7 @@ def embed(
     with part.open("wb") as file:
         np.save(file, vectors)
     part.replace(out)
-    _write_json(list_file, {"files": [shown(str(file)) for file in files]})
+    write_json(list_file, {"files": [shown(str(file)) for file in files]})
     print(f"{out}: {vectors.shape[0]} embeddings of {vectors.shape[1]} numbers")
     print(f"{list_file}: their image files")
 
@@ -257,13 +261,19 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify,
     "identify": identify,
     "embed": embed,
+    "evaluate": evaluate,
 }
 
 
 # Flags ----------------------------------------------------------------------------------
 
 
-def _parse(arguments: Sequence[str]) -> Callable[[], None]:
+def parse(arguments: Sequence[str], *, program: str = PROGRAM) -> Callable[[], None]:
+    """The command that the arguments ask for, ready to run.
+
+    Raises:
+      SystemExit: With status 2 if the flags are wrong, with 0 after `--help`.
+    """
     tyro = import_extra("tyro")
     asked = COMMANDS.get(arguments[0]) if arguments else None
     if {"-h", "--help"} & set(arguments):
@@ -282,7 +292,7 @@ def _parse(arguments: Sequence[str]) -> Callable[[], None]:
     )
     return tyro.cli(
         Union[alternatives],  # noqa: UP007, made of a tuple
-        prog=PROGRAM,
+        prog=program,
         description="",
         args=arguments,
         config=(
@@ -313,28 +323,6 @@ def _summary(command: Callable[..., None]) -> str:
 
 
 # Checks, files and words ----------------------------------------------------------------
-
-
-def check_output(
-    flag: str, path: pathlib.Path | None, *, endings: tuple[str, ...] = ()
-) -> None:
-    """Checks, before any work is done, that a file can be written to the path of a flag.
-
-    Raises:
-      UserError: If the ending is another, the path is a folder, or the folder that it lies
-        in does not exist or cannot be written to.
-    """
-    if path is None:
-        return
-    if endings and path.suffix.lower() not in endings:
-        raise UserError(f"{flag}: {path} must end in {' or '.join(endings)}")
-    if path.is_dir():
-        raise UserError(f"{flag}: {path} is a folder; a file is wanted")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise UserError(f"{flag}: the folder {path.parent} does not exist")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"{flag}: the folder {path.parent} cannot be written to")
 
 
 def _check_files(name: str, files: Sequence[pathlib.Path]) -> None:
@@ -480,14 +468,3 @@ def _draw(
         return False
     print(f"picture: {picture}")
     return True
-
-
-def _write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-    """Writes all of a file or nothing; a number without a value becomes null."""
-    plain = {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in content.items()
-    }
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json_format.dumps(plain, indent=2, allow_nan=False) + "\n")
-    part.replace(path)

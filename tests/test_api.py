@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FOLDERS = ("siamese_jax", "experiments", "benchmarks", "tests")
 
 # of files, paths and NumPy arrays: they have tests of their own instead of a row
-HOST_MODULES = {"errors", "identification", "images", "model"}
+HOST_MODULES = {"errors", "evaluation", "identification", "images", "model"}
 HOST_FUNCTIONS = {
     "batching.use_devices_of",  # sets a mesh
     "health.warning",  # returns words
@@ -163,6 +163,14 @@ MAY_IMPORT = {
     "health": CORE,
     "retrieval": {*CORE, "batching", "verification"},
     "_names": set(),
+    "_files": {"errors"},
+    "_page": {"errors", "_extras"},
+    "evaluation": {
+        *(*CORE, "errors", "_names", "_page", "images"),
+        *("episodes", "health", "retrieval", "samplers", "verification"),
+    },
+    "_evaluate_command": {"errors", "_extras", "_files", "_names", "evaluation"}
+    | {"verification"},
     "_image_file": {"errors", "_extras"},
     "_image_folder": {"errors", "_names", "_image_file"},
     "images": {
@@ -177,7 +185,7 @@ MAY_IMPORT = {
     },
     "cli": {
         *("errors", "_extras", "_names", "_match_picture", "images", "identification"),
-        *("model", "verification"),
+        *("_evaluate_command", "_files", "model", "verification"),
     },
     "__main__": {"cli"},
 }
@@ -190,6 +198,9 @@ MAY_USE = {
     "_image_file": {"PIL"},
     "images": {"PIL"},
     "_match_picture": {"PIL"},
+    "_page": {"matplotlib"},
+    "evaluation": {"matplotlib", "sklearn"},
+    "_evaluate_command": {"matplotlib"},
     "_model_folder": {"safetensors", "flatbuffers"},
     "cli": {"tyro"},
 }

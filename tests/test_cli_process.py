@@ -17,7 +17,7 @@ from siamese_jax.verification import calibrate
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("command", [None, "verify", "identify", "embed"])
+@pytest.mark.parametrize("command", [None, "verify", "identify", "embed", "evaluate"])
 def test_help_keeps_the_lines_of_a_description_apart(command, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments=[*([command] if command else []), "--help"])

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.evaluations.cluster_agreement import cluster_agreement
+from siamese_jax.evaluation import cluster_agreement
 
 POINTS = np.repeat([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]], 4, axis=0)
 POINTS = POINTS + np.random.default_rng(0).normal(scale=0.1, size=POINTS.shape)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from siamese_jax._checks import (
     check_at_least,
@@ -19,7 +19,7 @@ from siamese_jax.distances import euclidean_distance_matrix
 from siamese_jax.episodes.inductive import MatrixFn, answers, prototype_logits
 from siamese_jax.samplers import ClassIndex, sample_episode
 
-LogitsFn = Callable[..., Float[Array, "queries ways"]]
+LogitsFn = Callable[..., PyTree[Float[Array, "queries ways"]]]
 
 _EPISODES_AT_ONCE = 64
 
@@ -28,7 +28,8 @@ class EpisodeAccuracy(NamedTuple):
     """Mean accuracy over episodes, its 95 % interval, and the accuracy of each episode.
 
     The interval is the mean +- 1.96 standard errors. It covers the random draw of the
-    episodes, not the choice of the test classes, and is not clipped to [0, 1].
+    episodes, not the choice of the test classes, and is not clipped to [0, 1]. If a
+    function gives the logits of several classifiers, each field is a tree like theirs.
     """
 
     mean: Float[Array, ""]
@@ -75,8 +76,9 @@ def episode_accuracy(
         prototype.
       logits_fn: `logits_fn(support, queries)`, of which the class with the largest logit is
         the answer, such as `ridge_logits`. It takes `where` besides, if `min_shots` is
-        given. None answers by the nearest prototype. A function made anew for each call is
-        compiled for each call.
+        given. To give several classifiers the same tasks, it returns a dictionary, or
+        another tree, of their logits. None answers by the nearest prototype. A function
+        made anew for each call is compiled for each call.
 
     Returns:
       The accuracies. That of a task with a NaN embedding is NaN.
@@ -121,9 +123,12 @@ def episode_accuracy(
         matrix_fn=matrix_fn,
         logits_fn=logits_fn,
     )
-    mean = jnp.mean(accuracies)
-    margin = 1.96 * jnp.std(accuracies, ddof=1) / num_episodes**0.5
-    return EpisodeAccuracy(mean, mean - margin, mean + margin, accuracies)
+
+    def end(side: float, values: Array) -> Array:
+        return jnp.mean(values) + side * 1.96 * jnp.std(values, ddof=1) / num_episodes**0.5
+
+    mean, low, high = (jax.tree.map(partial(end, x), accuracies) for x in (0, -1, 1))
+    return EpisodeAccuracy(mean, low, high, accuracies)
 
 
 _STATIC = (
@@ -154,10 +159,10 @@ def _accuracies(
     min_shots: int | None,
     matrix_fn: MatrixFn,
     logits_fn: LogitsFn | None,
-) -> Float[Array, " episodes"]:
+) -> PyTree[Float[Array, " episodes"]]:
     logits_of = logits_fn or partial(prototype_logits, matrix_fn=matrix_fn)
 
-    def one_episode(key: PRNGKeyArray) -> Float[Array, ""]:
+    def one_episode(key: PRNGKeyArray) -> PyTree[Float[Array, ""]]:
         episode_key, class_key = jax.random.split(key)
         given: dict[str, Any] = {}
         if min_shots is not None:
@@ -180,8 +185,13 @@ def _accuracies(
             classes = jax.random.permutation(class_key, num_ways)[:num_query_classes]
         queries = embeddings[query[classes].reshape(-1)]
         truth = jnp.repeat(classes, num_queries)
-        found = answers(logits_of(embeddings[support], queries, **given))
-        has_nan = jnp.any(found < 0)
-        return jnp.where(has_nan, jnp.nan, jnp.mean(found == truth))
+
+        def accuracy(logits: Array) -> Array:
+            found = answers(logits)
+            has_nan = jnp.any(found < 0)
+            return jnp.where(has_nan, jnp.nan, jnp.mean(found == truth))
+
+        logits = logits_of(embeddings[support], queries, **given)
+        return jax.tree.map(accuracy, logits)
 
     return map_batches(jax.vmap(one_episode), keys, batch_size=_EPISODES_AT_ONCE)
