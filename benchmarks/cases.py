@@ -98,7 +98,7 @@ CASES = {
         batch_size=32,
         num_steps=3,
         num_compared_steps=2,
-        config={},
+        config={"pixels": "ink-1"},
         options={},
         without_dropout={},
         steps_per_execution=1,
@@ -129,7 +129,7 @@ _SMOKE: dict[str, dict[str, Any]] = {
     "mnist_towers": _DIGITS,
     "omniglot_koch": {
         "image_shape": (53, 53, 1),
-        "config": {"size": "half"},
+        "config": {"size": "half", "pixels": "ink-1"},
         "options": {"image_size": 53, "kernel_sizes": (5, 4, 3, 3)},
     },
 }

@@ -135,7 +135,7 @@ def koch_row(size, options, **settings):
     side = 105 if full else 53
     return Row(
         "omniglot_koch",
-        omniglot_koch.Config(size=size),
+        omniglot_koch.Config(size=size, pixels="ink-1"),  # Keras is fed the same
         options,
         encoder,
         answer,

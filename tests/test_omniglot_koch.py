@@ -65,21 +65,23 @@ def test_koch_is_evaluated_as_it_goes_and_the_best_state_becomes_the_model(small
     assert model.calibration.num_pairs == 4_000
 
 
-def test_the_distance_is_minus_the_log_odds_and_the_encoder_sees_dark_ink_as_1(small_koch):
-    system = omniglot_koch.build(small_koch)
-    state = initial_state(system, jax.random.key(0))
-    model = system.model(state)
+def test_the_distance_is_minus_the_log_odds_of_what_the_encoder_sees(small_koch):
     pictures = drawings("test").images[:3]
-    embeddings = model.embed(pictures)
     resized = omniglot_koch.prepare(pictures, omniglot_koch.Preparation((53, 53)))
-    ink = 1 - jnp.asarray(resized, jnp.float32) / 255
-    encoder = omniglot_koch.make_encoder(small_koch)
-    wanted = jax.jit(encoder.apply)({"params": state.params["encoder"]}, ink)
-    np.testing.assert_allclose(embeddings, wanted, rtol=1e-4, atol=1e-5)
-    head = {"params": state.params["head"]}
-    logits = WeightedL1Head().apply(head, embeddings[:1], embeddings[2:])
-    distance = model.distances(embeddings, embeddings)[0, 2]
-    np.testing.assert_allclose(distance, -logits[0], rtol=1e-5)
+    light = jnp.asarray(resized, jnp.float32)  # paper is 255
+    seen = {"paper-255": light, "ink-255": 255 - light, "ink-1": 1 - light / 255}
+    state = initial_state(omniglot_koch.build(small_koch), jax.random.key(0))
+    encode = jax.jit(omniglot_koch.make_encoder(small_koch).apply)
+    for pixels, images in seen.items():
+        config = dataclasses.replace(small_koch, pixels=pixels)
+        model = omniglot_koch.build(config).model(state)
+        embeddings = model.embed(pictures)
+        wanted = encode({"params": state.params["encoder"]}, images)
+        np.testing.assert_allclose(embeddings, wanted, rtol=1e-4, atol=1e-5)
+        head = {"params": state.params["head"]}
+        logits = WeightedL1Head().apply(head, embeddings[:1], embeddings[2:])
+        distance = model.distances(embeddings, embeddings)[0, 2]
+        np.testing.assert_allclose(distance, -logits[0], rtol=1e-4)
 
 
 def numbered_drawings():
@@ -157,7 +159,8 @@ def test_the_loss_is_the_cross_entropy_with_the_l2_terms(small_koch):
     key = jax.random.key(2)
     value, (_, metrics) = jax.jit(system.loss)(params, statistics, batch, key)
     encode = jax.jit(omniglot_koch.make_encoder(config).apply)
-    a, b = (encode({"params": params["encoder"]}, x) for x in batch.images)
+    seen = 255 * (1 - batch.images)
+    a, b = (encode({"params": params["encoder"]}, x) for x in seen)
     logits = np.asarray(WeightedL1Head().apply({"params": params["head"]}, a, b), float)
     signed = np.where(batch.same, logits, -logits)
     cross_entropy = np.mean(np.log1p(np.exp(-signed)))

@@ -76,6 +76,8 @@ class Config(PairConfig):
 
     Attributes:
       size: The images and the network of the paper, or about half the size.
+      pixels: What the encoder sees: light paper as 255 and ink as 0, the other way round,
+        or ink as 1 and paper as 0. See above.
       schedule: The tutorial's optimiser, or the paper's.
       affine: Whether training drawings are distorted.
       remat: Whether the encoder computes activations again in the backward pass, for less
@@ -97,6 +99,7 @@ class Config(PairConfig):
     checkpoint_every: int = setting(500, at_least=1)
 
     size: Literal["full", "half"] = "full"
+    pixels: Literal["paper-255", "ink-255", "ink-1"] = "paper-255"
     schedule: Literal["tutorial", "paper"] = "tutorial"
     affine: bool = False
     remat: bool = False
@@ -128,7 +131,11 @@ FINAL_TASKS: tuple[tuple[str, omniglot.Part, str], ...] = (
 def build(config: Config) -> System:
     """The system as pure functions."""
     encoder = make_encoder(config)
-    encoder_init, encode = from_flax(encoder)
+    encoder_init, apply_fn = from_flax(encoder)
+
+    def encode(params: Any, images: jax.Array, **options: Any) -> Any:
+        return apply_fn(params, grey_values(config, images), **options)
+
     embed_pairs = pair_batches.embed_pairs(encode, config)
     mean = pair_batches.batch_mean(config)
     head = WeightedL1Head()
@@ -172,9 +179,19 @@ def build(config: Config) -> System:
 
 
 def preparation(config: Config) -> Preparation:
-    """Pictures have dark ink on light paper; the encoder sees ink as 1."""
+    """Pictures have dark ink on light paper. Prepared images have ink 1 and paper 0.
+
+    Distortions fill what moves in from outside with 0, which is paper.
+    """
     size = (105, 105) if config.size == "full" else (53, 53)
     return Preparation(size, invert=True)
+
+
+def grey_values(config: Config, images: jax.Array) -> jax.Array:
+    """What the encoder sees of prepared images, in which ink is 1 and paper is 0."""
+    if config.pixels == "paper-255":
+        return 255 * (1 - images)
+    return 255 * images if config.pixels == "ink-255" else images
 
 
 def make_encoder(config: Config) -> KochConv:
