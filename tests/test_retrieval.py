@@ -128,15 +128,21 @@ def test_one_class_and_classes_of_one(labels):
         assert all(np.isnan(mean).all() for mean in found.mean)
 
 
-def test_counting_and_sorting_give_the_same_ranks():
+@pytest.mark.parametrize("num_ranks", [1, 33, 40, 64, 100])
+@pytest.mark.parametrize("way", ["comparing", "searching"])
+def test_ranks_of_relevant_references_are_those_of_a_stable_sort(way, num_ranks):
     rng = np.random.default_rng(3)
-    d = jnp.asarray(rng.integers(5, size=(30, 64)), jnp.float32)
-    d = d.at[0, 5].set(jnp.inf)
-    same, where = (jnp.asarray(rng.random((30, 64)) < share) for share in (0.2, 0.8))
-    counted = jax.jit(evaluation.ranks_by_counting, static_argnums=3)(d, same, where, 40)
-    ordered = jax.jit(evaluation.ranks_by_sorting)(d, same, where)
-    for some, all_ in zip(np.asarray(counted), np.asarray(ordered), strict=True):
-        assert some[some > 0].tolist() == all_[all_ > 0].tolist()
+    d = rng.integers(-2, 3, size=(30, 64)).astype(np.float32)  # with many ties
+    d[0, 5], d[1] = np.inf, 0.0
+    share = np.array([0.0, 1.0] + [0.2] * 28)[:, None]
+    same, where = rng.random((30, 64)) < share, rng.random((30, 64)) < 0.8
+    ranks_fn = getattr(evaluation, f"ranks_by_{way}")
+    found = np.asarray(jax.jit(ranks_fn, static_argnums=3)(d, same, where, num_ranks))
+    for row, ranks in enumerate(found):
+        columns = np.flatnonzero(where[row])
+        order = columns[np.argsort(d[row, columns], kind="stable")]
+        wanted = 1 + np.flatnonzero(same[row, order])[:num_ranks]
+        assert ranks.tolist() == [*wanted, *[0] * (len(ranks) - len(wanted))]
 
 
 def test_items_with_several_labels():

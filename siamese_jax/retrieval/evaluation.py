@@ -16,6 +16,7 @@ from siamese_jax.relations import Items, SameFn, between, equal_labels
 from siamese_jax.retrieval.figures import Figures, all_figures, mean_figures
 from siamese_jax.retrieval.neighbours import (
     MatrixFn,
+    Neighbours,
     check_two_sets,
     comparable,
     even_tiles,
@@ -24,7 +25,7 @@ from siamese_jax.retrieval.neighbours import (
 )
 
 _ENTRIES_AT_ONCE = 2**22  # 16 MB of distances in float32
-_FEW_RELEVANT = 256  # up to which counting is faster than sorting all references
+_FEW_RELEVANT = 32  # up to which comparing all references with each is faster
 
 
 class Evaluation(NamedTuple):
@@ -75,8 +76,10 @@ def evaluate(
         with references of the same id.
       cutoffs: The k of the figures "at k".
       max_relevant: A number that no query has more relevant references than. It is found
-        out where labels are known. Inside `jit` they are not, and without `max_relevant`
-        all references are sorted, which takes long on a CPU.
+        out where labels are known. Inside `jit` they are not: pass the largest
+        `num_relevant` of an earlier call, or the size of the largest class. Without it all
+        references may be relevant, and all of them are sorted, which takes some times as
+        long.
       same_fn: Which labels are the same, as for `relations.between`. A reference that is
         the same as the query is relevant.
       matrix_fn: `matrix_fn(x, y)`, distances of `[n, dim]` to `[m, dim]`, each of which
@@ -172,16 +175,15 @@ def _evaluate(
     num_queries_at_once: int,
 ) -> Evaluation:
     num_references = len(references[0])
+    few = max_relevant <= _FEW_RELEVANT
+    ranks_fn = ranks_by_comparing if few else ranks_by_searching
 
     def some(queries: tuple[Array, Items]) -> tuple[Figures, Array]:
         embeddings, items = queries
         same, where = between(items, references[1], same_fn=same_fn)
         distances = matrix_fn(embeddings, references[0])
         num_relevant = jnp.sum(same & where, axis=1)
-        if max_relevant <= min(_FEW_RELEVANT, num_references - 1):
-            ranks = ranks_by_counting(distances, same, where, max_relevant)
-        else:
-            ranks = ranks_by_sorting(distances, same, where)
+        ranks = ranks_fn(distances, same, where, max_relevant)
         figures = all_figures(
             ranks, num_relevant, cutoffs=cutoffs, num_references=num_references
         )
@@ -208,15 +210,15 @@ def _nan_where(flags: Array, values: Array, *, fill: float = jnp.nan) -> Array:
     return jnp.where(jnp.expand_dims(flags, range(1, values.ndim)), fill, values)
 
 
-def ranks_by_counting(
+def ranks_by_comparing(
     distances: Float[Array, "n m"],
     same: Bool[Array, "n m"],
     where: Bool[Array, "n m"],
     num_ranks: int,
 ) -> Int[Array, "n p"]:
-    """Ranks of relevant references: 1 + the number of references before each.
+    """Ranks of relevant references, by comparing all references with each of them.
 
-    >>> print(ranks_by_counting(
+    >>> print(ranks_by_comparing(
     ...     jnp.array([[2.0, 1.0, 2.0]]), jnp.array([[True, False, True]]),
     ...     jnp.ones((1, 3), bool), 3))
     [[2 3 0]]
@@ -235,16 +237,50 @@ def ranks_by_counting(
     return lax.map(rank, jax.tree.map(jnp.transpose, tuple(relevant))).T
 
 
-def ranks_by_sorting(
-    distances: Float[Array, "n m"], same: Bool[Array, "n m"], where: Bool[Array, "n m"]
-) -> Int[Array, "n m"]:
-    """Ranks of relevant references, by sorting all references.
+def ranks_by_searching(
+    distances: Float[Array, "n m"],
+    same: Bool[Array, "n m"],
+    where: Bool[Array, "n m"],
+    num_ranks: int,
+) -> Int[Array, "n p"]:
+    """Ranks of relevant references, by finding the place of each reference among them.
 
-    >>> print(ranks_by_sorting(
+    Only the relevant references are sorted. If c of them come before a reference, it comes
+    before all others, or is the first of these itself. So the rank of relevant reference p
+    is the number of references for which c <= p.
+
+    >>> print(ranks_by_searching(
     ...     jnp.array([[2.0, 1.0, 2.0]]), jnp.array([[True, False, True]]),
-    ...     jnp.ones((1, 3), bool)))
-    [[0 2 3]]
+    ...     jnp.ones((1, 3), bool), 3))
+    [[2 3 0]]
     """
-    keys = jnp.where(where, comparable(distances), jnp.inf)
-    _, hits = lax.sort((keys, same & where), dimension=1, num_keys=1, is_stable=True)
-    return jnp.where(hits, jnp.arange(1, hits.shape[1] + 1)[None, :], 0)
+    distances = comparable(distances)
+    relevant = smallest(jnp.where(same & where, distances, jnp.inf), num_ranks)
+    num_ranks = relevant.distances.shape[1]
+
+    def of_query(distances: Array, where: Array, relevant: Neighbours) -> Array:
+        places = _num_before(distances, relevant)
+        places = jnp.where(where, places, num_ranks)  # beyond the counts: left out
+        counts = jnp.zeros(num_ranks, jnp.int32).at[places].add(1, mode="drop")
+        return jnp.cumsum(counts)
+
+    ranks = jax.vmap(of_query)(distances, where, relevant)
+    return jnp.where(relevant.distances == jnp.inf, 0, ranks)
+
+
+def _num_before(distances: Float[Array, " m"], relevant: Neighbours) -> Int[Array, " m"]:
+    """How many of sorted relevant references come before each reference of a query.
+
+    A binary search for all references at once, whose steps are powers of two.
+    """
+    num_ranks, columns = len(relevant.indices), jnp.arange(len(distances))
+    num_steps = num_ranks.bit_length()
+
+    def step(i: Array, places: Array) -> Array:
+        size = jnp.right_shift(1 << (num_steps - 1), i)
+        last = places + size - 1
+        distance, index = (x.at[last].get(mode="clip") for x in relevant)
+        before = (distance < distances) | ((distance == distances) & (index < columns))
+        return jnp.where((last < num_ranks) & before, places + size, places)
+
+    return lax.fori_loop(0, num_steps, step, jnp.zeros_like(columns))
