@@ -24,8 +24,8 @@ format: .venv/development
 	$(BIN)/ruff check --fix .
 
 docs: .venv/documentation  ## The documentation site, docs/_build/html/index.html; every warning is an error.
-	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going \
-		docs docs/_build/html
+	$(BIN)/python -m sphinx --builder html --fresh-env --nitpicky --fail-on-warning \
+		--keep-going docs docs/_build/html
 
 bench: $(BENCH)/installed  ## Measure the speed beside Keras and PyTorch, and write all tables of benchmarks/README.md.
 	for name in train_step inference record_step sweep retrieval start_up time_to_accuracy; do \

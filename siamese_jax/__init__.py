@@ -1,6 +1,6 @@
 """Siamese networks, one-shot recognition and metric learning in JAX, as pure functions.
 
-A loss is computed in steps, each of which is a pure function of arrays:
+A loss is computed in steps, each of which is a pure function of arrays::
 
     labels -> relation -> matrix -> (miner) -> loss -> reduction
 

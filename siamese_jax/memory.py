@@ -20,7 +20,7 @@ embeddings of the last batches there are many more columns, at no cost in the en
 0.125
 
 The queue is a tree of arrays of fixed size, so a training step takes and returns it in its
-statistics, and a checkpoint holds all of it:
+statistics, and a checkpoint holds all of it::
 
     def loss_fn(params, statistics, batch, key):
         embeddings = apply(params, batch["images"])

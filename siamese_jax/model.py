@@ -19,7 +19,7 @@ With a calibration, which `verification.calibrate` fits, `model.verify(a, b)` de
 whether two images are of one class, and `model.identify(gallery, labels, queries)` names
 the nearest class of a gallery or none of them.
 
-`save_model` writes a folder with four files:
+`save_model` writes a folder with four files::
 
     encoder.jax             parameters, images [n, height, width, channels] -> [n, dim]
     distances.jax           parameters, embeddings [n, dim], [m, dim] -> [n, m]
@@ -27,11 +27,11 @@ the nearest class of a gallery or none of them.
     model.json              preparation, calibration, versions, how the model was made
 
 The two functions are exported by `jax.export` for CPU, CUDA and TPU, for any n and m. They
-take prepared images as float32 in [0, 1]. The folder holds no other code: the lines below
-compare two image files where jax, numpy, safetensors and flatbuffers are installed.
+take prepared images as float32 in [0, 1]. JAX promises to read exported functions for at
+least six months after the version that wrote them. The folder holds no other code: these
+lines compare two image files where jax, numpy, safetensors and flatbuffers are installed.
 `siamese_jax.images`, which needs Pillow, reads the files and prepares them as in training,
-by the steps that `preparation` lists. JAX promises to read exported functions for at least
-six months after the version that wrote them.
+by the steps that `preparation` lists::
 
     import json, pathlib
     import jax, numpy as np

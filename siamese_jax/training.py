@@ -1,6 +1,6 @@
 """The training step, and many training steps compiled as one program.
 
-The loss function has the same form for every network:
+The loss function has the same form for every network::
 
     loss_fn(params, statistics, batch, key) -> (loss, (statistics, metrics))
 

@@ -13,10 +13,10 @@ MODULES = {
 
 
 def public_members() -> Iterator[tuple[str, str, Any]]:
-    """Module, name and value of every public function and class."""
-    for module, value_of in MODULES.items():
-        for name, value in vars(value_of).items():
+    """Module, name and value of every public function, class and constant."""
+    for name, module in MODULES.items():
+        for member, value in vars(module).items():
             kind = inspect.isfunction(value) or inspect.isclass(value)
-            if kind and not name.startswith("_"):
-                if value.__module__.startswith(value_of.__name__):
-                    yield module, name, value
+            own = kind and value.__module__.startswith(module.__name__)
+            if member in getattr(module, "__all__", ()) or (own and member[0] != "_"):
+                yield name, member, value

@@ -1,7 +1,6 @@
 """Tests of the project's conventions for public functions and for imports."""
 
 import ast
-import importlib
 import inspect
 import pathlib
 import subprocess
@@ -13,12 +12,10 @@ import pytest
 
 import siamese_jax
 from tests.cases import CASES, Kind
+from tests.public import MODULES, public_members
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDERS = ("siamese_jax", "experiments", "benchmarks", "tests")
-MODULES = {
-    name: importlib.import_module(f"siamese_jax.{name}") for name in siamese_jax.__all__
-}
 
 # of files, paths and NumPy arrays: they have tests of their own instead of a row
 HOST_MODULES = {"errors", "identification", "images", "model"}
@@ -37,15 +34,11 @@ HOST_FUNCTIONS = {
 # Public functions ----------------------------------------------------------------------
 
 
-def public_functions():
-    for name, module in MODULES.items():
-        for function, fn in vars(module).items():
-            own = inspect.isfunction(fn) and fn.__module__.startswith(module.__name__)
-            if own and not function.startswith("_"):
-                yield pytest.param(name, fn, id=f"{name}.{function}")
-
-
-PUBLIC = list(public_functions())
+PUBLIC = [
+    pytest.param(module, value, id=f"{module}.{name}")
+    for module, name, value in public_members()
+    if inspect.isfunction(value)
+]
 
 
 def test_every_public_module_is_in_the_namespace():

@@ -9,9 +9,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import siamese_jax
 from siamese_jax import distances, losses, relations, sharding, tiling
+from tests.public import public_members
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
+
+
+def python_blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
 
 
 def rows(page: str) -> list[list[str]]:
@@ -40,12 +46,37 @@ def test_the_modules_of_the_table_are_those_of_the_code():
         assert inspect.getmodule(fn).__name__.startswith("siamese_jax.losses.")
 
 
+def test_every_module_has_a_page():
+    """That these pages have every public name is checked where they are built."""
+    _, _, listed = (DOCS / "api.md").read_text().partition(":template: module.rst")
+    assert re.findall(r"\w+", listed) == siamese_jax.__all__
+
+
+def test_what_is_public_is_documented():
+    """The pages leave out what has no docstring."""
+    bare = [
+        f"{module}.{name}"
+        for module, name, value in public_members()
+        if (inspect.isfunction(value) or inspect.isclass(value))
+        and not inspect.getdoc(value)
+    ]
+    assert not bare
+
+
+def test_the_example_of_the_first_page_gives_a_gradient():
+    (example,) = python_blocks((DOCS / "index.md").read_text())
+
+    def run(embeddings, labels):
+        names = {"embeddings": embeddings, "labels": labels}
+        exec(example, names)
+        return names["loss"], names["gradient"]
+
+    loss, gradient = jax.eval_shape(run, jnp.ones((6, 4)), jnp.arange(6) % 3)
+    assert (loss.shape, gradient.shape) == ((), (6, 4))
+
+
 PAGE = (DOCS / "coming-from.md").read_text()
 TRANSLATIONS = [(row[0], row[1].strip("`")) for row in rows(PAGE)]
-
-
-def python_blocks(page: str) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")

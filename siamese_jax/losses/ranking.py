@@ -145,9 +145,11 @@ def smooth_ap_loss(
 ) -> Any:
     """Smooth-AP: one minus the average precision of a row, with sigmoids for ranks.
 
-    For query i, with g(x) = sigmoid(x / t), positives P and negatives N:
-    1 - 1/|P| sum_{j in P} (1 + sum_{k in P, k != j} g(s_ik - s_ij))
-                         / (1 + sum_{k in P or N, k != j} g(s_ik - s_ij)).
+    For query i, with g(x) = sigmoid(x / t), positives P and negatives N::
+
+        1 - 1/|P| sum_{j in P} (1 + sum_{k in P, k != j} g(s_ik - s_ij))
+                             / (1 + sum_{k in P or N, k != j} g(s_ik - s_ij))
+
     Classes may have different numbers of items.
 
     Args:

@@ -11,13 +11,13 @@ are stacked on a leading axis: `[2, n, ...]` for pairs, `[3, n, ...]` for triple
 [10.]
 
 `from_flax` turns a Flax linen module into such a function, with the `init` that makes its
-parameters:
+parameters::
 
     init, apply = from_flax(encoders.MnistMlp())
     params, statistics = init(key, images)
     a, b = twin(apply)(params, pair)
 
-In training, dropout takes one key for each input:
+In training, dropout takes one key for each input::
 
     def embed(params, x, key):
         return apply(params, x, key=key, train=True)  # embeddings and statistics

@@ -34,7 +34,7 @@ def in_chunks(apply_fn: ApplyFn, num_chunks: int) -> ApplyFn:
     normalization in training does not: the statistics of a chunk are not those of the
     batch, and an encoder that returns them is refused. Statistics as given, with
     `train=False`, do no harm. An encoder with dropout takes one key for each example, so
-    that the masks do not depend on the number of chunks:
+    that the masks do not depend on the number of chunks::
 
         def embed_one(params, x, key):
             embeddings, _ = apply(params, x[None], key=key, train=True)

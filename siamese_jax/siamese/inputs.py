@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 ApplyFn = Callable[..., Any]
+"""A network as a function: `apply_fn(params, x)` returns the embeddings of inputs x."""
 
 TWIN_AXIS = "twin"
+"""Name of the axis of the inputs in `twin`, for batch statistics over all of them."""
 
 
 def twin(apply_fn: ApplyFn, *, has_statistics: bool = False) -> ApplyFn:
