@@ -61,7 +61,7 @@ values in steps 401 to 600 (training pairs) and at step 600 (validation, +- .02)
     -----------------------------------------------------------------
 
 In steps 201 to 400, ink-1 had a cross-entropy of .558, and .555 with the initialisation of
-He et al. instead; ink-255 had .531. All of these had a higher random 20-way accuracy, .34
+He et al. instead; ink-255 had .531. All of these had a higher random 20-way accuracy, .33
 to .40, at step 100 than later: at first the network learns what tells most pairs apart.
 Whether the numbers of later steps keep this order is not known yet. Batches are those of
 the tutorial, apart from one trap: a drawing is never paired with itself.
