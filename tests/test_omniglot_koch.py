@@ -13,6 +13,7 @@ from experiments.engine import checkpoints, logs
 from experiments.engine.config import check_config
 from experiments.engine.data import ClassData
 from experiments.engine.system import initial_state
+from experiments.evaluations import koch_so_far
 from experiments.systems import omniglot_koch
 from siamese_jax.encoders import WeightedL1Head
 from siamese_jax.errors import UserError
@@ -32,7 +33,9 @@ def small_koch(tmp_path, monkeypatch):
     )
 
 
-def test_koch_is_evaluated_as_it_goes_and_the_best_state_becomes_the_model(small_koch):
+def test_koch_is_evaluated_as_it_goes_and_the_best_state_becomes_the_model(
+    small_koch, capsys
+):
     omniglot_koch.main(small_koch)
     metrics = json.loads((small_koch.workdir / "results.json").read_text())["metrics"]
     assert {
@@ -59,6 +62,16 @@ def test_koch_is_evaluated_as_it_goes_and_the_best_state_becomes_the_model(small
     np.testing.assert_allclose(
         embeddings, system.model(state).embed(pictures), rtol=1e-4, atol=1e-5
     )
+    koch_so_far.main(
+        koch_so_far.Config(small_koch.workdir, every=4, model=small_koch.workdir / "so_far")
+    )
+    shown = capsys.readouterr().out
+    assert "step 4\n" in shown
+    assert "step 2\n" not in shown
+    assert f"{evaluated['random_20_way_accuracy'][1]:.4f}" in shown
+    so_far = load_model(small_koch.workdir / "so_far")
+    assert so_far.details["step"] == best
+    np.testing.assert_allclose(so_far.embed(pictures), embeddings, rtol=1e-5, atol=1e-6)
     row = model.pair_distances(embeddings[:1], embeddings[1:])
     matrix = model.distances(embeddings, embeddings)
     np.testing.assert_allclose(matrix[0, 1], row[0], rtol=1e-5)
@@ -187,6 +200,25 @@ def test_koch_refuses_what_makes_no_sense(small_koch, changes, words):
     with pytest.raises(UserError, match=words):
         omniglot_koch.main(config)
     assert not small_koch.workdir.exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "is no run of omniglot_koch"),
+        ({"config.json": {"experiment": "glyphs"}}, "is no run of omniglot_koch"),
+        ({"config.json": {"experiment": "omniglot_koch"}}, "no state that was evaluated"),
+        (
+            {"config.json": {"experiment": "omniglot_koch", "colour": 1}},
+            "was made by another version; it has colour",
+        ),
+    ],
+)
+def test_what_is_no_run_of_koch_is_refused(tmp_path, files, words):
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=words):
+        koch_so_far.main(koch_so_far.Config(tmp_path))
 
 
 def test_a_batch_with_more_characters_than_there_are_is_refused(small_koch):
