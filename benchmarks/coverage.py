@@ -41,6 +41,8 @@ PEERS = {
         SparseCentersRegularizer ZeroMeanRegularizer""",
     ("pytorch-metric-learning", "distances"): """
         BatchedDistance CosineSimilarity DotProductSimilarity LpDistance SNRDistance""",
+    ("pytorch-metric-learning", "retrieval"): """
+        AccuracyCalculator CustomKNN FaissKNN InferenceModel MatchFinder""",
     ("TensorFlow Similarity", "losses"): """
         Barlow CircleLoss LiftedStructLoss MultiNegativesRankLoss MultiSimilarityLoss PNLoss
         SimCLRLoss SimSiamLoss SoftNearestNeighborLoss TripletLoss VicReg XBM""",

@@ -61,7 +61,8 @@ def embedding_health(
     Args:
       embeddings: Embeddings, as the loss is given them.
       same: True where two are of one class.
-      where: True for the pairs that are compared, as `relations.within` gives them.
+      where: True for the pairs that are compared, as `relations.within` gives them. An
+        embedding that is in no pair, such as padding, counts in none of the figures.
 
     Raises:
       ValueError: If a shape is wrong.
@@ -83,8 +84,10 @@ def embedding_health(
         check_boolean(name, flags)
         check_shape(name, flags, (len(embeddings),) * 2, "one for each pair of embeddings")
     x = widen(embeddings)
-    centred = x - jnp.mean(x, axis=0, keepdims=True)
-    size, variance = jnp.mean(x**2), jnp.mean(centred**2)
+    counted = jnp.any(where, axis=1) | jnp.any(where, axis=0)
+    centred = _centred(x, counted)
+    size = jnp.sum(jnp.where(counted[:, None], x**2, 0))
+    variance = jnp.sum(centred**2)
     unit = normalize(x)
     squared = squared_euclidean_distance_matrix(unit, unit)
     positive = same & where
@@ -129,7 +132,9 @@ def warning(
     Args:
       health: Figures of a batch.
       min_spread: The embeddings have collapsed to a point below this spread.
-      min_rank: They have collapsed to a line below this effective rank.
+      min_rank: They have collapsed to a line below this effective rank. Embeddings of two
+        classes that are told apart perfectly are on a line too, so that batches of two
+        classes need `min_rank=0`.
 
     >>> warning(Health(*map(jnp.array, (0.9, 30.0, 0.2, -3.0)))) is None
     True
@@ -144,6 +149,16 @@ def warning(
             f"the embeddings have collapsed to a line: their effective rank is {rank:.2f}"
         )
     return None
+
+
+def _centred(x: Float[Array, "n dim"], counted: Bool[Array, " n"]) -> Float[Array, "n dim"]:
+    """The embeddings that count without their mean, and 0 for the others.
+
+    One of them is subtracted first, so that equal embeddings give 0 without rounding.
+    """
+    moved = jnp.where(counted[:, None], x - x[jnp.argmax(counted)][None, :], 0)
+    mean = jnp.sum(moved, axis=0, keepdims=True) / jnp.maximum(jnp.sum(counted), 1)
+    return jnp.where(counted[:, None], moved - mean, 0)
 
 
 def _effective_rank(centred: Float[Array, "n dim"]) -> Float[Array, ""]:

@@ -1,15 +1,16 @@
 """Tests that a training step of every system is the same on one device and on several."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.engine import devices
+from experiments.engine import devices, health
 from experiments.engine.config import RunConfig
-from experiments.engine.system import initial_state
+from experiments.engine.system import initial_state, train_steps
 from siamese_jax import batching
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
@@ -53,13 +54,19 @@ def test_images_are_embedded_by_all_devices_that_hold_the_parameters():
     assert "f32[8,3]" in text  # the whole batch, where both halves are put together
 
 
+def without_health(*args, with_health, **options):
+    return train_steps(*args, **options)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(VARIANTS))
-def test_a_step_of_every_system_is_the_same_on_two_devices(name):
+def test_a_step_of_every_system_is_the_same_on_two_devices(name, monkeypatch):
+    """So is the health of its embeddings, whose figures change no parameter."""
+    monkeypatch.setattr(health, "is_measured", lambda step: step > 0)
     settings = VARIANTS[name][0] | {"compute_dtype": "float64"}
     if "batch_size" in settings:
         settings["batch_size"] = 4
-    states = {}
+    states, figures = {}, {}
     with jax.enable_x64(True):
         for form in ({"devices": 1}, {"devices": 2}, {"devices": 2, "parallel": "pmap"}):
             config, system = small_system(name, settings | form, 10)
@@ -69,10 +76,24 @@ def test_a_step_of_every_system_is_the_same_on_two_devices(name):
             mesh = devices.choose_mesh(config, batch.images.shape[-4])
             run = devices.compile_steps(config, system, mesh)
             key = jax.random.key(1)
-            state, _ = run(*devices.replicate(mesh, (key, state, data)), 2)
+            arguments = devices.replicate(mesh, (key, state, data))
+            if not states:
+                with monkeypatch.context() as patch:
+                    patch.setattr(devices, "train_steps", without_health)
+                    plain = devices.compile_steps(config, system, mesh)
+                    without, _ = plain(*jax.tree.map(jnp.copy, arguments), 2)
+            state, metrics = run(*arguments, 2)
             states[str(form)] = state.params, state.statistics
+            figures[str(form)] = {figure: metrics[figure] for figure in health.FIGURES}
     wanted, *others = states.values()
-    for found in others:
+    close = partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-10)
+    for found in (*others, (without.params, without.statistics)):
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
             assert a.dtype == b.dtype
-            np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-8, atol=1e-10)
+            close(np.asarray(a), np.asarray(b))
+    of_one, *of_two = figures.values()
+    assert all(np.isfinite(figure).all() for figure in of_one.values())
+    for found in of_two:
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), found, of_one
+        )

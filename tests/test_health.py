@@ -29,6 +29,24 @@ def test_all_zero_embeddings_have_figures():
     assert tuple(map(float, found)) == (0, 0, 0, 0)
 
 
+def test_equal_embeddings_have_no_rank_and_no_spread():
+    found = health_of(jnp.full((8, 5), 0.1) * jnp.arange(1.0, 6.0)[None, :])
+    assert (found.spread, found.effective_rank) == (0, 0)
+
+
+def test_padding_counts_in_no_figure():
+    rng = np.random.default_rng(1)
+    x = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
+    valid = jnp.arange(8) < 6
+    both = PAIRS & valid[:, None] & valid[None, :]
+    found = health.embedding_health(x.at[6:].set(1e4), SAME, both)
+    wanted = health.embedding_health(x[:6], SAME[:6, :6], PAIRS[:6, :6])
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    none = health.embedding_health(x, SAME, jnp.zeros_like(PAIRS))
+    assert (none.spread, none.effective_rank) == (0, 0)
+    assert np.isnan([none.alignment, none.uniformity]).all()
+
+
 def test_without_pairs_of_a_class_there_is_no_alignment():
     found = health.embedding_health(jnp.eye(8, 5), jnp.eye(8, dtype=bool), PAIRS)
     assert np.isnan(found.alignment)

@@ -93,6 +93,7 @@ def test_no_matrix_of_all_distances_is_made():
         matrix_fn=distances.euclidean_distance_matrix,
         query_tile_size=512,
         reference_tile_size=8192,
+        shard_references=False,
     )
     memory = lowered.compile().memory_analysis()
     assert memory.temp_size_in_bytes < 200e6  # of 14.4 GB
@@ -217,10 +218,67 @@ def test_devices_share_the_queries():
     assert_trees_close(shared, alone)
 
 
+@pytest.mark.parametrize("num_devices", [1, 2, 8])
+def test_devices_share_the_references(num_devices):
+    """37 references with many ties, which no number of devices divides."""
+    mesh = jax.make_mesh(
+        (num_devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
+    )
+    x, y = grid(21), grid(37, seed=1)
+    search = functools.partial(
+        retrieval.nearest,
+        x,
+        k=9,
+        query_ids=jnp.arange(21),
+        reference_ids=jnp.arange(37) - 10,
+        reference_valid=jnp.arange(37) % 5 != 0,
+        query_tile_size=6,
+        reference_tile_size=4,
+    )
+    alone, alone_with_nan = search(y), search(y.at[36].set(jnp.nan))
+    assert len(np.unique(alone.distances)) < 9  # ties
+    with jax.set_mesh(mesh):
+        shared = search(y, shard_references=True)
+        with_nan = search(y.at[36].set(jnp.nan), shard_references=True)
+    jax.tree.map(np.testing.assert_array_equal, shared, alone)
+    jax.tree.map(np.testing.assert_array_equal, with_nan, alone_with_nan)
+    assert (with_nan.indices == -1).any()
+
+
+def test_a_device_holds_its_share_of_the_references_alone():
+    num_references, dim = 80_000, 16
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.sharding.NamedSharding(mesh, jax.P("data"))
+    with jax.set_mesh(mesh):
+        compiled = neighbours._nearest.lower(
+            (jax.ShapeDtypeStruct((64, dim), jnp.float32), None),
+            (
+                jax.ShapeDtypeStruct((num_references, dim), jnp.float32, sharding=spread),
+                None,
+                None,
+            ),
+            k=4,
+            matrix_fn=distances.euclidean_distance_matrix,
+            query_tile_size=64,
+            reference_tile_size=1024,
+            shard_references=True,
+        ).compile()
+    share = num_references // 8 * dim * 4
+    memory = compiled.memory_analysis()
+    assert memory.argument_size_in_bytes < 1.1 * share
+    assert memory.temp_size_in_bytes < 3 * share  # of 8 shares
+
+
+def test_without_a_mesh_the_references_are_not_shared():
+    with pytest.raises(ValueError, match="shard_references needs a mesh"):
+        retrieval.nearest(grid(3), grid(4), k=1, shard_references=True)
+
+
 # Another library ------------------------------------------------------------------------
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "peers.json").read_text())
 PEERS = GOLDEN["pytorch_metric_learning"]["figures"]["AccuracyCalculator"]
+SEARCHES = GOLDEN["pytorch_metric_learning"]["search"]
 THEIR_NAMES = {
     "mean_average_precision": "average_precision",
     "mean_average_precision_at_r": "average_precision_at_r",
@@ -276,3 +334,42 @@ def test_figures_of_pytorch_metric_learning(place):
         assert ours.precision_at_k[0] == pytest.approx(wanted["precision_at_1"], 1e-6)
         for theirs, name in THEIR_NAMES.items():
             assert getattr(ours, name) == pytest.approx(wanted[theirs], 1e-6), theirs
+
+
+def inputs_of_the_peers():
+    return (jnp.array(GOLDEN["inputs"][name]) for name in ("embeddings", "other"))
+
+
+@pytest.mark.parametrize("name", ["CustomKNN", "FaissKNN", "InferenceModel"])
+def test_neighbours_of_pytorch_metric_learning(name):
+    """`FaissKNN` does not normalise, and its distances are squared."""
+    x, other = inputs_of_the_peers()
+    if name != "FaissKNN":
+        x, other = map(distances.normalize, (x, other))
+    squared = distances.squared_euclidean_distance_matrix
+    plain = distances.euclidean_distance_matrix
+    search = functools.partial(
+        retrieval.nearest, x, k=3, matrix_fn=plain if name == "CustomKNN" else squared
+    )
+    ids = jnp.arange(len(x))
+    ours = {
+        "others": search(other),
+        "itself": search(x, query_ids=ids, reference_ids=ids),
+    }
+    for case in SEARCHES[name]:
+        for place in case.keys() - {"settings"}:
+            theirs = [np.array(array) for array in case[place]]
+            np.testing.assert_allclose(ours[place].distances, theirs[0], rtol=1e-5)
+            np.testing.assert_array_equal(ours[place].indices, theirs[1])
+
+
+def test_matches_of_pytorch_metric_learning():
+    """Single pairs are compared as they are, all pairs after normalising."""
+    x, other = inputs_of_the_peers()
+    (case,) = SEARCHES["MatchFinder"]
+    limit = case["settings"]["threshold"]
+    unit = map(distances.normalize, (x, other))
+    near = distances.euclidean_distance_matrix(*unit) <= limit
+    np.testing.assert_array_equal(near, case["pairs"])
+    rows = distances.euclidean_distance(x, other) <= limit
+    np.testing.assert_array_equal(rows, case["rows"])

@@ -151,7 +151,7 @@ def _by_jit(system: System, mesh: Mesh) -> Steps:
         images = lax.with_sharding_constraint(batch.images, spread)
         return batch._replace(images=images)
 
-    steps = partial(train_steps, system._replace(sample=sample))
+    steps = partial(train_steps, system._replace(sample=sample), with_health=True)
     everywhere = NamedSharding(mesh, PartitionSpec())
     return jax.jit(steps, static_argnums=3, donate_argnums=1, out_shardings=everywhere)
 
@@ -176,7 +176,9 @@ def _by_pmap(system: System, mesh: Mesh) -> Steps:
             )
 
         shared = system._replace(sample=sample)
-        return train_steps(shared, key, state, data, num_steps, axis_name=AXIS)
+        return train_steps(
+            shared, key, state, data, num_steps, axis_name=AXIS, with_health=True
+        )
 
     mapped = jax.pmap(
         steps,

@@ -10,6 +10,7 @@ import numpy as np
 
 from experiments.cli import finite_or_none, write_whole
 from experiments.engine import checkpoints
+from experiments.engine.health import FIGURES, is_measured
 from siamese_jax.errors import UserError
 from siamese_jax.training import TrainState
 
@@ -22,10 +23,13 @@ except ImportError:  # Windows
 def read_log(workdir: pathlib.Path, name: str = "metrics.jsonl") -> dict[str, np.ndarray]:
     """The metrics of metrics.jsonl, or of another log, as one array each.
 
-    A figure without a value is null in the file and NaN here.
+    A figure without a value is null in the file and NaN here, and so is one of the health
+    of embeddings, in lines of steps in which it was not measured.
     """
     lines = [_parse(line) for line in (workdir / name).read_text().splitlines()]
-    return {name: np.array([line[name] for line in lines]) for name in lines[0]}
+    names = dict.fromkeys(name for line in lines for name in line)
+    nan = float("nan")
+    return {name: np.array([line.get(name, nan) for line in lines]) for name in names}
 
 
 class Log:
@@ -36,6 +40,7 @@ class Log:
 
     Attributes:
       seconds: Training time up to the last line.
+      measured: The lines with the health of embeddings, up to `step`.
     """
 
     def __init__(self, workdir: pathlib.Path, step: int) -> None:
@@ -50,6 +55,7 @@ class Log:
             )
         write_whole(path, "".join(f"{json.dumps(line)}\n" for line in lines))
         self.seconds = lines[-1]["seconds"] if lines else 0.0
+        self.measured = [line for line in lines if FIGURES[0] in line]
         self._file = path.open("a")
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=step + 1
@@ -61,15 +67,24 @@ class Log:
         self._board.close()
 
     def write(self, step: int, metrics: dict[str, np.ndarray], seconds: float) -> None:
-        """Adds the metrics of the steps after `step`, one array entry for each step."""
+        """Adds the metrics of the steps after `step`, one array entry for each step.
+
+        The health of embeddings stands in the lines of the steps in which it was measured.
+        """
         self.seconds = seconds
         for i in range(len(metrics["loss"])):
-            values = {name: float(array[i]) for name, array in metrics.items()}
+            values = {
+                name: finite_or_none(float(array[i]))
+                for name, array in metrics.items()
+                if name not in FIGURES or is_measured(step + i + 1)
+            }
             line = {"step": step + i + 1, **values, "seconds": round(seconds, 3)}
-            self._file.write(json.dumps(line) + "\n")
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
         self._file.flush()  # before the checkpoint that relies on these lines
         for name, array in metrics.items():
-            self._board.add_scalar(name, array.mean(), step + len(array))
+            known = array[np.isfinite(array)]
+            if len(known):
+                self._board.add_scalar(name, known.mean(), step + len(array))
 
     def write_figures(self, step: int, figures: dict[str, float]) -> None:
         """Adds the figures of the evaluation at a step to the TensorBoard events."""

@@ -4,7 +4,8 @@ A system (`experiments.engine.system`) is made by `build(config)` in its file. `
 prepares the folder of the run, `train` runs the steps, `finish` writes the results:
 
     workdir/config.json     the settings; a run with other settings is refused
-    workdir/metrics.jsonl   one line for each step, also after the run was killed
+    workdir/metrics.jsonl   one line for each step, also after the run was killed, some with
+                            the health of the embeddings (`experiments.engine.health`)
     workdir/tensorboard/    the same curves, one point for each compiled call, and the
                             figures of evaluations.jsonl
     workdir/checkpoints/    the last two states
@@ -13,6 +14,7 @@ prepares the folder of the run, `train` runs the steps, `finish` writes the resu
     workdir/results.json    figures, seconds, device, versions
     workdir/report.html     one page to look at
 
+A collapse of the embeddings is told in a line when it begins, and in one when it ends.
 Started again with the same folder and settings, a run continues from its last checkpoint
 and ends bit for bit where an unbroken run ends: all randomness comes from the seed and the
 number of the step, and the compiled calls begin at the same steps. A run can be lengthened
@@ -36,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.cli import finite_or_none, print_table, read_json, write_whole
-from experiments.engine import checkpoints, devices, processes, streams
+from experiments.engine import checkpoints, devices, health, processes, streams
 from experiments.engine.config import (
     RunConfig,
     as_json,
@@ -192,6 +194,7 @@ def train(
         evaluations = EvaluationLog(config.directory, first, evaluation)
         progress = stack.enter_context(_progress_bar(config.num_steps, first))
         stop = stack.enter_context(stop_requests())
+        watch = health.CollapseWatch(log.measured)
         data_of_calls = streams.of_calls(config, mesh, data, calls(config, first))
         stack.enter_context(contextlib.closing(data_of_calls))
         for step, done in calls(config, first):
@@ -204,6 +207,8 @@ def train(
             _check_finite(metrics, step)
             seconds = time.perf_counter() - began
             log.write(step, metrics, log.seconds + seconds)
+            for line in watch.told(metrics, step) if processes.is_first() else ():
+                progress.write(line)
             speed = (done - step) * images_per_step / seconds
             _show(progress, metrics["loss"], speed)
             stopping = processes.any_of(stop.is_set())
@@ -313,7 +318,7 @@ def _show(progress: Any, losses: np.ndarray, speed: float) -> None:
 
 def _check_finite(metrics: dict[str, np.ndarray], step: int) -> None:
     for name, array in metrics.items():
-        if not np.isfinite(array).all():
+        if name not in health.FIGURES and not np.isfinite(array).all():
             bad = int(np.argmin(np.isfinite(array)))
             raise UserError(
                 f"{name} is {array[bad]} at step {step + 1 + bad}: training has diverged; "

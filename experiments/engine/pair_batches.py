@@ -10,6 +10,12 @@ import numpy as np
 
 from experiments.engine.config import RunConfig, setting, stream
 from experiments.engine.data import ClassData, gather
+from experiments.engine.health import (
+    EMBEDDED,
+    Embedded,
+    compiled_apart,
+    embedded_pairs,
+)
 from siamese_jax import distances, losses, reductions, samplers, sharding
 from siamese_jax.errors import UserError
 from siamese_jax.reductions import Terms
@@ -131,7 +137,7 @@ def fresh_sampler(config: PairConfig) -> Callable[..., PairBatch]:
 
 
 def embed_pairs(apply_fn: Callable[..., Any], config: PairConfig) -> Callable[..., Any]:
-    """Returns `(params, images, key) -> embeddings` for both images of each pair.
+    """Returns `(params, images, key) -> embeddings` [2, n, dim] of both images of pairs.
 
     The same parameters are applied to both images through `vmap`, in training mode and in
     the precision of the run. Each image has a dropout key of its own.
@@ -146,7 +152,9 @@ def embed_pairs(apply_fn: Callable[..., Any], config: PairConfig) -> Callable[..
         return embeddings
 
     both = twin(with_compute_dtype(embed, config.compute_dtype))
-    return lambda params, images, key: both(params, images, jax.random.split(key))
+    return lambda params, images, key: compiled_apart(
+        both(params, images, jax.random.split(key))
+    )
 
 
 def make_init(
@@ -174,6 +182,16 @@ def batch_mean(config: PairConfig) -> Callable[[Terms], Any]:
     return sharding.over_devices(reductions.mean, axis_name=config.axis_name)
 
 
+def embedded(
+    config: PairConfig, embeddings: jax.Array, batch: PairBatch, terms: Terms
+) -> dict[str, Embedded]:
+    """What the loss of a batch was given, for its metrics."""
+    of_pairs = embedded_pairs(
+        embeddings, batch.same, batch.where, terms, axis_name=config.axis_name
+    )
+    return {EMBEDDED: of_pairs}
+
+
 def contrastive_loss(
     apply_fn: Callable[..., Any], config: PairConfig, *, margin: float
 ) -> LossFn:
@@ -187,15 +205,17 @@ def contrastive_loss(
     embed = embed_pairs(apply_fn, config)
 
     def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
-        a, b = embed(params["encoder"], batch.images, key)
-        value = losses.contrastive_loss(
-            distances.euclidean_distance(a, b),
+        embeddings = embed(params["encoder"], batch.images, key)
+        terms = losses.contrastive_loss(
+            distances.euclidean_distance(*embeddings),
             batch.same,
             margin=margin,
             factor=1.0,
             where=batch.where,
-            reduce_fn=batch_mean(config),
+            reduce_fn=None,
         )
-        return value, (statistics, {})
+        terms = compiled_apart(terms)
+        metrics = embedded(config, embeddings, batch, terms)
+        return batch_mean(config)(terms), (statistics, metrics)
 
     return loss

@@ -18,6 +18,7 @@ import optax
 from experiments.datasets.sources import ImageSource
 from experiments.engine.config import RunConfig, setting, stream
 from experiments.engine.data import ClassData, StreamedBatches, batch_of_step, gather
+from experiments.engine.health import EMBEDDED, Embedded, compiled_apart
 from experiments.engine.init_from import MEMORY
 from experiments.engine.streams import Stream
 from experiments.engine.system import System
@@ -202,14 +203,18 @@ def make_loss(
 
     if compute_dtype is not None:
         embed = training.with_compute_dtype(embed, compute_dtype)
-    of_batch, of_queue = _batch_loss(axis_name), _queue_loss(axis_name)
+    of_batch, of_queue = _batch_terms(axis_name), _queue_terms(axis_name)
+    mean: Callable[[reductions.Terms], Any] = reductions.mean
+    if axis_name is not None:
+        mean = sharding.over_devices(mean, axis_name=axis_name)
 
     def loss(params: Any, statistics: Any, batch: LabelledBatch, key: jax.Array) -> Any:
         given, remembered = without_memory(statistics)
         embeddings, statistics = embed(params["encoder"], batch.images, given, key)
+        embeddings = compiled_apart(embeddings)
         temperature = jnp.exp(params["log_temperature"])
         if remembered is None:
-            value = of_batch(embeddings, batch.labels, temperature=temperature)
+            terms = of_batch(embeddings, batch.labels, temperature=temperature)
         else:
             queue, encoder = remembered
             is_empty = ~jnp.any(jnp.asarray(queue.items.valid))  # then the average starts
@@ -219,11 +224,14 @@ def make_loss(
             # the queue's types, also where 64-bit types are enabled
             labels, ids = (x.astype(jnp.int32) for x in (batch.labels, batch.examples))
             items = relations.Items(labels, ids=ids)
-            value, queue = of_queue(
+            terms, queue = of_queue(
                 queue, embeddings, averaged, items, temperature=temperature
             )
             statistics = {**statistics, MEMORY: Memory(queue, encoder)}
-        return value, (statistics, {"temperature": temperature})
+        terms, valid = compiled_apart(terms), jnp.ones(batch.labels.shape, bool)
+        embedded = Embedded(embeddings, batch.labels, valid, terms)
+        metrics = {"temperature": temperature, EMBEDDED: embedded}
+        return mean(terms), (statistics, metrics)
 
     return loss
 
@@ -234,51 +242,48 @@ def without_memory(statistics: Any) -> tuple[Any, Memory | None]:
     return others, statistics.get(MEMORY)
 
 
-def _batch_loss(axis_name: str | None) -> Callable[..., Any]:
-    """Returns `(embeddings, labels, *, temperature) -> loss` of a batch with itself."""
+def _batch_terms(axis_name: str | None) -> Callable[..., Any]:
+    """Returns `(embeddings, labels, *, temperature) -> terms` of a batch with itself."""
     loss_fn = losses.supervised_contrastive_loss
     matrix_fn = distances.cosine_similarity_matrix
     if axis_name is None:
-        return losses.on_labels(loss_fn, matrix_fn)
+        return partial(losses.on_labels(loss_fn, matrix_fn), reduce_fn=None)
     of_shares = sharding.gathered(loss_fn, matrix_fn, axis_name=axis_name)
     return lambda embeddings, labels, **options: of_shares(
-        embeddings, relations.Items(labels), **options
+        embeddings, relations.Items(labels), reduce_fn=None, **options
     )
 
 
-def _queue_loss(axis_name: str | None) -> Callable[..., Any]:
-    """Returns `(queue, embeddings, averaged, items, *, temperature) -> (loss, queue)`.
+def _queue_terms(axis_name: str | None) -> Callable[..., Any]:
+    """Returns `(queue, embeddings, averaged, items, *, temperature) -> (terms, queue)`.
 
     The columns are the embeddings of the averaged encoder: those of the batch, and of the
     queue. The batch is pushed after it was compared.
     """
-    reduce_fn: Callable[[reductions.Terms], Any] = reductions.mean
-    if axis_name is not None:
-        reduce_fn = sharding.over_devices(reduce_fn, axis_name=axis_name)
 
-    def loss(
+    def terms_of(
         queue: memory.Queue,
         embeddings: jax.Array,
         averaged: jax.Array,
         items: relations.Items,
         *,
         temperature: jax.Array,
-    ) -> tuple[Any, memory.Queue]:
+    ) -> tuple[reductions.Terms, memory.Queue]:
         batch = jax.lax.stop_gradient(averaged), items
         if axis_name is not None:
             batch = jax.lax.all_gather(batch, axis_name, tiled=True)
         columns, of_columns = memory.joined(queue, *batch)
         same, where = relations.between(items, of_columns)
-        value = losses.supervised_contrastive_loss(
+        terms = losses.supervised_contrastive_loss(
             distances.cosine_similarity_matrix(embeddings, columns),
             same,
             where=where,
             temperature=temperature,
-            reduce_fn=reduce_fn,
+            reduce_fn=None,
         )
-        return value, memory.push(queue, *batch)
+        return terms, memory.push(queue, *batch)
 
-    return loss
+    return terms_of
 
 
 def make_system(

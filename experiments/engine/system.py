@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import DTypeLike
 
+from experiments.engine import health
 from siamese_jax import training
 from siamese_jax.model import Model
 from siamese_jax.training import Metrics, TrainState
@@ -23,7 +24,8 @@ class System(NamedTuple):
       sample: `sample(key, step, data) -> batch`, a NamedTuple of arrays with n examples.
         Its field `images` is [..., n, height, width, channels], and n is the first axis of
         all other fields.
-      loss: `loss(params, statistics, batch, key) -> (loss, (statistics, metrics))`.
+      loss: `loss(params, statistics, batch, key) -> (loss, (statistics, metrics))`. Of a
+        system with embeddings, the metrics have a `health.Embedded` beside the scalars.
       optimizer: The optimiser, from optax.
       model: `model(state) -> Model`: what a trained state is for its users.
     """
@@ -60,15 +62,31 @@ def train_steps(
     num_steps: int,
     *,
     axis_name: str | None = None,
+    with_health: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """Many training steps, for one compiled program."""
+    """Many training steps, for one compiled program.
+
+    Args:
+      system: The functions to run.
+      key: The key of the run.
+      state: The state before the first of these steps.
+      data: Whatever `system.sample` takes.
+      num_steps: Number of steps.
+      axis_name: The axis of the devices, if each has a share of the batch.
+      with_health: Whether the metrics have the health of the embeddings, which changes
+        nothing else.
+    """
+    sample, loss_fn = system.sample, health.unmeasured(system.loss)
+    if with_health:
+        sample = health.numbered(sample)
+        loss_fn = health.measured(system.loss, axis_name)
     return training.train_steps(
         key,
         state,
         data,
         num_steps=num_steps,
-        batch_fn=system.sample,
-        loss_fn=system.loss,
+        batch_fn=sample,
+        loss_fn=loss_fn,
         optimizer=system.optimizer,
         axis_name=axis_name,
     )

@@ -41,6 +41,7 @@ from experiments.datasets.digits import DigitSplits
 from experiments.engine import optimizers, pair_batches, supcon
 from experiments.engine.config import setting
 from experiments.engine.data import ClassData
+from experiments.engine.health import compiled_apart
 from experiments.engine.pair_batches import PairBatch, PairData
 from experiments.engine.precision import settled
 from experiments.engine.system import System
@@ -152,18 +153,20 @@ def make_pair_loss(config: Config, encode: Any) -> Any:
     mean = pair_batches.batch_mean(config)
 
     def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
-        a, b = embed_pairs(params["encoder"], batch.images, key)
-        distance = distances.euclidean_distance(a, b)
+        embeddings = embed_pairs(params["encoder"], batch.images, key)
+        distance = distances.euclidean_distance(*embeddings)
         if config.form == "literal":
             values = cross_entropy_of_distance(distance, batch.same)
-            value = mean(reductions.make_terms(values, where=batch.where))
+            terms = reductions.make_terms(values, where=batch.where)
         else:
             scale = jnp.exp(params["log_scale"])
             logits = threshold_logits(distance, threshold=params["threshold"], scale=scale)
-            value = losses.logistic_loss(
-                logits, batch.same, where=batch.where, reduce_fn=mean
+            terms = losses.logistic_loss(
+                logits, batch.same, where=batch.where, reduce_fn=None
             )
-        return value, (statistics, {})
+        terms = compiled_apart(terms)
+        metrics = pair_batches.embedded(config, embeddings, batch, terms)
+        return mean(terms), (statistics, metrics)
 
     return loss
 

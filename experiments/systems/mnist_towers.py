@@ -28,7 +28,6 @@ The model of the run is that of variant c, the only one with a distance.
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
@@ -41,6 +40,7 @@ from experiments.datasets import digits, evaluation_key, omniglot
 from experiments.engine import loop, optimizers, pair_batches
 from experiments.engine.config import setting, stream
 from experiments.engine.data import gather
+from experiments.engine.health import compiled_apart
 from experiments.engine.loop import Trained
 from experiments.engine.pair_batches import PairBatch, PairConfig, PairData
 from experiments.engine.precision import settled
@@ -91,7 +91,7 @@ def build(config: Config) -> System:
     tower_init, encode = from_flax(MnistTower())
     head = DistanceHead() if variant == "c" else ConcatenationHead()
     tower = with_compute_dtype(encode, config.compute_dtype)
-    logits = partial(same_logits, variant, tower)
+    embed_pairs = embed_fn(variant, tower)
     mean = pair_batches.batch_mean(config)
 
     def init(key: jax.Array) -> tuple[Any, Any]:
@@ -107,11 +107,14 @@ def build(config: Config) -> System:
         return {"encoder": towers, "head": head_params}, statistics
 
     def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
-        odds = logits(params, batch.images)
-        value = losses.logistic_loss(odds, batch.same, where=batch.where, reduce_fn=mean)
+        embeddings = compiled_apart(embed_pairs(params["encoder"], batch.images))
+        odds = same_logits(variant, params["head"], embeddings)
+        terms = losses.logistic_loss(odds, batch.same, where=batch.where, reduce_fn=None)
         correct = ((odds >= 0) == batch.same).astype(odds.dtype)
         accuracy = mean(reductions.make_terms(correct, where=batch.where))
-        return value, (statistics, {"accuracy": accuracy})
+        terms = compiled_apart(terms)
+        metrics = pair_batches.embedded(config, embeddings, batch, terms)
+        return mean(terms), (statistics, metrics | {"accuracy": accuracy})
 
     def model(state: TrainState) -> Model:
         if variant != "c":
@@ -122,14 +125,15 @@ def build(config: Config) -> System:
     return System(init, sample, loss, optimizers.adam(config.learning_rate), model)
 
 
-def same_logits(
-    variant: Variant, tower: Callable[..., Any], params: Any, images: jax.Array
-) -> jax.Array:
-    """Log-odds of "same" for pairs of images [2, n, height, width, channels]."""
-    both = two_towers(tower) if variant == "a" else twin(tower)
+def embed_fn(variant: Variant, tower: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `(params, images) -> embeddings` [2, n, dim] of both images of pairs."""
+    return two_towers(tower) if variant == "a" else twin(tower)
+
+
+def same_logits(variant: Variant, params: Any, embeddings: jax.Array) -> jax.Array:
+    """Log-odds of "same" for pairs of embeddings [2, n, dim], by the head's parameters."""
     head = DistanceHead() if variant == "c" else ConcatenationHead()
-    a, b = both(params["encoder"], images)
-    return jnp.asarray(head.apply({"params": params["head"]}, a, b))
+    return jnp.asarray(head.apply({"params": params}, *embeddings))
 
 
 def preparation(config: Config) -> Preparation:
@@ -188,12 +192,14 @@ def make_split(key: jax.Array, config: Config, dataset: LabelledImages) -> Split
 def pair_distances(config: Config, params: Any, split: Split) -> PairDistances:
     """Minus the log-odds of "same" as the distance of each pair; even odds are 0."""
     (variant,) = config.variants
+    embed_pairs = embed_fn(variant, from_flax(MnistTower()).apply)
 
     @jax.jit
     def all_pairs(params: Any, split: Split) -> Any:
         def some_pairs(examples: jax.Array) -> jax.Array:
             images = gather(split.images, examples.T)
-            return -same_logits(variant, from_flax(MnistTower()).apply, params, images)
+            embeddings = embed_pairs(params["encoder"], images)
+            return -same_logits(variant, params["head"], embeddings)
 
         return map_batches(some_pairs, split.pairs.examples.T, batch_size=1000)
 

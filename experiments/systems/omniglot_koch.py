@@ -87,6 +87,7 @@ from experiments.datasets.omniglot import Characters
 from experiments.engine import loop, optimizers, pair_batches
 from experiments.engine.config import setting
 from experiments.engine.data import ClassData, gather
+from experiments.engine.health import compiled_apart
 from experiments.engine.logs import Evaluation
 from experiments.engine.pair_batches import PairBatch, PairConfig
 from experiments.engine.precision import settled
@@ -195,14 +196,15 @@ def build(config: Config) -> System:
         return sample_pairs(config, key, data)
 
     def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
-        a, b = embed_pairs(params["encoder"], batch.images, key)
-        logits = log_odds(params, a, b)
-        cross_entropy = losses.logistic_loss(
-            logits, batch.same, where=batch.where, reduce_fn=mean
-        )
+        embeddings = embed_pairs(params["encoder"], batch.images, key)
+        logits = log_odds(params, *embeddings)
+        terms = losses.logistic_loss(logits, batch.same, where=batch.where, reduce_fn=None)
+        terms = compiled_apart(terms)
+        cross_entropy = mean(terms)
         correct = ((logits >= 0) == batch.same).astype(logits.dtype)
         accuracy = mean(reductions.make_terms(correct, where=batch.where))
-        metrics = {"cross_entropy": cross_entropy, "accuracy": accuracy}
+        metrics = pair_batches.embedded(config, embeddings, batch, terms)
+        metrics |= {"cross_entropy": cross_entropy, "accuracy": accuracy}
         value = cross_entropy + regularizer(config, params["encoder"])
         return value, (statistics, metrics)
 

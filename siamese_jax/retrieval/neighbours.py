@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from siamese_jax._checks import (
@@ -40,6 +41,16 @@ class Neighbours(NamedTuple):
     indices: Int[Array, "n k"]
 
 
+class Candidates(NamedTuple):
+    """The nearest in some of the references, and whether a distance to these is NaN."""
+
+    nearest: Neighbours
+    has_nan: Bool[Array, " n"]
+
+
+References = tuple[Array, Array | None, Array | None]  # embeddings, ids, validity
+
+
 def nearest(
     queries: Float[Array, "n dim"],
     references: Float[Array, "m dim"],
@@ -51,6 +62,7 @@ def nearest(
     matrix_fn: MatrixFn = euclidean_distance_matrix,
     query_tile_size: int = 512,
     reference_tile_size: int = 8192,
+    shard_references: bool = False,
 ) -> Neighbours:
     """Finds the k nearest references of each query.
 
@@ -61,7 +73,9 @@ def nearest(
     Distances are computed in tiles, so that the memory is that of a few arrays
     `[query_tile_size, reference_tile_size]` besides the inputs and the result. Where a mesh
     is set (`jax.set_mesh`), its devices share the queries of a tile, as in
-    `batching.map_batches`.
+    `batching.map_batches`, and each needs all references. With `shard_references` each
+    device keeps and searches a share of the references, and the nearest of all shares are
+    put together. The result is the same.
 
     Args:
       queries: Embeddings to find neighbours for.
@@ -75,10 +89,14 @@ def nearest(
         products.
       query_tile_size: Largest number of queries that are compared at a time.
       reference_tile_size: Largest number of references that are compared at a time.
+      shard_references: Whether the devices of the mesh share the references. They are best
+        spread over the mesh beforehand: the share of a device is m / devices consecutive
+        rows, and where m does not divide, the references are copied to pad them.
 
     Raises:
       ValueError: If a shape is wrong, a set is empty, a number is below 1, only one set has
-        ids, or `matrix_fn` clearly gives similarities.
+        ids, `matrix_fn` clearly gives similarities, or references are to be shared without
+        a mesh.
       TypeError: If embeddings are not floating-point, ids not integers, or
         `reference_valid` is not boolean.
 
@@ -106,58 +124,134 @@ def nearest(
             "reference_valid", reference_valid, (len(references),), "one for each reference"
         )
     check_distance_fn("matrix_fn", matrix_fn, references)
+    if shard_references and jax.sharding.get_abstract_mesh().empty:
+        raise ValueError("shard_references needs a mesh, as jax.set_mesh sets it")
+    num_devices = mesh_size()
+    share = -(-len(references) // num_devices) if shard_references else len(references)
     return _nearest(
         (queries, query_ids),
         (references, reference_ids, reference_valid),
         k=k,
         matrix_fn=matrix_fn,
-        query_tile_size=even_tiles(len(queries), query_tile_size, mesh_size()),
-        reference_tile_size=even_tiles(len(references), reference_tile_size, _GROUP),
+        query_tile_size=even_tiles(
+            len(queries), query_tile_size, 1 if shard_references else num_devices
+        ),
+        reference_tile_size=even_tiles(share, reference_tile_size, _GROUP),
+        shard_references=shard_references,
     )
 
 
-_STATIC = ("k", "matrix_fn", "query_tile_size", "reference_tile_size")
+_STATIC = (
+    "k",
+    "matrix_fn",
+    "query_tile_size",
+    "reference_tile_size",
+    "shard_references",
+)
 
 
 @partial(jax.jit, static_argnames=_STATIC)  # compiled once, not once a call
 def _nearest(
     queries: tuple[Array, Array | None],
-    references: tuple[Array, Array | None, Array | None],
+    references: References,
     *,
     k: int,
     matrix_fn: MatrixFn,
     query_tile_size: int,
     reference_tile_size: int,
+    shard_references: bool,
 ) -> Neighbours:
     num_references = len(references[0])
     num_found = min(k, num_references)
-    tiles, starts = _tiles_of(references, reference_tile_size)
 
-    def one_tile(queries: tuple[Array, Array | None]) -> Neighbours:
-        embeddings, query_ids = queries
+    def search(first: Array | int, queries: Any, references: References) -> Candidates:
+        return map_batches(
+            lambda some: _of_tile(
+                some,
+                references,
+                first,
+                num_references,
+                num_found=num_found,
+                matrix_fn=matrix_fn,
+                tile_size=reference_tile_size,
+            ),
+            queries,
+            batch_size=query_tile_size,
+        )
 
-        def merge(found: tuple, tile: Any) -> tuple[tuple, None]:
-            so_far, has_nan = found
-            (columns, ids, valid), start = tile
-            distances = comparable(matrix_fn(embeddings, columns))
-            where = (start + jnp.arange(reference_tile_size) < num_references)[None, :]
-            if valid is not None:
-                where &= valid[None, :]
-            if ids is not None and query_ids is not None:
-                where = where & (query_ids[:, None] != ids[None, :])
-            here = smallest(jnp.where(where, distances, jnp.inf), num_found)
-            here = here._replace(indices=here.indices + start)
-            has_nan |= jnp.any(where & jnp.isnan(distances), axis=1)
-            return (_merged(so_far, here, num_found), has_nan), None
+    if shard_references:
+        found = _of_all_shares(search, queries, references, num_found)
+    else:
+        found = search(0, queries, references)
+    return _finished(found.nearest, found.has_nan[:, None], k)
 
-        dtype = jax.eval_shape(matrix_fn, embeddings, references[0]).dtype
-        shape = (len(embeddings), num_found)
-        nothing = Neighbours(jnp.full(shape, jnp.inf, dtype), jnp.full(shape, -1))
-        no_nan = jnp.zeros(len(embeddings), bool)
-        (found, has_nan), _ = lax.scan(merge, (nothing, no_nan), (tiles, starts))
-        return _finished(found, has_nan[:, None], k)
 
-    return map_batches(one_tile, queries, batch_size=query_tile_size)
+def _of_all_shares(
+    search: Callable[..., Candidates], queries: Any, references: References, num_found: int
+) -> Candidates:
+    """What the devices of the mesh find in their shares of the references, together."""
+    mesh = jax.sharding.get_abstract_mesh()
+    share = -(-len(references[0]) // mesh.size)
+
+    def padded(array: Array) -> Array:
+        missing = share * mesh.size - len(array)
+        return jnp.pad(array, [(0, missing)] + [(0, 0)] * (array.ndim - 1))
+
+    def of_share(queries: Any, references: References) -> Candidates:
+        found = search(lax.axis_index(mesh.axis_names) * share, queries, references)
+        distances, indices = (
+            lax.all_gather(part, mesh.axis_names, axis=1, tiled=True)
+            for part in found.nearest
+        )  # shares come in the order of their references
+        has_nan = lax.pmax(found.has_nan.astype(jnp.int32), mesh.axis_names)
+        return Candidates(_first(distances, indices, num_found), has_nan > 0)
+
+    return jax.shard_map(
+        of_share,
+        in_specs=(PartitionSpec(), PartitionSpec(mesh.axis_names)),
+        out_specs=PartitionSpec(),
+        check_vma=False,  # all devices put together the same
+    )(queries, jax.tree.map(padded, references))
+
+
+def _of_tile(
+    queries: tuple[Array, Array | None],
+    references: References,
+    first: Array | int,
+    num_references: int,
+    *,
+    num_found: int,
+    matrix_fn: MatrixFn,
+    tile_size: int,
+) -> Candidates:
+    """What some queries find in references, the first of which has the number `first`."""
+    embeddings, query_ids = queries
+    tiles, starts = _tiles_of(references, tile_size)
+    within = jnp.arange(tile_size)
+
+    def merge(found: Candidates, tile: Any) -> tuple[Candidates, None]:
+        (columns, ids, valid), start = tile
+        distances = comparable(matrix_fn(embeddings, columns))
+        places = start + within
+        is_real = (places < len(references[0])) & (first + places < num_references)
+        where = is_real[None, :]
+        if valid is not None:
+            where &= valid[None, :]
+        if ids is not None and query_ids is not None:
+            where = where & (query_ids[:, None] != ids[None, :])
+        here = smallest(jnp.where(where, distances, jnp.inf), num_found)
+        here = here._replace(indices=here.indices + first + start)
+        candidates, indices = (
+            jnp.concatenate(both, axis=1) for both in zip(found.nearest, here, strict=True)
+        )
+        has_nan = found.has_nan | jnp.any(where & jnp.isnan(distances), axis=1)
+        return Candidates(_first(candidates, indices, num_found), has_nan), None
+
+    dtype = jax.eval_shape(matrix_fn, embeddings, references[0]).dtype
+    shape = (len(embeddings), num_found)
+    nothing = Neighbours(jnp.full(shape, jnp.inf, dtype), jnp.full(shape, -1))
+    no_nan = jnp.zeros(len(embeddings), bool)
+    return lax.scan(merge, Candidates(nothing, no_nan), (tiles, starts))[0]
 
 
 def _tiles_of(references: tuple, tile_size: int) -> tuple[Any, Array]:
@@ -173,9 +267,10 @@ def _tiles_of(references: tuple, tile_size: int) -> tuple[Any, Array]:
     return jax.tree.map(cut, references), jnp.arange(num_tiles) * tile_size
 
 
-def _merged(a: Neighbours, b: Neighbours, k: int) -> Neighbours:
-    """The k nearest of two, of which the references of the first come first."""
-    distances, indices = (jnp.concatenate(both, axis=1) for both in zip(a, b, strict=True))
+def _first(
+    distances: Float[Array, "n m"], indices: Int[Array, "n m"], k: int
+) -> Neighbours:
+    """The k nearest of candidates, of which equal ones are in the order of references."""
     negated, places = lax.top_k(-distances, k)
     return Neighbours(-negated, _taken(indices, places))
 

@@ -3,7 +3,7 @@
 The tests read the JSON file and do not run this script. It needs a separate environment:
 
     pip install torch==2.13.0 pytorch-metric-learning==2.9.0 scikit-learn==1.9.1
-    pip install optax==0.2.8 jaxlib==0.10.1 jax==0.10.2
+    pip install optax==0.2.8 jaxlib==0.10.1 jax==0.10.2 faiss-cpu==1.15.1
     python make_peers.py
 
 The cases of pytorch-metric-learning stand under its own names, with its own settings, of
@@ -173,6 +173,12 @@ MINERS: dict[str, list[dict]] = {
         {"type_of_triplets": "easy", "margin": 0.4},
     ],
     "UniformHistogramMiner": [{"num_bins": 6, "pos_per_bin": 4, "neg_per_bin": 2}],
+}
+SEARCH: dict[str, list[dict]] = {
+    "CustomKNN": [{}, {"batch_size": 5}],
+    "FaissKNN": [{}],
+    "InferenceModel": [{}],
+    "MatchFinder": [{"threshold": 1.0}],
 }
 FIGURES = [{"k": None}, {"k": None, "avg_of_avgs": True}, {"k": "max_bin_count"}]
 
@@ -379,9 +385,33 @@ class PytorchMetricLearning:
         both = calculator.get_accuracy(*own), calculator.get_accuracy(*own, *other)
         return {"settings": settings, "itself": both[0], "others": both[1]}
 
+    def search(self, name: str, settings: dict) -> dict:
+        """The three nearest rows, or those that are near enough."""
+        from pytorch_metric_learning.utils import inference
+
+        x, other, distance = (
+            self.x["embeddings"],
+            self.x["other"],
+            self.make("LpDistance", {}),
+        )
+        if name == "MatchFinder":
+            finder = inference.MatchFinder(distance, **settings)
+            pairs, rows = finder.get_matching_pairs(x, other), finder.is_match(x, other)
+            return {"settings": settings, "pairs": pairs, "rows": rows}
+        if name == "InferenceModel":
+            settings = settings | {"data_device": "cpu", "dtype": self.torch.float32}
+            model = inference.InferenceModel(self.torch.nn.Identity(), **settings)
+            model.train_knn(other)
+            return {"settings": {}, "others": model.get_nearest_neighbors(x, 3)}
+        args = (distance,) if name == "CustomKNN" else ()
+        knn = getattr(inference, name)(*args, **settings)
+        itself = knn(x, 3, x, ref_includes_query=True)
+        return {"settings": settings, "itself": itself, "others": knn(x, 3, other)}
+
     def all(self) -> dict:
         tables = {
             "figures": (self.figures, {"AccuracyCalculator": FIGURES}),
+            "search": (self.search, SEARCH),
             "losses": (self.loss, LOSSES),
             "regularizers": (self.loss, REGULARIZERS),
             "reducers": (self.reduced, REDUCERS),
@@ -485,6 +515,7 @@ def plain(value):
 
 if __name__ == "__main__":
     packages = ("torch", "pytorch-metric-learning", "optax", "scikit-learn", "numpy")
+    packages += ("faiss-cpu",)
     sections = {
         "versions": {name: metadata.version(name) for name in packages},
         "labels": LABELS,
