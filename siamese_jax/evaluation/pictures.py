@@ -24,7 +24,7 @@ from siamese_jax.verification import CalibrationCurve, DetCurve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_RATE_TICKS = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)
+_RATE_TICKS = (1e-5, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)
 _MOST_DRAWN = 2_000  # points of a map
 _NUM_COLORED = 10  # classes
 
