@@ -155,6 +155,9 @@ def test_inputs_are_needed(files, capsys):
     fails(capsys, "--embeddings and --labels are needed, or --pairs", files, inputs=())
     fails(capsys, "--embeddings needs --labels", files, inputs=("--embeddings",))
     fails(capsys, "--labels needs --embeddings", files, inputs=("--labels",))
+    for flag in ("--ids", "--images", "--reference-embeddings"):
+        flags = (flag, files / "L.npy", "--pairs", files / "P.csv")
+        fails(capsys, f"{flag} needs --labels", files, *flags, inputs=("--embeddings",))
 
 
 @pytest.mark.parametrize(
@@ -273,6 +276,6 @@ def test_a_figure_without_a_value_is_null_with_its_reason():
 
     groups = {"some": {"one": figure(math.nan, why="no query"), "two": figure(3)}}
     parts = {"settings": {}, "sizes": {}, "notes": [], "found": None, "lists": {}}
-    found = json.loads(json_text(groups, **parts))["figures"]["some"]
+    found = json.loads(json_text(groups=groups, **parts))["figures"]["some"]
     assert found == {"one": {"value": None, "why": "no query"}, "two": {"value": 3}}
     assert table_text(groups).splitlines() == ["some", "  one  none: no query", "  two  3"]
