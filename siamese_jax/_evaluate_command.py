@@ -79,51 +79,65 @@ def evaluate(
     Raises:
       UserError: If a flag makes no sense, or a file cannot be read or does not fit.
     """
-    settings = {name: _plain(value) for name, value in locals().items()}
+    flags = dict(locals())
     check_new_folder("--out", out)
-    _check_flags(settings)
+    _check_flags(flags)
     import_extra("matplotlib.figure")  # before any work is done
 
-    from siamese_jax.evaluation import report, verify, whole
+    from siamese_jax.evaluation import report
 
-    sets = _read_sets(settings)
-    shown_images = None if sets is None else _read_images(settings, sets)
-    listed = None if pairs is None else _read_pairs(settings, sets)
+    sets = _read_sets(flags)
+    shown_images = None if sets is None else _read_images(flags, sets)
+    listed = None if pairs is None else _read_pairs(flags, sets)
+    judged = _judge(flags, sets, listed)
+    judged["settings"] = {name: _plain(value) for name, value in flags.items()}
+    print(report.table_text(judged["groups"]))
+    for note in judged["notes"]:
+        print(note)
+    page = report.page_text(sets=sets, images=shown_images, **judged)
+    out.mkdir(exist_ok=True)
+    write_whole(out / "evaluation.json", report.json_text(**judged))
+    write_whole(out / "evaluation.html", page)
+    print(f"{out / 'evaluation.json'}: the figures")
+    print(f"{out / 'evaluation.html'}: a page with curves and neighbours")
+
+
+def _judge(
+    flags: Mapping[str, Any], sets: "Sets | None", listed: "_Listed | None"
+) -> dict[str, Any]:
+    """All figures, and what tables and pages show besides: the arguments of both."""
+    from siamese_jax.evaluation import evaluate_sets, verify
+
     groups: dict[str, Any] = {}
     lists: dict[str, Verified] = {}
     notes: list[str] = []
     sizes: dict[str, int] = {}
     found = None
+    given = None if listed is None else verify(listed.pairs, folds=listed.folds)
+    if isinstance(given, str):
+        raise UserError(f"--pairs: {flags['pairs']} cannot be judged: {given}")
     if sets is not None:
-        found = whole.evaluate_sets(
+        options = ("distance", "max_queries", "num_tasks", "seed")
+        found = evaluate_sets(
             sets,
-            distance=distance,
-            max_queries=max_queries,
-            num_tasks=num_tasks,
-            seed=seed,
+            **{name: flags[name] for name in options},
             progress_fn=lambda part: print(f"{part} ...", flush=True),
         )
         groups, notes, sizes = dict(found.groups), list(found.notes), dict(found.sizes)
         if found.verified is not None:
             lists["all pairs"] = found.verified
-    if listed is not None and pairs is not None:
-        given, name = verify(listed.pairs, folds=listed.folds), shown(pairs.name)
-        if isinstance(given, str):
-            raise UserError(f"--pairs: {pairs} cannot be judged: {given}")
+    if listed is not None and given is not None:
+        name = shown(flags["pairs"].name)
         groups[f"verification of {name}"], lists[name] = given.figures, given
         sizes |= {f"num_listed_{kind[4:]}": n for kind, n in given.sizes.items()}
         notes += listed.notes
-    print(report.table_text(groups))
-    for note in notes:
-        print(note)
-    parts: dict[str, Any] = {"settings": settings, "sizes": sizes, "notes": notes}
-    parts |= {"found": found, "lists": lists}
-    page = report.page_text(groups, sets=sets, images=shown_images, **parts)
-    out.mkdir(exist_ok=True)
-    write_whole(out / "evaluation.json", report.json_text(groups, **parts))
-    write_whole(out / "evaluation.html", page)
-    print(f"{out / 'evaluation.json'}: the figures")
-    print(f"{out / 'evaluation.html'}: a page with curves and neighbours")
+    return {
+        "groups": groups,
+        "lists": lists,
+        "notes": notes,
+        "sizes": sizes,
+        "found": found,
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -133,9 +147,9 @@ def _plain(value: Any) -> Any:
 _TOGETHER = (
     ("labels", "embeddings"),
     ("embeddings", "labels"),
-    ("ids", "embeddings"),
-    ("images", "embeddings"),
-    ("reference_embeddings", "embeddings"),
+    ("ids", "labels"),
+    ("images", "labels"),
+    ("reference_embeddings", "labels"),
     ("reference_labels", "reference_embeddings"),
     ("reference_embeddings", "reference_labels"),
     ("reference_ids", "reference_embeddings"),
@@ -144,16 +158,16 @@ _TOGETHER = (
 _AT_LEAST = {"max_queries": 1, "num_tasks": 2, "seed": 0}
 
 
-def _check_flags(settings: Mapping[str, Any]) -> None:
+def _check_flags(flags: Mapping[str, Any]) -> None:
     """Refuses flags that need others, and numbers out of their range."""
     for name, other in _TOGETHER:
-        both = settings["pairs"] is not None and (name, other) == ("embeddings", "labels")
-        if settings[name] is not None and settings[other] is None and not both:
+        both = flags["pairs"] is not None and (name, other) == ("embeddings", "labels")
+        if flags[name] is not None and flags[other] is None and not both:
             raise UserError(f"{_flag(name)} needs {_flag(other)}")
-    if settings["embeddings"] is None and settings["pairs"] is None:
+    if flags["embeddings"] is None and flags["pairs"] is None:
         raise UserError("--embeddings and --labels are needed, or --pairs")
     for name, least in _AT_LEAST.items():
-        value = settings[name]
+        value = flags[name]
         if value is not None and not least <= value < 2**31:
             raise UserError(
                 f"{_flag(name)} must be at least {least} and below 2**31; got {value}"
@@ -167,18 +181,18 @@ def _flag(name: str) -> str:
 # Input ----------------------------------------------------------------------------------
 
 
-def _read_sets(settings: Mapping[str, Any]) -> "Sets | None":
+def _read_sets(flags: Mapping[str, Any]) -> "Sets | None":
     """The embeddings with their labels, or None if there are no labels."""
     from siamese_jax.evaluation import make_sets
     from siamese_jax.evaluation.files import read_array, read_labels
 
     def read(name: str) -> Any:
-        path, labels = settings[name], name.endswith("labels")
+        path, labels = flags[name], name.endswith("labels")
         if path is None:
             return None
-        return (read_labels if labels else read_array)(_flag(name), pathlib.Path(path))
+        return (read_labels if labels else read_array)(_flag(name), path)
 
-    if settings["labels"] is None:
+    if flags["labels"] is None:
         return None
     return make_sets(
         read("embeddings"),
@@ -191,17 +205,17 @@ def _read_sets(settings: Mapping[str, Any]) -> "Sets | None":
 
 
 def _read_images(
-    settings: Mapping[str, Any], sets: "Sets"
+    flags: Mapping[str, Any], sets: "Sets"
 ) -> "tuple[ImageFn, ImageFn] | None":
     """Functions that give the images of queries and of references, if there are any."""
     from siamese_jax.evaluation.files import read_images
 
     found = []
     for name, of in (("images", sets.queries), ("reference_images", sets.references)):
-        path = settings["images" if sets.itself else name]
+        path = flags["images" if sets.itself else name]
         if path is None:
             return None
-        found.append(read_images(_flag(name), pathlib.Path(path), len(of.embeddings)))
+        found.append(read_images(_flag(name), path, len(of.embeddings)))
     return found[0], found[1]
 
 
@@ -213,7 +227,7 @@ class _Listed(NamedTuple):
     notes: list[str]
 
 
-def _read_pairs(settings: Mapping[str, Any], sets: "Sets | None") -> _Listed:
+def _read_pairs(flags: Mapping[str, Any], sets: "Sets | None") -> _Listed:
     """The pairs of a list with their distances."""
     import numpy as np
 
@@ -223,20 +237,20 @@ def _read_pairs(settings: Mapping[str, Any], sets: "Sets | None") -> _Listed:
     from siamese_jax.evaluation.pairs import listed_pairs
     from siamese_jax.evaluation.sets import checked_embeddings
 
-    path = pathlib.Path(settings["pairs"])
+    path = flags["pairs"]
     x = None if sets is None else sets.queries.embeddings
-    if x is None and settings["embeddings"] is not None:
-        array = read_array("--embeddings", pathlib.Path(settings["embeddings"]))
+    if x is None and flags["embeddings"] is not None:
+        array = read_array("--embeddings", flags["embeddings"])
         x = checked_embeddings("embeddings", array)
     found = read_pairs(path, None if x is None else len(x))
     distances = found.distances
     if found.examples is not None and x is not None:
         distances = listed_pairs(
-            x, found.examples, distance=DISTANCES[settings["distance"]]
+            x, found.examples, distance=DISTANCES[flags["distance"]]
         ).astype(np.float64)
     parts, notes = found.folds, []
     if parts is None:
-        parts = np.random.default_rng(settings["seed"]).integers(0, 2, len(found.same))
+        parts = np.random.default_rng(flags["seed"]).integers(0, 2, len(found.same))
         notes.append(
             f"The pairs of {shown(path.name)} have no folds: they are calibrated on random "
             "halves of the pairs, which may share examples."

@@ -27,7 +27,8 @@ def read_array(flag: str, path: pathlib.Path) -> np.ndarray:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
-        reason = "it holds Python objects" if "allow_pickle" in str(error) else error
+        objects = "Python objects" in str(error)
+        reason = "it holds Python objects" if objects else "it is damaged or another file"
         raise UserError(
             f"{flag}: {path} is no .npy file of numbers or strings: {reason}"
         ) from error

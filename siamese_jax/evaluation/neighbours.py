@@ -267,9 +267,18 @@ def _answers(
     for query, near, distances in zip(asked, found.indices, found.distances, strict=True):
         near, distances = np.asarray(near), np.asarray(distances)
         near, distances = near[near >= 0], distances[near >= 0]
-        same = sets.same_fn(sets.queries.labels[query][None], sets.references.labels[near])
-        answers.append(Answer(int(query), near, distances, np.asarray(same)[0]))
+        same = _same(sets, query, near)
+        answers.append(Answer(int(query), near, distances, same))
     return answers
+
+
+def _same(
+    sets: Sets, query: Any, references: Int[np.ndarray, " k"]
+) -> Bool[np.ndarray, " k"]:
+    own, labels = sets.queries.labels[query], sets.references.labels[references]
+    if sets.multi_label:
+        return np.any(labels & own[None, :], axis=1)
+    return labels == own
 
 
 def _nearest(

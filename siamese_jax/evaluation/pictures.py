@@ -24,7 +24,7 @@ from siamese_jax.verification import CalibrationCurve, DetCurve
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_RATE_TICKS = (1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)
+_RATE_TICKS = (1e-5, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95)
 _MOST_DRAWN = 2_000  # points of a map
 _NUM_COLORED = 10  # classes
 
@@ -175,8 +175,16 @@ def _picture(axes, image: np.ndarray, color: str | None) -> None:
         spine.set(color=color or "#222", linewidth=2.5 if color else 0.8)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else f"{name[:15]}\u2026"
+def _short(name: str, length: int = 13) -> str:
+    """The two ends of a long name, since names of classes often begin alike.
+
+    >>> _short("armenian-small-letter-ayb")
+    'arme…tter-ayb'
+    """
+    if len(name) <= length:
+        return name
+    first = (length - 1) * 2 // 5
+    return f"{name[:first]}\u2026{name[first + 1 - length :]}"
 
 
 def plane(
@@ -208,7 +216,7 @@ def plane(
     for number, place in enumerate(colored):
         at = places[len(others) :][labels[rows] == place]
         axes.scatter(
-            at[:, 0], at[:, 1], s=12, color=f"C{number}", label=_short(names[place])
+            at[:, 0], at[:, 1], s=12, color=f"C{number}", label=_short(names[place], 28)
         )
     share = np.sum(values[:2] ** 2) / max(np.sum(values**2), 1e-30)
     axes.set(xticks=[], yticks=[], xlabel=f"{share:.0%} of the variance is in this plane")

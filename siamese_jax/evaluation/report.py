@@ -56,8 +56,8 @@ def _number(value: float) -> str:
 
 
 def json_text(
-    groups: Groups,
     *,
+    groups: Groups,
     settings: Mapping[str, Any],
     sizes: Mapping[str, int],
     notes: Sequence[str],
@@ -100,8 +100,8 @@ def _by_cutoff(ranked: Ranked, values: np.ndarray) -> dict[str, float | None]:
 
 
 def page_text(
-    groups: Groups,
     *,
+    groups: Groups,
     settings: Mapping[str, Any],
     sizes: Mapping[str, int],
     notes: Sequence[str],

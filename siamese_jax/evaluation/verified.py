@@ -22,7 +22,10 @@ P_TARGETS = (0.01, 0.05)
 NUM_BINS = 10
 _NUM_POINTS = 400  # of a curve that is drawn
 _MOST_FITTED = 2**17  # entries that a calibration is fitted to
-_CALIBRATED = ("cllr", "actual_dcf_0.01", "expected_calibration_error")
+_CALIBRATED = (
+    *("cllr", "min_cllr_of_judged", "actual_dcf_0.01", "min_dcf_0.01_of_judged"),
+    "expected_calibration_error",
+)
 
 
 class Verified(NamedTuple):
@@ -165,7 +168,9 @@ def _calibrated(pairs: Pairs) -> tuple[Figures, CalibrationCurve | None]:
     kept = Pairs(*(None if of is None else of[judged] for of in pairs))  # type: ignore[arg-type]
     if not (kept.number(same=True) and kept.number(same=False)):
         return missing(_CALIBRATED, "no same or no different pair is judged"), None
-    found, curve = _of_ratios(ratios[judged], kept.same, kept.counts, balanced(kept))
+    found, curve = _of_ratios(
+        ratios[judged], kept.distances, kept.same, kept.counts, balanced(kept)
+    )
     figures = {name: figure(x) for name, x in zip(_CALIBRATED, found, strict=True)}
     return figures, jax.tree.map(np.asarray, curve)
 
@@ -205,13 +210,19 @@ def balanced(pairs: Pairs) -> Float[np.ndarray, " n"]:
 
 @jax.jit
 def _of_ratios(
-    ratios: Float[Array, " n"], same: Bool[Array, " n"], counts: Any, weights: Array
-) -> tuple[tuple[Array, Array, Array], CalibrationCurve]:
+    ratios: Float[Array, " n"],
+    distances: Float[Array, " n"],
+    same: Bool[Array, " n"],
+    counts: Array | None,
+    weights: Float[Array, " n"],
+) -> tuple[tuple[Array, ...], CalibrationCurve]:
     probabilities = jax.nn.sigmoid(ratios)
     options: Any = {"num_bins": NUM_BINS, "weights": weights}
     figures = (
         verification.cllr(ratios, same, weights=counts),
+        verification.min_cllr(distances, same, weights=counts),
         verification.actual_dcf(ratios, same, p_target=0.01, weights=counts),
+        verification.min_dcf(distances, same, p_target=0.01, weights=counts).cost,
         verification.expected_calibration_error(probabilities, same, **options),
     )
     return figures, verification.calibration_curve(probabilities, same, **options)
