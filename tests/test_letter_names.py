@@ -76,3 +76,23 @@ def test_tests_share_no_drawing_with_the_training(monkeypatch):
     assert data.names.shape == (18, letter_names.LENGTH)
     first = unicodedata.name(sorted(set(train.letters))[0])
     np.testing.assert_array_equal(data.names[0], letter_names.encode_names([first])[0])
+
+
+def test_drawings_reach_the_tower_as_in_the_training(monkeypatch):
+    """Ink is 255; `Model.embed` takes pictures of dark ink, which it inverts."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 32, 32, 1)).astype(np.uint8)
+    letters = Letters(images, np.array(list("AABB")), np.full(4, "latin"), np.arange(4))
+    given = []
+
+    class Tower:
+        def embed_prepared(self, images):
+            given.append(images)
+            return jnp.eye(2)[jnp.array([0, 0, 1, 1])]
+
+    monkeypatch.setattr(letter_names, "embed_names", lambda *_: jnp.eye(2))
+    found = letter_names.evaluate(None, None, Tower(), {"test": letters})
+    np.testing.assert_array_equal(given, [images])
+    assert found["test_image_to_name_recall_at_1"] == 1
+    assert found["test_name_to_image_recall_at_1"] == 1
+    assert found["test_chance"] == 0.5

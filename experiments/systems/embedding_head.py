@@ -4,7 +4,9 @@ Source:  this project's own
 Run:     python -m experiments embedding_head --embeddings E.npy --labels L.npy
          python -m experiments embedding_head --dataset omniglot --image-size 56 56
          --backbone experiments.engine.backbones:gradients
-Expect:  TODO
+Expect:  with the second command recall_at_1 .645 (before .497), map_at_r .243 (.122) and
+         r_precision .331 (.186) on the 659 test characters; ten seconds of training and
+         two minutes for the embeddings and the figures on two busy CPU cores
 Quick:   any of these with --num-steps 50
 
 A network that somebody else has trained embeds all images once. The head, a linear map or

@@ -363,7 +363,8 @@ def evaluate(
     for test, letters in tests.items():
         shown, labels = np.unique(letters.letters, return_inverse=True)
         names = embed_names(config, state, names_of(shown))
-        figures = both_directions(model.embed(letters.images), labels, names)
+        images = model.embed_prepared(letters.images)
+        figures = both_directions(images, labels, names)
         figures |= {"num_letters": len(shown), "chance": 1 / len(shown)}
         metrics |= {f"{test}_{name}": figure for name, figure in figures.items()}
     return metrics
@@ -375,7 +376,7 @@ def print_examples(config: Config, state: TrainState, model: Model, new: Letters
     some = slice(None, None, max(1, len(shown) // 8))
     names = names_of(shown)
     matrix = distances.cosine_distance_matrix(
-        model.embed(new.images[rows[some]]), embed_names(config, state, names)
+        model.embed_prepared(new.images[rows[some]]), embed_names(config, state, names)
     )
     print("the nearest names of some new letters:\n")
     for name, nearest in zip(names[some], np.asarray(matrix).argmin(axis=1), strict=True):
@@ -392,9 +393,8 @@ def main(config: Config) -> None:
     model = system.model(trained.state)
     metrics = evaluate(config, trained.state, model, split.tests)
     new = split.tests["new_letters"]
-    model = few_shot.calibrate_model(
-        model, LabelledImages(new.images, new.letters), "pairs of the new letters"
-    )
+    pictures = LabelledImages(255 - new.images, new.letters)  # dark ink, as in files
+    model = few_shot.calibrate_model(model, pictures, "pairs of the new letters")
     names = names_of(np.unique(split.train.letters))
     write_whole(config.directory / "names.txt", "\n".join(names) + "\n")
     embeddings = np.asarray(embed_names(config, trained.state, names))
