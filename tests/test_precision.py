@@ -19,7 +19,14 @@ from experiments.engine.pair_batches import PairData
 from experiments.engine.system import initial_state, train_steps
 from experiments.evaluations import digit_pairs, unseen_faces
 from experiments.evaluations.digit_pairs import DigitEvaluation
-from experiments.systems import image_folder, mnist_mlp, omniglot_supcon, orl_hog
+from experiments.systems import (
+    embedding_head,
+    image_folder,
+    letter_names,
+    mnist_mlp,
+    omniglot_supcon,
+    orl_hog,
+)
 from siamese_jax import samplers
 from siamese_jax.errors import UserError
 from siamese_jax.model import load_model
@@ -30,15 +37,20 @@ from tests.test_systems import EACH_VARIANT, VARIANTS, small_system
 def small_data(config, system):
     """Images of noise: 16 classes, in two groups, of eight images each."""
     state = jax.eval_shape(lambda: initial_state(system, jax.random.key(0)))
-    shape = system.model(state).preparation.image_shape
-    images = np.random.default_rng(0).integers(0, 256, (128, *shape), np.uint8)
-    labels = np.arange(128) // 8
+    kind = inspect.signature(system.sample).parameters["data"].annotation
+    rng, labels = np.random.default_rng(0), np.arange(128) // 8
     index = samplers.class_index(labels, groups=np.array(["a", "b"])[labels // 8])
-    data = ClassData(jnp.asarray(images), index)
-    if inspect.signature(system.sample).parameters["data"].annotation is not PairData:
-        return state, data
+    if kind is embedding_head.HeadData:
+        return state, embedding_head.training_data(rng.normal(size=(128, 12)), labels)
+    shape = system.model(state).preparation.image_shape
+    images = jnp.asarray(rng.integers(0, 256, (128, *shape), np.uint8))
+    if kind is letter_names.LetterData:
+        names = rng.integers(1, 38, (16, letter_names.LENGTH), np.int8)
+        return state, kind(images, index, jnp.asarray(names))
+    if kind is not PairData:
+        return state, ClassData(images, index)
     pairs = samplers.sample_pairs(jax.random.key(0), index, 20)
-    return state, PairData(data.images, pairs)
+    return state, PairData(images, pairs)
 
 
 def traced_step(name, settings):

@@ -28,7 +28,7 @@ from experiments.engine.config import RunConfig, check_conditions
 from experiments.engine.init_from import named_arrays
 from experiments.engine.system import initial_state
 from experiments.evaluations import few_shot
-from experiments.systems import glyphs, omniglot_koch
+from experiments.systems import glyphs, letter_names, omniglot_koch
 from siamese_jax import cli
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model
@@ -39,14 +39,23 @@ from tests.stripes import write_stripes
 pytestmark = pytest.mark.slow
 
 SYSTEMS = sorted(list_experiments())
+OF_IMAGES = [name for name in SYSTEMS if name != "embedding_head"]  # which write a model
 SHORT = {"num_steps": 4, "steps_per_call": 2, "checkpoint_every": 2}
 PAIRS = {"batch_size": 10}
 CLASSES = {"num_classes": 4, "num_images": 2}
+BACKBONE = {"backbone": "experiments.engine.backbones:gradients"}
 
 # Settings that make each system small. The first variant of a system is the one whose model
 # is used; together the variants use every flag. The tests of single systems take them too,
 # so that they run the same programs, which are compiled once.
 VARIANTS = {
+    "embedding_head": [
+        CLASSES | {"dataset": "folder", "image_size": (16, 16), "dim": 4} | BACKBONE,
+        CLASSES
+        | {"dataset": "folder", "image_size": (16, 16), "dim": 4, **BACKBONE}
+        | {"head": "mlp", "hidden": 6, "num_train_classes": 5}
+        | {"loss": "proxy_anchor", "loss_options": ("scale=16",)},
+    ],
     "glyphs": [
         {"num_letters": 4, "num_faces": 2, "widths": (4, 4, 4), "dim": 4}
         | {"num_episodes": 50, "num_ways": 5, "num_pairs": 200}
@@ -55,6 +64,9 @@ VARIANTS = {
     "image_folder": [
         CLASSES | {"image_size": (16, 16), "widths": (4, 4), "dim": 4},
         CLASSES | {"image_size": (16, 16), "encoder": "hog", "crop": True},
+    ],
+    "letter_names": [
+        {"num_letters": 8, "widths": (4, 4), "name_features": 4, "dim": 4},
     ],
     "mnist_conv": [
         PAIRS | {"dataset": "digits", "form": "contrastive"},
@@ -95,12 +107,12 @@ class Run(NamedTuple):
 
     Attributes:
       workdir: Its folder, or that of its first fold.
-      model: The model that the run held when it finished.
+      model: The model that the run held when it finished, or None.
       unread: Fields of its settings that it has not read.
     """
 
     workdir: pathlib.Path
-    model: Model
+    model: Model | None
     unread: set[str]
 
 
@@ -114,6 +126,7 @@ def folders(tmp_path_factory):
         "orl_hog": write_stripes(root / "orl", names=persons, num=4, size=(112, 92)),
         "orl_tutorial": root / "orl",
         "image_folder": write_stripes(root / "images", names=names, num=4),
+        "embedding_head": root / "images",
     }
 
 
@@ -150,6 +163,8 @@ def small_data():
         patch.setattr(few_shot, "FEW_SHOT", ((20, 1),))
         patch.setattr(glyphs, "draw_letters", thinned(letters.draw_letters, 3))
         patch.setattr(glyphs, "draw_signs", thinned(letters.draw_signs, 10))
+        some_letters = thinned(letters.draw_letters, 3)
+        patch.setattr(letter_names, "draw_letters", lambda: some_letters(None))
         patch.setattr(omniglot_koch, "make_encoder", koch_encoder)
         patch.setattr(report, "_as_png", lambda figure: "")
         patch.setattr(report, "embedding_map", lambda *args: None)
@@ -200,7 +215,7 @@ def run_system(name, settings, workdir, folders):
         original = loop.save_model
         patch.setattr(loop, "save_model", save_model)
         module.main(config)
-    folder, model = next(iter(saved.items()))
+    folder, model = next(iter(saved.items()), (workdir / "model", None))
     engine = {field.name for field in dataclasses.fields(RunConfig)}
     return Run(folder.parent, model, applicable(config) - read - engine)
 
@@ -246,7 +261,7 @@ def test_no_flag_of_a_run_is_ignored(name, runs):
 def test_no_flag_of_another_variant_is_ignored(name, number, tmp_path, folders, small_data):
     run = run_system(name, VARIANTS[name][number], tmp_path / "run", folders)
     assert not run.unread
-    assert (run.workdir / "model" / "model.json").exists()
+    assert (run.workdir / "model" / "model.json").exists() == (name in OF_IMAGES)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -276,6 +291,8 @@ def small_system(name, settings, num_steps):
     config = module.Config(num_steps=num_steps, **settings)
     if name == "image_folder" and settings.get("encoder") == "hog":
         config = dataclasses.replace(config, image_size=(32, 32))
+    if name == "embedding_head":
+        return config, module.build(config, num_features=12, num_classes=16)
     return config, module.build(config)
 
 
@@ -300,7 +317,9 @@ def test_a_run_can_be_lengthened_where_its_updates_do_not_depend_on_its_length(
     assert config.can_be_lengthened == equal
 
 
-@pytest.mark.parametrize(("name", "settings"), EACH_VARIANT)
+@pytest.mark.parametrize(
+    ("name", "settings"), [one for one in EACH_VARIANT if one.values[0] in OF_IMAGES]
+)
 def test_every_system_starts_from_its_own_model(name, settings, monkeypatch):
     _, system = small_system(name, settings, 10)
     shapes = jax.eval_shape(lambda: initial_state(system, jax.random.key(0)))
@@ -339,7 +358,7 @@ def copy_as_trained(run, workdir):
     shutil.copytree(run.workdir, workdir / fold, ignore=left_out)
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_a_run_whose_net_tells_nothing_apart_finishes_and_says_so(
     name, tmp_path, folders, runs, small_data, monkeypatch, capsys
 ):
@@ -424,7 +443,7 @@ def write_images(folder, model):
 def used(tmp_path_factory, runs):
     """Distances by the models in hand, and a folder of what another process has made."""
     root, wanted = tmp_path_factory.mktemp("use"), {}
-    for name in SYSTEMS:
+    for name in OF_IMAGES:
         (root / name).mkdir()
         (root / name / "model").symlink_to(runs(name).workdir / "model")
         model = runs(name).model
@@ -442,7 +461,7 @@ def used(tmp_path_factory, runs):
     return root, wanted
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", OF_IMAGES)
 def test_a_model_gives_the_distances_of_its_run_without_the_experiments(name, used):
     root, wanted = used
     distances = np.load(root / name / "distances.npy")

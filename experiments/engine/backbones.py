@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.datasets.sources import ImageSource
@@ -24,6 +25,14 @@ from siamese_jax.errors import UserError
 Backbone = Callable[[np.ndarray], Any]
 
 _NUM_THREADS = 8  # that read images
+
+
+def gradients(images: np.ndarray) -> np.ndarray:
+    """Oriented gradients [n, 240], a backbone that is at hand without a download."""
+    from siamese_jax.encoders import oriented_gradients
+
+    measure = jax.jit(oriented_gradients, static_argnums=(1, 2))
+    return np.asarray(measure(images.astype(np.float32) / 255, (6, 5), 8))
 
 
 def import_named(flag: str, path: str) -> Any:

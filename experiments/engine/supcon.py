@@ -310,6 +310,22 @@ def make_system(
       queue_shape: As in `make_init`.
     """
     encoder_init, encode = from_flax(encoder)
+    init = make_init(
+        encoder_init, preparation.image_shape, temperature, queue_shape=queue_shape
+    )
+    loss = make_loss(encode, compute_dtype=compute_dtype, axis_name=axis_name)
+    return System(init, sample, loss, optimizer, normalized_model(encode, preparation))
+
+
+def normalized_model(
+    encode: Callable[..., Any], preparation: Preparation
+) -> Callable[[training.TrainState], Model]:
+    """Returns `model(state) -> Model` of an encoder, with embeddings of length 1.
+
+    Args:
+      encode: The `apply` function that `siamese.from_flax` returns.
+      preparation: How the encoder's images are prepared.
+    """
 
     def embed_fn(variables: Any, images: jax.Array) -> jax.Array:
         params, statistics = variables["params"], variables["statistics"]
@@ -320,11 +336,7 @@ def make_system(
         variables = {"params": state.params["encoder"], "statistics": statistics}
         return Model(variables, embed_fn, preparation)
 
-    init = make_init(
-        encoder_init, preparation.image_shape, temperature, queue_shape=queue_shape
-    )
-    loss = make_loss(encode, compute_dtype=compute_dtype, axis_name=axis_name)
-    return System(init, sample, loss, optimizer, model)
+    return model
 
 
 # Small sets of photographs --------------------------------------------------------------
