@@ -446,7 +446,7 @@ def test_missing_digits_and_counts_that_make_no_sense_are_named(
 def test_every_command_is_listed_and_names_itself():
     commands = listing.list_room("evaluations")
     names = {
-        *("ensembles", "evaluate", "koch_so_far", "lake_trials", "mnist_transfer"),
+        *("ensembles", "evaluate", "model_so_far", "lake_trials", "mnist_transfer"),
         *("stranger_rates", "within_alphabet"),
     }
     assert names <= commands.keys()

@@ -13,7 +13,7 @@ from experiments.engine import checkpoints, logs
 from experiments.engine.config import check_config
 from experiments.engine.data import ClassData
 from experiments.engine.system import initial_state
-from experiments.evaluations import koch_so_far
+from experiments.evaluations import model_so_far
 from experiments.systems import omniglot_koch
 from siamese_jax.encoders import WeightedL1Head
 from siamese_jax.errors import UserError
@@ -62,8 +62,10 @@ def test_koch_is_evaluated_as_it_goes_and_the_best_state_becomes_the_model(
     np.testing.assert_allclose(
         embeddings, system.model(state).embed(pictures), rtol=1e-4, atol=1e-5
     )
-    koch_so_far.main(
-        koch_so_far.Config(small_koch.workdir, every=4, model=small_koch.workdir / "so_far")
+    model_so_far.main(
+        model_so_far.Config(
+            small_koch.workdir, every=4, model=small_koch.workdir / "so_far"
+        )
     )
     shown = capsys.readouterr().out
     assert "step 4\n" in shown
@@ -205,8 +207,8 @@ def test_koch_refuses_what_makes_no_sense(small_koch, changes, words):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, "is no run of omniglot_koch"),
-        ({"config.json": {"experiment": "glyphs"}}, "is no run of omniglot_koch"),
+        ({}, "is no run of a system"),
+        ({"config.json": {"experiment": "glyphs"}}, "is no run of a system"),
         ({"config.json": {"experiment": "omniglot_koch"}}, "no state that was evaluated"),
         (
             {"config.json": {"experiment": "omniglot_koch", "colour": 1}},
@@ -218,7 +220,7 @@ def test_what_is_no_run_of_koch_is_refused(tmp_path, files, words):
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(UserError, match=words):
-        koch_so_far.main(koch_so_far.Config(tmp_path))
+        model_so_far.main(model_so_far.Config(tmp_path))
 
 
 def test_a_batch_with_more_characters_than_there_are_is_refused(small_koch):

@@ -1,5 +1,7 @@
 """A system that can be trained: pure functions, made by `build(config)` in its file."""
 
+import importlib
+import pkgutil
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,6 +37,17 @@ class System(NamedTuple):
     loss: training.LossFn
     optimizer: optax.GradientTransformation
     model: Callable[[TrainState], Model]
+
+
+def system_names() -> set[str]:
+    """The names of the files in `experiments/systems`."""
+    folder = importlib.import_module("experiments.systems").__path__
+    return {module.name for module in pkgutil.iter_modules(folder)}
+
+
+def load_system(name: str) -> Any:
+    """The module of a system."""
+    return importlib.import_module(f"experiments.systems.{name}")
 
 
 def initial_state(system: System, key: jax.Array) -> TrainState:

@@ -30,7 +30,6 @@ that was interrupted continues if it is started again, and a finished one prints
 
 import dataclasses
 import hashlib
-import importlib
 import itertools
 import json
 import pathlib
@@ -59,6 +58,7 @@ from experiments.engine.config import (
     setting,
 )
 from experiments.engine.loop import made_with
+from experiments.engine.system import load_system
 from experiments.evaluations.results_table import FIGURES
 from experiments.sweeps import summary
 from experiments.sweeps.many_runs import (
@@ -142,11 +142,6 @@ class Config:
         text = json.dumps(sweep_as_json(self), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return pathlib.Path("runs", f"sweep-{self.fixed.experiment}-{digest}")
-
-
-def load_system(name: str) -> Any:
-    """The module of a system."""
-    return importlib.import_module(f"experiments.systems.{name}")
 
 
 # Flags ----------------------------------------------------------------------------------

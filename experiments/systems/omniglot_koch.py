@@ -9,7 +9,7 @@ Expect:  no run has been made to the end yet. The tutorial's notebook shows a ra
          20-way accuracy of .672, .728, .776 and .82 after 2,000, 4,000, 6,000 and 20,000
          steps, on 250 tasks each, and .868 at its highest. Its text says .852
 Quick:   python -m experiments omniglot_koch --size half --num-steps 200 --workdir runs/q
-Watch:   python -m experiments koch_so_far --run RUN --model best_so_far
+Watch:   python -m experiments model_so_far --run RUN --model best_so_far
 
 The experiment needs Omniglot (`python -m experiments tfds omniglot`). The network is
 trained on pairs of drawings from the 30 background alphabets. Each batch has different

@@ -28,6 +28,7 @@ import math
 from importlib import metadata
 from pathlib import Path
 
+import make_others
 import numpy as np
 
 SEED = 0
@@ -425,81 +426,6 @@ class PytorchMetricLearning:
         }
 
 
-def optax() -> dict:
-    """Where it is right: no eps under the root, and an even degree of the norm."""
-    import jax
-    import optax
-
-    jax.config.update("jax_enable_x64", True)
-    inputs = {name: jax.numpy.asarray(array) for name, array in make_inputs().items()}
-    labels = jax.numpy.asarray(LABELS)
-    of_inputs = {
-        "ntxent": lambda x, **options: optax.losses.ntxent(
-            x["embeddings"], labels, **options
-        ),
-        "triplet_margin_loss": lambda x, **options: optax.losses.triplet_margin_loss(
-            *(x["embeddings"][i::3] for i in range(3)), eps=0.0, **options
-        ).mean(),
-        "cosine_similarity": lambda x: optax.losses.cosine_similarity(
-            x["embeddings"], x["other"]
-        ).mean(),
-        "cosine_distance": lambda x: optax.losses.cosine_distance(
-            x["embeddings"], x["other"]
-        ).mean(),
-        "sigmoid_binary_cross_entropy": lambda x: optax.losses.sigmoid_binary_cross_entropy(
-            x["weights"], labels[:, None] == labels
-        ).mean(),
-    }
-    cases = {
-        "ntxent": [{}, {"temperature": 0.5}],
-        "triplet_margin_loss": [{}, {"margin": 0.2}],
-    }
-
-    def case(name: str, settings: dict) -> dict:
-        fn = jax.value_and_grad(lambda x: of_inputs[name](x, **settings))
-        value, gradients = fn(inputs)
-        gradients = {key: g for key, g in gradients.items() if (g != 0).any()}
-        return {"settings": settings, "value": value, "gradients": gradients}
-
-    return {
-        name: [case(name, settings) for settings in cases.get(name, [{}])]
-        for name in of_inputs
-    }
-
-
-def sklearn() -> dict:
-    """Matrices of distances, and figures that losses are or approach."""
-    from sklearn import metrics
-    from sklearn.metrics import pairwise
-
-    x = make_inputs()
-    labels = np.asarray(LABELS)
-    factor = x["other"][:2]
-    options = {
-        "cosine": {},
-        "manhattan": {},
-        "chebyshev": {},
-        "mahalanobis": {"VI": factor.T @ factor},
-    }
-    logits = x["weights"][:, :4]
-    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    cosines = pairwise.cosine_similarity(x["embeddings"])
-    others = ~np.eye(len(labels), dtype=bool)
-    precisions = [
-        metrics.average_precision_score(labels[i] == labels[others[i]], row[others[i]])
-        for i, row in enumerate(cosines)
-        if np.sum(labels == labels[i]) > 1
-    ]
-    return {
-        "matrices": {
-            name: pairwise.pairwise_distances(x["embeddings"], metric=name, **kwargs)
-            for name, kwargs in options.items()
-        },
-        "log_loss": metrics.log_loss(labels, shares),
-        "average_precision": precisions,
-    }
-
-
 def plain(value):
     """For JSON: arrays as lists, NaN as null, floats to 15 digits."""
     if isinstance(value, dict):
@@ -521,8 +447,8 @@ if __name__ == "__main__":
         "labels": LABELS,
         "inputs": make_inputs(),
         "pytorch_metric_learning": PytorchMetricLearning().all(),
-        "optax": optax(),
-        "sklearn": sklearn(),
+        "optax": make_others.optax(make_inputs(), LABELS),
+        "sklearn": make_others.sklearn(make_inputs(), LABELS),
     }
     lines = [f'"{key}": {json.dumps(plain(v))}' for key, v in sections.items()]
     path = Path(__file__).with_name("peers.json")
