@@ -132,6 +132,10 @@ def mean_of_active(terms: Terms) -> Float[Array, ""]:
 def mean_and_count(terms: Terms) -> MeanAndCount:
     """Returns the `mean` and the number of valid terms.
 
+    The number is an integer of 32 bits where 64-bit types are not enabled, and is wrong
+    above 2,147,483,647 terms, which only losses of all entries in tiles or over devices
+    can have. `mean` has no such bound.
+
     >>> result = mean_and_count(make_terms(jnp.array([1.0]), jnp.array([False])))
     >>> print(result.mean, result.num_terms)
     0.0 0

@@ -123,7 +123,6 @@ def test_measuring_the_health_changes_no_bit_of_the_parameters(monkeypatch):
     ]
     (plain, few), (measured, more) = ends
     jax.tree.map(np.testing.assert_array_equal, plain, measured)
-    np.testing.assert_array_equal(few["loss"], more["loss"])
     assert more.keys() - few.keys() == set(health.FIGURES)
 
 

@@ -8,7 +8,7 @@ than some training steps. They are figures of the batch of all devices.
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,6 @@ import numpy as np
 from siamese_jax import health, relations
 from siamese_jax.reductions import Terms
 from siamese_jax.training import LossFn, Metrics
-
-Tree = TypeVar("Tree")
 
 EMBEDDED = "embedded"
 FIGURES = (*health.Health._fields, "active_share")
@@ -38,15 +36,6 @@ class Embedded(NamedTuple):
     labels: jax.Array
     valid: jax.Array
     terms: Terms
-
-
-def compiled_apart(tree: Tree) -> Tree:
-    """The same arrays, whose uses are compiled apart from what computes them.
-
-    Losses use embeddings and terms through it. Without it, XLA fuses their computation with
-    its uses, of which the health is one, and a run rounds otherwise with it than without.
-    """
-    return jax.lax.optimization_barrier(tree)
 
 
 def embedded_pairs(

@@ -10,12 +10,7 @@ import numpy as np
 
 from experiments.engine.config import RunConfig, setting, stream
 from experiments.engine.data import ClassData, gather
-from experiments.engine.health import (
-    EMBEDDED,
-    Embedded,
-    compiled_apart,
-    embedded_pairs,
-)
+from experiments.engine.health import EMBEDDED, Embedded, embedded_pairs
 from siamese_jax import distances, losses, reductions, samplers, sharding
 from siamese_jax.errors import UserError
 from siamese_jax.reductions import Terms
@@ -152,9 +147,7 @@ def embed_pairs(apply_fn: Callable[..., Any], config: PairConfig) -> Callable[..
         return embeddings
 
     both = twin(with_compute_dtype(embed, config.compute_dtype))
-    return lambda params, images, key: compiled_apart(
-        both(params, images, jax.random.split(key))
-    )
+    return lambda params, images, key: both(params, images, jax.random.split(key))
 
 
 def make_init(
@@ -214,7 +207,6 @@ def contrastive_loss(
             where=batch.where,
             reduce_fn=None,
         )
-        terms = compiled_apart(terms)
         metrics = embedded(config, embeddings, batch, terms)
         return batch_mean(config)(terms), (statistics, metrics)
 

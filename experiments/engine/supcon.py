@@ -18,7 +18,7 @@ import optax
 from experiments.datasets.sources import ImageSource
 from experiments.engine.config import RunConfig, setting, stream
 from experiments.engine.data import ClassData, StreamedBatches, batch_of_step, gather
-from experiments.engine.health import EMBEDDED, Embedded, compiled_apart
+from experiments.engine.health import EMBEDDED, Embedded
 from experiments.engine.init_from import MEMORY
 from experiments.engine.streams import Stream
 from experiments.engine.system import System
@@ -211,7 +211,6 @@ def make_loss(
     def loss(params: Any, statistics: Any, batch: LabelledBatch, key: jax.Array) -> Any:
         given, remembered = without_memory(statistics)
         embeddings, statistics = embed(params["encoder"], batch.images, given, key)
-        embeddings = compiled_apart(embeddings)
         temperature = jnp.exp(params["log_temperature"])
         if remembered is None:
             terms = of_batch(embeddings, batch.labels, temperature=temperature)
@@ -228,7 +227,7 @@ def make_loss(
                 queue, embeddings, averaged, items, temperature=temperature
             )
             statistics = {**statistics, MEMORY: Memory(queue, encoder)}
-        terms, valid = compiled_apart(terms), jnp.ones(batch.labels.shape, bool)
+        valid = jnp.ones(batch.labels.shape, bool)
         embedded = Embedded(embeddings, batch.labels, valid, terms)
         metrics = {"temperature": temperature, EMBEDDED: embedded}
         return mean(terms), (statistics, metrics)

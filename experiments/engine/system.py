@@ -87,7 +87,7 @@ def train_steps(
       num_steps: Number of steps.
       axis_name: The axis of the devices, if each has a share of the batch.
       with_health: Whether the metrics have the health of the embeddings, which changes
-        nothing else.
+        no parameter.
     """
     sample, loss_fn = system.sample, health.unmeasured(system.loss)
     if with_health:

@@ -41,7 +41,6 @@ from experiments.datasets.digits import DigitSplits
 from experiments.engine import optimizers, pair_batches, supcon
 from experiments.engine.config import setting
 from experiments.engine.data import ClassData
-from experiments.engine.health import compiled_apart
 from experiments.engine.pair_batches import PairBatch, PairData
 from experiments.engine.precision import settled
 from experiments.engine.system import System
@@ -164,7 +163,6 @@ def make_pair_loss(config: Config, encode: Any) -> Any:
             terms = losses.logistic_loss(
                 logits, batch.same, where=batch.where, reduce_fn=None
             )
-        terms = compiled_apart(terms)
         metrics = pair_batches.embedded(config, embeddings, batch, terms)
         return mean(terms), (statistics, metrics)
 

@@ -40,7 +40,6 @@ from experiments.datasets import digits, evaluation_key, omniglot
 from experiments.engine import loop, optimizers, pair_batches
 from experiments.engine.config import setting, stream
 from experiments.engine.data import gather
-from experiments.engine.health import compiled_apart
 from experiments.engine.loop import Trained
 from experiments.engine.pair_batches import PairBatch, PairConfig, PairData
 from experiments.engine.precision import settled
@@ -107,12 +106,11 @@ def build(config: Config) -> System:
         return {"encoder": towers, "head": head_params}, statistics
 
     def loss(params: Any, statistics: Any, batch: PairBatch, key: jax.Array) -> Any:
-        embeddings = compiled_apart(embed_pairs(params["encoder"], batch.images))
+        embeddings = embed_pairs(params["encoder"], batch.images)
         odds = same_logits(variant, params["head"], embeddings)
         terms = losses.logistic_loss(odds, batch.same, where=batch.where, reduce_fn=None)
         correct = ((odds >= 0) == batch.same).astype(odds.dtype)
         accuracy = mean(reductions.make_terms(correct, where=batch.where))
-        terms = compiled_apart(terms)
         metrics = pair_batches.embedded(config, embeddings, batch, terms)
         return mean(terms), (statistics, metrics | {"accuracy": accuracy})
 

@@ -87,7 +87,6 @@ from experiments.datasets.omniglot import Characters
 from experiments.engine import loop, optimizers, pair_batches
 from experiments.engine.config import setting
 from experiments.engine.data import ClassData, gather
-from experiments.engine.health import compiled_apart
 from experiments.engine.logs import Evaluation
 from experiments.engine.pair_batches import PairBatch, PairConfig
 from experiments.engine.precision import settled
@@ -199,7 +198,6 @@ def build(config: Config) -> System:
         embeddings = embed_pairs(params["encoder"], batch.images, key)
         logits = log_odds(params, *embeddings)
         terms = losses.logistic_loss(logits, batch.same, where=batch.where, reduce_fn=None)
-        terms = compiled_apart(terms)
         cross_entropy = mean(terms)
         correct = ((logits >= 0) == batch.same).astype(logits.dtype)
         accuracy = mean(reductions.make_terms(correct, where=batch.where))
