@@ -23,7 +23,7 @@ class ClusterAgreement(NamedTuple):
 
 def cluster_agreement(
     embeddings: Float[np.ndarray, "n dim"],
-    labels: Int[np.ndarray, " n"],
+    labels: Int[np.ndarray, "..."],
     *,
     seed: int = 0,
     num_starts: int = 10,
