@@ -75,4 +75,6 @@ def test_a_step_of_every_system_is_the_same_on_two_devices(name):
     for found in others:
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
             assert a.dtype == b.dtype
-            np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-8, atol=1e-10)
+            # A bias before a batch normalisation has a gradient of rounding errors alone,
+            # some 1e-18, which AdamW divides by its epsilon of 1e-8.
+            np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-8, atol=1e-9)
