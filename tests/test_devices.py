@@ -86,7 +86,9 @@ def test_a_step_of_every_system_is_the_same_on_two_devices(name, monkeypatch):
             states[str(form)] = state.params, state.statistics
             figures[str(form)] = {figure: metrics[figure] for figure in health.FIGURES}
     wanted, *others = states.values()
-    close = partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-10)
+    # A bias before a batch normalisation has a gradient of rounding errors alone, some
+    # 1e-18, which AdamW divides by its epsilon of 1e-8.
+    close = partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-9)
     for found in (*others, (without.params, without.statistics)):
         for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
             assert a.dtype == b.dtype

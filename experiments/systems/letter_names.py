@@ -3,7 +3,10 @@
 Source:  this project's own; the sigmoid loss of Zhai et al. 2023 (SigLIP), on drawings of
          letters and their Unicode names instead of photographs and captions.
 Run:     python -m experiments letter_names --workdir runs/letter_names
-Expect:  TODO
+Expect:  recall_at_1 from drawing to name and from name to drawing: new_faces .386 and .564
+         of 972 letters (chance .001), new_letters .706 and .832 of 107 (chance .009),
+         new_alphabets .014 and .009 of 107 (chance .009); one seed, 150 s of processor
+         time for the training
 Quick:   python -m experiments letter_names --num-steps 40 --workdir runs/quick
 
 Nothing is downloaded: letters are drawn from the fonts that come with matplotlib, and their
