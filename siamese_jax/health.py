@@ -101,10 +101,11 @@ def embedding_health(
     )
 
 
-def active_share(terms: Terms) -> Float[Array, ""]:
+def active_share(terms: Terms | tuple[Terms, ...]) -> Float[Array, ""]:
     """Share of the valid terms of a loss that are not 0, such as triplets that still teach.
 
     Without a valid term it is NaN. The terms are what a loss returns with `reduce_fn=None`.
+    Some losses return several of them, which are counted together.
 
     Raises:
       TypeError: If `terms` are not `Terms`.
@@ -113,15 +114,16 @@ def active_share(terms: Terms) -> Float[Array, ""]:
     >>> print(active_share(make_terms(jnp.array([0.0, 2.0]), None)))
     0.5
     """
-    if not isinstance(terms, Terms):
+    parts = (terms,) if isinstance(terms, Terms) else terms
+    if not (isinstance(parts, tuple) and all(isinstance(part, Terms) for part in parts)):
         raise TypeError(
             f"terms must be the Terms that a loss returns with reduce_fn=None; got "
             f"{type(terms).__name__}"
         )
-    active = terms.where & (terms.values != 0)
-    share = jnp.sum(active) / jnp.sum(terms.where)
-    known = ~jnp.any(terms.where & jnp.isnan(terms.values))
-    return jnp.where(known, share, jnp.nan)
+    values = jnp.concatenate([part.values.ravel() for part in parts])
+    where = jnp.concatenate([part.where.ravel() for part in parts])
+    share = jnp.sum(where & (values != 0)) / jnp.sum(where)
+    return jnp.where(jnp.any(where & jnp.isnan(values)), jnp.nan, share)
 
 
 def warning(

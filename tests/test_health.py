@@ -63,3 +63,5 @@ def test_a_nan_among_the_terms_is_not_active():
     terms = make_terms(jnp.array([0.0, jnp.nan]), None)
     assert np.isnan(health.active_share(terms))
     assert np.isnan(health.active_share(make_terms(jnp.ones(2), jnp.zeros(2, bool))))
+    several = make_terms(jnp.array([0.0, 1.0]), None), make_terms(jnp.zeros(2), None)
+    assert health.active_share(several) == 0.25

@@ -29,13 +29,14 @@ class Embedded(NamedTuple):
       embeddings: [..., n, dim], of n examples, of which each may have several inputs.
       labels: [..., n], the class of each embedding among those of all devices.
       valid: [..., n], False for padding.
-      terms: The terms of the loss, of which those that are not 0 are active.
+      terms: The terms of the loss, of which those that are not 0 are active. Some losses
+        have several of them.
     """
 
     embeddings: jax.Array
     labels: jax.Array
     valid: jax.Array
-    terms: Terms
+    terms: Terms | tuple[Terms, ...]
 
 
 def embedded_pairs(

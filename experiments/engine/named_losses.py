@@ -27,7 +27,8 @@ class NamedLoss(NamedTuple):
 
     Attributes:
       loss_fn: `loss_fn(embeddings, labels, ids, proxies)`. Embeddings with equal ids are
-        not compared. Only losses with proxies use those, one for each class.
+        not compared. Only losses with proxies use those, one for each class. With
+        `reduce_fn=None` it returns the terms of the loss.
       has_proxies: Whether it is a loss with proxies.
     """
 
@@ -72,11 +73,14 @@ def find_loss(name: str, texts: Sequence[str]) -> NamedLoss:
     }
     options = dict(_option(text, defaults) for text in texts)
 
-    def loss_fn(embeddings: jax.Array, labels: Any, ids: Any, proxies: Any) -> Any:
+    def loss_fn(
+        embeddings: jax.Array, labels: Any, ids: Any, proxies: Any, **reduction: Any
+    ) -> Any:
         if matrix_fn is None:
-            return fn(embeddings, labels, proxies, **options)
+            return fn(embeddings, labels, proxies, **options, **reduction)
         same, where = relations.within(Items(labels, ids=ids))
-        return fn(matrix_fn(embeddings, embeddings), same, where=where, **options)
+        matrix = matrix_fn(embeddings, embeddings)
+        return fn(matrix, same, where=where, **options, **reduction)
 
     labels = jnp.arange(4) // 2
     try:

@@ -54,6 +54,7 @@ from experiments.datasets.sources import ImageSource
 from experiments.datasets.yardsticks import ClassSplitName, open_yardstick
 from experiments.engine import backbones, loop, named_losses, optimizers
 from experiments.engine.config import RunConfig, check_config, setting
+from experiments.engine.health import EMBEDDED, Embedded
 from experiments.engine.init_from import named_arrays
 from experiments.engine.system import System
 from experiments.evaluations.yardsticks import retrieval_metrics
@@ -206,12 +207,15 @@ def build(config: Config, num_features: int, num_classes: int) -> System:
         features = batch.images[:, 0, 0]
         x = distances.normalize(embed(params["encoder"], features))
         labels, examples = batch.labels, batch.examples
+        given = x, labels, jnp.ones(labels.shape, bool)
         if config.axis_name is not None:  # heads are small: each device has the whole loss
             x, labels, examples = jax.lax.all_gather(
                 (x, labels, examples), config.axis_name, tiled=True
             )
-        value = named.loss_fn(x, labels, examples, params.get("proxies"))
-        return value, (statistics, {})
+        proxies = params.get("proxies")
+        value = named.loss_fn(x, labels, examples, proxies)
+        terms = named.loss_fn(x, labels, examples, proxies, reduce_fn=None)
+        return value, (statistics, {EMBEDDED: Embedded(*given, terms)})
 
     def model(state: TrainState) -> Model:
         raise UserError("a head takes embeddings; a model of images it is not")

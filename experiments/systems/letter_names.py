@@ -50,6 +50,7 @@ from experiments.datasets.letters import TEST, TRAINING, Letters, draw_letters
 from experiments.engine import loop, optimizers, supcon
 from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import gather
+from experiments.engine.health import EMBEDDED, embedded_pairs
 from experiments.engine.system import System
 from experiments.evaluations import few_shot
 from experiments.systems.glyphs import DISTORTION, PREPARATION
@@ -234,8 +235,14 @@ def build(config: Config) -> System:
         )
         names = read(params["names"], batch.names)
         scale, bias = jnp.exp(params["log_scale"]), params["bias"]
-        value = pair_loss(images, names, batch.labels, scale=scale, bias=bias)
-        return value, (statistics, {"scale": scale, "bias": bias})
+        options = {"scale": scale, "bias": bias}
+        value = pair_loss(images, names, batch.labels, **options)
+        terms = pair_loss(images, names, batch.labels, **options, reduce_fn=None)
+        aligned = jnp.ones(batch.labels.shape, bool)
+        embedded = embedded_pairs(
+            jnp.stack([images, names]), aligned, aligned, terms, axis_name=config.axis_name
+        )
+        return value, (statistics, {**options, EMBEDDED: embedded})
 
     optimizer = optimizers.one_cycle_adamw(
         config.learning_rate, config.num_steps, weight_decay=config.weight_decay
