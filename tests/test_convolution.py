@@ -125,8 +125,8 @@ ROWS = [
     ((2, 9, 11, 16), (5, 4, 16, 16), (1, 1), ((3, 1), (0, 2)), (1, 1), (1, 1)),
     ((2, 13, 9, 16), (5, 4, 16, 16), (1, 1), ((-1, -2), (-1, 1)), (1, 1), (1, 1)),
     ((2, 10, 12, 16), (3, 7, 16, 16), (1, 1), "VALID", (1, 1), (1, 1)),
-    ((1, 30, 30, 16), (3, 3, 16, 16), (1, 1), "VALID", (1, 1), (2, 1)),
-    ((1, 38, 38, 24), (3, 3, 24, 24), (1, 1), "SAME", (1, 1), (2, 2)),
+    ((1, 30, 30, 16), (3, 3, 16, 16), (1, 1), "VALID", (1, 1), (4, 1)),
+    ((1, 38, 38, 24), (3, 3, 24, 24), (1, 1), "SAME", (1, 1), (5, 2)),
     ((0, 9, 8, 16), (5, 4, 16, 16), (1, 1), "VALID", (1, 1), (1, 1)),
 ]
 
@@ -152,6 +152,32 @@ def test_value_and_gradients_are_those_of_lax(
     assert counts == [tiles] * len(tilings)
     assert (found[0].size == 0) == (tiles == "empty" or image[0] == 0)
     assert_same(found, wanted)
+
+
+# height, channels, height of the kernel, features: layers of the systems
+LAYERS = [
+    (28, 1, 3, 32, "patches"),
+    (105, 1, 10, 64, "patches"),
+    (24, 32, 1, 32, "patches"),
+    (48, 64, 7, 128, "Fourier"),
+    (21, 128, 4, 128, "Fourier"),
+    (9, 128, 4, 256, "Fourier"),
+    (34, 16, 3, 32, "Fourier"),
+    (14, 64, 3, 128, "Fourier"),
+    (14, 128, 3, 128, "Fourier"),
+    (8, 128, 3, 256, "Fourier"),
+    (8, 256, 3, 256, "Fourier"),
+]
+
+
+@pytest.mark.parametrize("faster", [0.5, 1.0, 2.0])
+def test_the_way_of_a_layer_is_that_of_faster_and_of_slower_processors(faster, monkeypatch):
+    for name in ("_MOVED", "_MOVED_IN_PATCHES"):
+        monkeypatch.setattr(fourier, name, faster * getattr(fourier, name))
+    for height, channels, size, features, way in LAYERS:
+        image, kernel = (height, height, channels), (size, size, channels, features)
+        found = "patches" if fourier.best_tilings(image, kernel) is None else "Fourier"
+        assert found == way, (image, kernel)
 
 
 GROUPED = {

@@ -408,6 +408,31 @@ def test_the_residual_net_in_training_normalises_by_its_batch_and_keeps_count():
     np.testing.assert_allclose(changed["BatchNorm_0"]["mean"], wanted, atol=2e-3)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "of_images", "is_last"),
+    [
+        (None, jnp.float32, False),
+        (jnp.float32, jnp.bfloat16, False),
+        (jnp.bfloat16, jnp.float32, True),
+        (None, jnp.bfloat16, True),
+    ],
+)
+def test_the_residual_net_has_the_images_last_in_half_precision_alone(
+    dtype, of_images, is_last, monkeypatch
+):
+    """In float32 the convolution by Fourier transforms needs fewer multiplications."""
+    by_platform, calls = residual.by_platform, []
+    monkeypatch.setattr(
+        residual,
+        "by_platform",
+        lambda *args, **options: calls.append(1) or by_platform(*args, **options),
+    )
+    encoder = encoders.ResNet(4, (4,), dim=3, dtype=dtype)
+    images = jax.ShapeDtypeStruct((2, 16, 16, 1), of_images)
+    jax.eval_shape(encoder.init, KEY, images)
+    assert bool(calls) == is_last
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_the_residual_net_is_the_same_in_both_layouts(dtype):
     images = jnp.asarray(np.random.default_rng(0).random((4, 24, 16, 1), np.float32))

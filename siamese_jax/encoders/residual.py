@@ -118,8 +118,8 @@ class ResNet(nn.Module):
     ReLU. The last result is pooled, normalised and rectified, and goes into one dense
     layer, so that the place of a stroke counts.
 
-    On CPUs the layers work on images [channels, height, width, n], which is faster there.
-    Parameters and results are the same.
+    In half precision, the layers work on images [channels, height, width, n] on CPUs, which
+    is faster there. Parameters and results are the same.
 
     Attributes:
       stem: Number of features of the first convolution.
@@ -166,7 +166,11 @@ class ResNet(nn.Module):
             self.axis_name,
             self.remat,
         )
-        return by_platform(self, layers, images, train=train)
+        if jnp.dtype(self.dtype or images.dtype).itemsize == 2:
+            return by_platform(self, layers, images, train=train)
+        wide = layers()  # in which `convolution` needs fewer multiplications
+        nn.share_scope(self, wide)
+        return wide(images, train=train)
 
 
 class _ResNetLayers(nn.Module):
