@@ -37,10 +37,10 @@ def missing_names(code: str) -> list[str]:
                 continue
             package = importlib.import_module(node.module)
             for name in (alias.name for alias in node.names):
-                if not hasattr(package, name):
+                if package is siamese_jax:
+                    modules[name] = importlib.import_module(f"siamese_jax.{name}")
+                elif not hasattr(package, name):
                     missing.append(f"{node.module}.{name}")
-                elif package is siamese_jax:
-                    modules[name] = getattr(package, name)
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             module = modules.get(node.value.id)
