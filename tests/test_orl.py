@@ -144,7 +144,7 @@ def test_folds_test_every_person_once_and_keep_the_parts_apart():
 
 def test_training_and_use_prepare_images_alike(tmp_path, faces):
     config = hog(tmp_path, faces)
-    loaded = unseen_faces.load_faces(config)
+    loaded = unseen_faces.load_faces(config.data_dir)
     data = unseen_classes.prepared_data(loaded, unseen_faces.PREPARATION)
     trained_on = np.asarray(data.images)
     np.testing.assert_array_equal(trained_on, loaded.images[:, ::2, ::2])

@@ -256,7 +256,7 @@ def check_conditions(config: Any) -> None:
                 )
 
 
-def changed(config: RunConfig) -> dict[str, Any]:
+def changed(config: Any) -> dict[str, Any]:
     """The settings that differ from their defaults, by name."""
     return {
         field.name: getattr(config, field.name)
@@ -265,7 +265,7 @@ def changed(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def command(config: RunConfig) -> str:
+def command(config: Any) -> str:
     """The command that makes this run, without its seed and what says where it runs.
 
     >>> command(RunConfig(num_steps=5, seed=2))

@@ -282,8 +282,8 @@ def finish(
     print(f"{trained.seconds:.0f} s of training; results and report in {config.directory}")
 
 
-def made_with(state: TrainState) -> dict[str, Any]:
-    """The devices that hold the state, the machine, and the versions of the libraries."""
+def made_with(state: TrainState | Model) -> dict[str, Any]:
+    """The devices that hold the parameters, the machine, the versions of the libraries."""
     return {
         "device": device_of(state),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
@@ -291,7 +291,7 @@ def made_with(state: TrainState) -> dict[str, Any]:
     }
 
 
-def device_of(state: TrainState) -> str:
+def device_of(state: TrainState | Model) -> str:
     """The kind and the number of the devices that hold the state, in all processes."""
     held = {device for leaf in jax.tree.leaves(state.params) for device in leaf.devices()}
     return f"{next(iter(held)).device_kind} x {len(held) * jax.process_count()}"

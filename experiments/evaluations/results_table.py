@@ -46,6 +46,7 @@ FIGURES = {
         "pair_eer_pixels",
         "one_shot_accuracy_pixels",
     ),
+    "orl_wccn": ("pair_eer", "one_shot_accuracy", "let_in_at_0.01", "let_in_at_0.05"),
     "omniglot_koch": ("random_20_way_accuracy", "within_alphabet_accuracy"),
     "omniglot_supcon": (
         "within_alphabet_accuracy",

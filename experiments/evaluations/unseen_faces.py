@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -40,16 +40,16 @@ class FaceConfig(RunConfig):
 # Data -----------------------------------------------------------------------------------
 
 
-def load_faces(config: FaceConfig) -> LabelledImages:
+def load_faces(data_dir: pathlib.Path | None) -> LabelledImages:
     """Reads the faces as they are in their files. A label is the name of a person's folder.
 
     Raises:
       UserError: If no folder is given, or it cannot be read as labelled images.
       FileNotFoundError: If the folder does not exist.
     """
-    if config.data_dir is None:
+    if data_dir is None:
         raise UserError("--data-dir: the folder of ORL, one sub-folder a person")
-    return load_folder(config.data_dir)
+    return load_folder(data_dir)
 
 
 def split_persons(labels: np.ndarray, fold: int) -> ClassSplit:
@@ -75,15 +75,15 @@ def split_persons(labels: np.ndarray, fold: int) -> ClassSplit:
     return ClassSplit(np.sort(train), np.sort(validation), np.sort(test))
 
 
-def split_folds(config: FaceConfig, labels: np.ndarray) -> dict[int, ClassSplit]:
+def split_folds(folds: Sequence[int], labels: np.ndarray) -> dict[int, ClassSplit]:
     """Splits the persons for each fold of a run.
 
     Raises:
       UserError: If a fold is named twice, or there are too few persons.
     """
-    if len(set(config.folds)) < len(config.folds):
-        raise UserError(f"--folds must be some of 0 1 2 3 4, each once; got {config.folds}")
-    return {fold: split_persons(labels, fold) for fold in config.folds}
+    if len(set(folds)) < len(folds):
+        raise UserError(f"--folds must be some of 0 1 2 3 4, each once; got {folds}")
+    return {fold: split_persons(labels, fold) for fold in folds}
 
 
 # Runs -----------------------------------------------------------------------------------

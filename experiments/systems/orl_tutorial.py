@@ -141,7 +141,7 @@ class FacePairEvaluation(NamedTuple):
 
 def load(config: Config) -> LabelledImages:
     """The faces as they are in their files."""
-    return unseen_faces.load_faces(config)
+    return unseen_faces.load_faces(config.data_dir)
 
 
 def training_data(config: Config, faces: LabelledImages) -> PairData:
@@ -195,7 +195,7 @@ def main(config: Config) -> None:
     config = settled(config)
     faces = load(config)
     by_pairs = config.protocol == "pairs"
-    folds = {} if by_pairs else unseen_faces.split_folds(config, faces.labels)
+    folds = {} if by_pairs else unseen_faces.split_folds(config.folds, faces.labels)
     if not loop.start(config):
         return
     if by_pairs:
