@@ -242,6 +242,10 @@ class Model:
         of the calibration cannot tell so small a rate, no query is accepted;
         `smallest_rate` of the result is the rate to ask for.
 
+        The images of a gallery should differ as much as the queries do. If all of them are
+        of one style, such as one camera, they are nearer to each other than to queries of
+        another style, and the threshold is so strict that it also refuses known classes.
+
         Args:
           gallery: Images with known classes: an array or files, as for `embed`.
           labels: Class of each image of the gallery.
