@@ -94,9 +94,10 @@ def evaluate(
     print(report.table_text(judged["groups"]))
     for note in judged["notes"]:
         print(note)
-    page = report.page_text(sets=sets, images=shown_images, **judged)
     out.mkdir(exist_ok=True)
     write_whole(out / "evaluation.json", report.json_text(**judged))
+    # an image that cannot be read must not cost the figures
+    page = report.page_text(sets=sets, images=shown_images, **judged)
     write_whole(out / "evaluation.html", page)
     print(f"{out / 'evaluation.json'}: the figures")
     print(f"{out / 'evaluation.html'}: a page with curves and neighbours")

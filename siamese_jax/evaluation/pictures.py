@@ -158,7 +158,7 @@ def answers(
         ):
             _picture(axes, reference_image(int(reference)), CORRECT if same else WRONG)
             name = _short(sets.name_of(sets.references.labels[reference]))
-            title = f"{name}\n{distance:.2f}"
+            title = f"{name}\n{distance:.3f}"
             axes.set_title(title, fontsize=7, pad=2, parse_math=False)
     figure.subplots_adjust(hspace=0.5, wspace=0.12)
     return figure
