@@ -203,7 +203,7 @@ def test_a_choice_is_said_and_kept_for_the_folder_of_the_run(tmp_path, monkeypat
     (config.directory / "metrics.jsonl").touch()
     capsys.readouterr()
     assert precision.settled(asked) == config
-    assert "was started so" in capsys.readouterr().out
+    assert "was started in it" in capsys.readouterr().out
     other = dataclasses.replace(asked, workdir=config.directory, compute_dtype="float32")
     with pytest.raises(UserError, match="compute_dtype: bfloat16 there, float32 asked"):
         loop.start(precision.settled(other))

@@ -85,7 +85,7 @@ def kept(config: RunConfig) -> Choice | None:
     if not is_started(config.directory):
         return None
     found = read_json(config.directory / "config.json").get("compute_dtype")
-    reason = f"{config.directory} was started so"
+    reason = f"the run in {config.directory} was started in it"
     choices = {dtype: Choice(dtype, reason) for dtype in get_args(ComputeDtype)}
     return choices.get(found)
 
