@@ -63,6 +63,12 @@ def test_classes_and_ids_are_numbered_over_both_sets():
         ((X[0], LABELS), r"embeddings must have shape \[rows, dimensions\]; got \(5,\)"),
         ((X.astype(str), LABELS), "embeddings must be numbers; got <U"),
         ((X, LABELS[:-1]), "labels must be 40, one for each row; got 39"),
+        (
+            (X * 1e25, LABELS),
+            r"lengths up to 1e\+18, .* 40 of 40 rows are longer, first ro",
+        ),
+        ((X, np.array(5)), "labels must be 40, one for each row; got one value"),
+        ((X[:2], [[1, 2], [3]]), "labels must have rows of one length"),
         ((X, np.zeros(40)), "at least two classes; all rows are of class 0"),
         ((X[:3], ["a", "b", "c"]), "no two rows are of one class"),
         ((X, [None] * 40), "labels must be all strings or all numbers"),
@@ -90,6 +96,13 @@ def test_rows_without_a_value_are_counted():
         ({"references": X[:1], "reference_labels": [9]}, "no label in common"),
         ({"references": X[:1], "reference_labels": ["a"]}, "both strings or both numbers"),
         ({"ids": [1]}, "ids must be 40"),
+        (
+            {
+                **{"references": X, "reference_labels": LABELS},
+                **{"ids": LABELS.astype(str), "reference_ids": LABELS},
+            },
+            "ids and reference ids must be both strings or both numbers",
+        ),
         ({"ids": [1], "references": X, "reference_labels": LABELS}, "given together"),
     ):
         with pytest.raises(UserError, match=words):
