@@ -45,7 +45,8 @@ def fails(capsys, words, *arguments, **options):
 
 def write_pairs(path):
     rng = np.random.default_rng(0)
-    pairs = rng.integers(0, 40, (200, 2))
+    first = rng.integers(0, 40, 200)
+    pairs = np.stack([first, (first + rng.integers(1, 40, 200)) % 40], axis=1)
     lines = [
         f"{a},{b},{int(LABELS[a] == LABELS[b])},{i % 10}" for i, (a, b) in enumerate(pairs)
     ]
@@ -166,6 +167,8 @@ def test_inputs_are_needed(files, capsys):
     [
         ("E", b"", "E.npy is empty"),
         ("E", b"no array", "E.npy is no .npy file"),
+        ("E", b"PK\3\4 cut", "E.npy is an archive of arrays; one .npy is wanted"),
+        ("L", np.array(3), "labels must be 40, one for each row; got one value"),
         ("E", X[0], "embeddings must have shape [rows, dimensions]; got (5,)"),
         ("E", X[:5], "labels must be 5, one for each row; got 40"),
         ("E", X * np.nan, "40 of 40 rows have NaN or infinity, first row 0"),
@@ -187,13 +190,15 @@ def test_files_that_do_not_fit_are_named(files, capsys, name, content, words):
 def test_several_arrays_in_a_file_are_refused(files, capsys):
     with (files / "E.npy").open("wb") as file:
         np.savez(file, X, X)
-    fails(capsys, "holds several arrays", files)
+    fails(capsys, "is an archive of arrays; one .npy is wanted", files)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "must name the columns a, b, same or distance, same; it is ''"),
+        ("", "must name the columns a, b, same or else distance, same; it is ''"),
+        ("a,b,distance,same\n1,2,0,1", "or else distance, same; it is 'a,b,dist"),
+        ("a,b,same\n0,1,1\n7,7,1", "pair 2: a and b are both row 7; a row is not"),
         ("a,b\n1,2", "it is 'a,b'"),
         ("a,b,same", "has no pairs"),
         ("a,b,same\n0,1,1\n0,40,1", "pair 2: b is '40': it must be from 0 to 39"),
@@ -215,8 +220,29 @@ def test_rows_of_pairs_need_embeddings_and_both_kinds(files, capsys):
     (files / "P.csv").write_text("a,b,same\n0,1,1")
     flags = ("--pairs", files / "P.csv")
     fails(capsys, "rows a and b need --embeddings", files, *flags, inputs=())
+    for more in ("--max-queries", "--num-tasks"):
+        unused, inputs = (*flags, more, 5), ("--embeddings",)
+        fails(capsys, f"{more} needs --labels", files, *unused, inputs=inputs)
     one_kind = "cannot be judged: there are no different pairs"
     fails(capsys, one_kind, files, *flags, inputs=("--embeddings",))
+
+
+def test_what_a_list_of_distances_does_not_use_is_refused(files, capsys):
+    (files / "P.csv").write_text("distance,same\n0,1\n1,0")
+    flags = ("--pairs", files / "P.csv")
+    cosine = ("--distance", "cosine")
+    fails(capsys, "--distance needs --embeddings", files, *flags, *cosine, inputs=())
+    unused = "has distances; embeddings are not used"
+    fails(capsys, unused, files, *flags, inputs=("--embeddings",))
+
+
+def test_images_of_queries_and_of_references_come_together(files, capsys):
+    references = ("--reference-embeddings", files / "E.npy")
+    references += ("--reference-labels", files / "L.npy")
+    one = ("--images", files / "I.npy")
+    fails(capsys, "--images needs --reference-images beside", files, *references, *one)
+    other = ("--reference-images", files / "I.npy")
+    fails(capsys, "--reference-images needs --images", files, *references, *other)
 
 
 # Files ----------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from siamese_jax.evaluation.distance import DISTANCES
 from siamese_jax.evaluation.few_shot import few_shot
 from siamese_jax.evaluation.neighbours import rank
 from siamese_jax.evaluation.pairs import NO_PART, all_pairs, listed_pairs
-from siamese_jax.evaluation.whole import _health_figures
+from siamese_jax.evaluation.whole import _few_shot_groups, _health_figures
 from siamese_jax.relations import Items
 
 EUCLIDEAN = DISTANCES["euclidean"]
@@ -385,6 +385,17 @@ def test_tasks_that_need_larger_classes_have_a_reason():
 
 
 @pytest.mark.slow
+def test_tasks_have_one_row_of_each_id():
+    ids, notes = np.arange(30) // 3, []
+    sets = make_sets(np.repeat(X[:10], 3, axis=0), ids % 5, ids=ids)
+    found = _few_shot_groups(sets, EUCLIDEAN, 2, 0, notes)["few-shot, inductive"]
+    assert notes[0] == "Few-shot tasks take one row of each of 10 ids."
+    assert "Queries of each class: 1 in 5-way-1-shot tasks." in notes[1]
+    why = "0 of 5 classes have 6 rows or more; 5 are needed"
+    assert found["5_way_5_shot_prototype"].why == why
+
+
+@pytest.mark.slow
 def test_health_is_that_of_all_rows():
     notes = []
     found = values(_health_figures(SETS, 0, notes))
@@ -395,3 +406,15 @@ def test_health_is_that_of_all_rows():
     flat = make_sets(np.ones((40, 3)) + 1e-4 * X[:, :3], LABELS)
     _health_figures(flat, 0, notes)
     assert notes[0].startswith("Warning: the embeddings have collapsed to a point")
+
+
+def test_two_classes_or_one_dimension_are_no_collapse_to_a_line():
+    line = np.stack([X[:, 0], np.zeros(40)], axis=1)
+    for x, labels, warned in (
+        (line, LABELS, True),
+        (line, LABELS % 2, False),
+        (X[:, :1], LABELS, False),
+    ):
+        notes = []
+        _health_figures(make_sets(x, labels), 0, notes)
+        assert bool(notes) == warned
