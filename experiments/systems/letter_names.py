@@ -51,6 +51,7 @@ from experiments.engine import loop, optimizers, supcon
 from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import gather
 from experiments.engine.health import EMBEDDED, embedded_pairs
+from experiments.engine.precision import settled
 from experiments.engine.system import System
 from experiments.evaluations import few_shot
 from experiments.systems.glyphs import DISTORTION, PREPARATION
@@ -395,6 +396,7 @@ def print_examples(config: Config, state: TrainState, model: Model, new: Letters
 
 def main(config: Config) -> None:
     """Draws the letters, trains both towers, evaluates and reports."""
+    config = settled(config)
     if not loop.start(config):
         return
     split, system = load(config), build(config)
