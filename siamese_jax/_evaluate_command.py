@@ -96,11 +96,11 @@ def evaluate(
     print(report.table_text(judged["groups"]))
     for note in judged["notes"]:
         print(note)
-    page = report.page_text(sets=sets, images=shown_images, **judged)
     out.mkdir(exist_ok=True)
     write_whole(out / "evaluation.json", report.json_text(**judged))
-    write_whole(out / "evaluation.html", page)
     print(f"{out / 'evaluation.json'}: the figures")
+    page = report.page_text(sets=sets, images=shown_images, **judged)  # reads images
+    write_whole(out / "evaluation.html", page)
     print(f"{out / 'evaluation.html'}: a page with curves and neighbours")
 
 

@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 from experiments import __main__ as listing
-from siamese_jax import cli
+from siamese_jax import _evaluate_command, cli
+from siamese_jax.errors import UserError
+from siamese_jax.evaluation import report
+from siamese_jax.evaluation.figures import figure
 from siamese_jax.evaluation.files import read_images, read_labels, read_pairs
 from siamese_jax.evaluation.report import json_text, table_text
 from tests.test_evaluation_figures import LABELS, X
@@ -74,11 +77,11 @@ def test_figures_are_in_table_file_and_page(files, capsys):
     assert set(found["figures"]) == groups
     for group, figures in found["figures"].items():
         assert f"{group}\n" in shown
-        for name, figure in figures.items():
+        for name, parts in figures.items():
             assert name in shown
             assert f"<td>{name}</td>" in page
-            value = figure["value"]
-            assert (value is None) == ("why" in figure), name
+            value = parts["value"]
+            assert (value is None) == ("why" in parts), name
             if isinstance(value, float):
                 assert f"{value:.4f}" in page
                 assert math.isfinite(value)
@@ -121,6 +124,19 @@ def test_the_room_of_experiments_is_the_same_command(files, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith(module.__doc__.strip())
     assert "usage: python -m experiments evaluate" in shown
+
+
+def test_an_image_that_cannot_be_read_does_not_lose_the_figures(files, monkeypatch, capsys):
+    def page_text(**judged):
+        raise UserError("x.png cannot be read as an image")
+
+    found = {"groups": {"some": {"one": figure(0.5)}}, "lists": {}, "notes": []}
+    judged = {**found, "sizes": {}, "found": None}
+    monkeypatch.setattr(_evaluate_command, "_judge", lambda *_: judged)
+    monkeypatch.setattr(report, "page_text", page_text)
+    fails(capsys, "x.png cannot be read", files)
+    written = json.loads((files / "out" / "evaluation.json").read_text())
+    assert written["figures"]["some"]["one"]["value"] == 0.5
 
 
 # Misuse ---------------------------------------------------------------------------------
@@ -281,6 +297,8 @@ def test_images_come_in_the_order_of_rows(tmp_path):
         (np.zeros((3, 4, 4, 2), np.uint8), "images must have shape"),
         (np.zeros((2, 4, 4), np.uint8), "3 images are wanted, one a row; got 2"),
         (np.zeros((3, 4, 4), int), "uint8, or floats in"),
+        (np.full((3, 4, 4), 255.0), "floats in .* got floats from 255 to 255"),
+        (np.full((3, 4, 4), np.nan), "floats in .* got floats from nan to nan"),
     ],
 )
 def test_images_that_do_not_fit_are_named(tmp_path, content, words):
@@ -299,8 +317,6 @@ def test_lists_of_images_that_are_none_are_named(tmp_path):
 
 
 def test_a_figure_without_a_value_is_null_with_its_reason():
-    from siamese_jax.evaluation.figures import figure
-
     groups = {"some": {"one": figure(math.nan, why="no query"), "two": figure(3)}}
     parts = {"settings": {}, "sizes": {}, "notes": [], "found": None, "lists": {}}
     found = json.loads(json_text(groups=groups, **parts))["figures"]["some"]

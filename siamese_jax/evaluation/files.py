@@ -13,6 +13,8 @@ from siamese_jax._names import shown
 from siamese_jax.errors import UserError
 from siamese_jax.images import class_names, list_images, read_image
 
+_NUM_CHECKED = 16  # images of floats whose range is checked
+
 ImageFn = Callable[[int], UInt8[np.ndarray, "height width channels"]]
 
 
@@ -100,6 +102,13 @@ def _images_of(flag: str, images: np.ndarray, num_rows: int) -> ImageFn:
     if images.dtype != bool and images.dtype.kind != "f":
         raise UserError(
             f"{flag}: images must be uint8, or floats in [0, 1]; got {images.dtype}"
+        )
+
+    some = np.asarray(images[:: -(-len(images) // _NUM_CHECKED)], np.float32)
+    if not (-0.01 <= some.min() and some.max() <= 1.01):  # NaN is neither
+        raise UserError(
+            f"{flag}: images must be uint8, or floats in [0, 1]; got floats from "
+            f"{some.min():g} to {some.max():g}"
         )
 
     def in_bytes(row: int) -> UInt8[np.ndarray, "height width channels"]:
