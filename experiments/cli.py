@@ -156,11 +156,13 @@ def format_figure(value: float | None) -> str:
 def show_figures(figures: Mapping[str, Any], path: pathlib.Path | None) -> None:
     """Prints figures["metrics"] as a table and, if a path is given, writes all as JSON.
 
+    A metric of None is undefined for these data.
+
     Raises:
       UserError: If a metric is not finite. No file is written then.
     """
     for name, value in figures["metrics"].items():
-        if not math.isfinite(value):
+        if value is not None and not math.isfinite(value):
             raise UserError(f"{name} is {value}: the model gives distances without a value")
     print_table(figures["metrics"])
     if path is not None:

@@ -1,5 +1,6 @@
 """The command `siamese-jax evaluate`: its flags, and the order of its work."""
 
+import inspect
 import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -47,7 +48,8 @@ def evaluate(
     embeddings is null there, with the reason.
 
     Each row is searched in all other rows, or in the references if there are
-    any. Rows of the same id, such as two crops of one photo, are not compared.
+    any. Rows of the same id, such as two crops of one photo, are not compared,
+    and few-shot tasks take one of them.
     With many rows, only random ones are compared with all others, so that there
     are a thousand million comparisons; --max-queries sets another number.
 
@@ -96,10 +98,10 @@ def evaluate(
         print(note)
     out.mkdir(exist_ok=True)
     write_whole(out / "evaluation.json", report.json_text(**judged))
+    print(f"{out / 'evaluation.json'}: the figures")
     # an image that cannot be read must not cost the figures
     page = report.page_text(sets=sets, images=shown_images, **judged)
     write_whole(out / "evaluation.html", page)
-    print(f"{out / 'evaluation.json'}: the figures")
     print(f"{out / 'evaluation.html'}: a page with curves and neighbours")
 
 
@@ -155,16 +157,24 @@ _TOGETHER = (
     ("reference_embeddings", "reference_labels"),
     ("reference_ids", "reference_embeddings"),
     ("reference_images", "reference_embeddings"),
+    ("reference_images", "images"),
+    ("max_queries", "labels"),
+    ("num_tasks", "labels"),
+    ("distance", "embeddings"),
 )
 _AT_LEAST = {"max_queries": 1, "num_tasks": 2, "seed": 0}
 
 
 def _check_flags(flags: Mapping[str, Any]) -> None:
-    """Refuses flags that need others, and numbers out of their range."""
+    """Refuses flags that need others or have no effect, and numbers out of their range."""
+    parameters = inspect.signature(evaluate).parameters
+    given = {name for name, value in flags.items() if value != parameters[name].default}
     for name, other in _TOGETHER:
-        both = flags["pairs"] is not None and (name, other) == ("embeddings", "labels")
-        if flags[name] is not None and flags[other] is None and not both:
+        both = "pairs" in given and (name, other) == ("embeddings", "labels")
+        if name in given and other not in given and not both:
             raise UserError(f"{_flag(name)} needs {_flag(other)}")
+    if {"images", "reference_embeddings"} <= given and "reference_images" not in given:
+        raise UserError("--images needs --reference-images beside --reference-embeddings")
     if flags["embeddings"] is None and flags["pairs"] is None:
         raise UserError("--embeddings and --labels are needed, or --pairs")
     for name, least in _AT_LEAST.items():
@@ -244,6 +254,8 @@ def _read_pairs(flags: Mapping[str, Any], sets: "Sets | None") -> _Listed:
         array = read_array("--embeddings", flags["embeddings"])
         x = checked_embeddings("embeddings", array)
     found = read_pairs(path, None if x is None else len(x))
+    if found.examples is None and x is not None and sets is None:
+        raise UserError(f"--embeddings: {path} has distances; embeddings are not used")
     distances = found.distances
     if found.examples is not None and x is not None:
         distances = listed_pairs(

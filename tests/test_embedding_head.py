@@ -137,6 +137,37 @@ def test_the_backbone_runs_once_even_if_a_run_goes_on(tmp_path, monkeypatch):
     assert json.loads((config.workdir / "results.json").read_text())["metrics"] == first
 
 
+def test_embeddings_of_another_backbone_are_not_taken_up(tmp_path, monkeypatch):
+    names = [f"class{number}" for number in range(4)]
+    config = embedding_head.Config(
+        workdir=tmp_path / "run",
+        dataset="folder",
+        data_dir=write_stripes(tmp_path / "images", names=names, num=2),
+        backbone="own:first",
+        image_size=(4, 4),
+        num_classes=2,
+        num_images=2,
+    )
+    numbers = {"own:first": 1.0, "own:second": 2.0}
+    monkeypatch.setattr(
+        embedding_head.backbones,
+        "import_backbone",
+        lambda path: lambda images: np.full((len(images), 3), numbers[path]),
+    )
+
+    def stop(config, system, data):  # before the first step
+        raise KeyboardInterrupt(float(data.features[0, 0, 0, 0]))
+
+    monkeypatch.setattr(embedding_head.loop, "train", stop)
+    for backbone in ("own:first", "own:second", "own:second"):
+        other = dataclasses.replace(config, backbone=backbone)
+        with pytest.raises(KeyboardInterrupt, match=str(numbers[backbone])):
+            embedding_head.main(other)
+    numbers["own:second"] = 3.0  # nor is it asked again for the same settings
+    with pytest.raises(KeyboardInterrupt, match=r"2\.0"):
+        embedding_head.main(other)
+
+
 # Losses by name -------------------------------------------------------------------------
 
 

@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 from experiments import __main__ as listing
-from siamese_jax import cli
+from siamese_jax import _evaluate_command, cli
+from siamese_jax.errors import UserError
+from siamese_jax.evaluation import report
+from siamese_jax.evaluation.figures import figure
 from siamese_jax.evaluation.files import read_images, read_labels, read_pairs
 from siamese_jax.evaluation.report import json_text, table_text
 from tests.test_evaluation_figures import LABELS, X
@@ -45,7 +48,8 @@ def fails(capsys, words, *arguments, **options):
 
 def write_pairs(path):
     rng = np.random.default_rng(0)
-    pairs = rng.integers(0, 40, (200, 2))
+    first = rng.integers(0, 40, 200)
+    pairs = np.stack([first, (first + rng.integers(1, 40, 200)) % 40], axis=1)
     lines = [
         f"{a},{b},{int(LABELS[a] == LABELS[b])},{i % 10}" for i, (a, b) in enumerate(pairs)
     ]
@@ -73,11 +77,11 @@ def test_figures_are_in_table_file_and_page(files, capsys):
     assert set(found["figures"]) == groups
     for group, figures in found["figures"].items():
         assert f"{group}\n" in shown
-        for name, figure in figures.items():
+        for name, parts in figures.items():
             assert name in shown
             assert f"<td>{name}</td>" in page
-            value = figure["value"]
-            assert (value is None) == ("why" in figure), name
+            value = parts["value"]
+            assert (value is None) == ("why" in parts), name
             if isinstance(value, float):
                 assert f"{value:.4f}" in page
                 assert math.isfinite(value)
@@ -120,6 +124,19 @@ def test_the_room_of_experiments_is_the_same_command(files, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith(module.__doc__.strip())
     assert "usage: python -m experiments evaluate" in shown
+
+
+def test_an_image_that_cannot_be_read_does_not_lose_the_figures(files, monkeypatch, capsys):
+    def page_text(**judged):
+        raise UserError("x.png cannot be read as an image")
+
+    found = {"groups": {"some": {"one": figure(0.5)}}, "lists": {}, "notes": []}
+    judged = {**found, "sizes": {}, "found": None}
+    monkeypatch.setattr(_evaluate_command, "_judge", lambda *_: judged)
+    monkeypatch.setattr(report, "page_text", page_text)
+    fails(capsys, "x.png cannot be read", files)
+    written = json.loads((files / "out" / "evaluation.json").read_text())
+    assert written["figures"]["some"]["one"]["value"] == 0.5
 
 
 # Misuse ---------------------------------------------------------------------------------
@@ -166,6 +183,8 @@ def test_inputs_are_needed(files, capsys):
     [
         ("E", b"", "E.npy is empty"),
         ("E", b"no array", "E.npy is no .npy file"),
+        ("E", b"PK\3\4 cut", "E.npy is an archive of arrays; one .npy is wanted"),
+        ("L", np.array(3), "labels must be 40, one for each row; got one value"),
         ("E", X[0], "embeddings must have shape [rows, dimensions]; got (5,)"),
         ("E", X[:5], "labels must be 5, one for each row; got 40"),
         ("E", X * np.nan, "40 of 40 rows have NaN or infinity, first row 0"),
@@ -187,13 +206,15 @@ def test_files_that_do_not_fit_are_named(files, capsys, name, content, words):
 def test_several_arrays_in_a_file_are_refused(files, capsys):
     with (files / "E.npy").open("wb") as file:
         np.savez(file, X, X)
-    fails(capsys, "holds several arrays", files)
+    fails(capsys, "is an archive of arrays; one .npy is wanted", files)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "must name the columns a, b, same or distance, same; it is ''"),
+        ("", "must name the columns a, b, same or else distance, same; it is ''"),
+        ("a,b,distance,same\n1,2,0,1", "or else distance, same; it is 'a,b,dist"),
+        ("a,b,same\n0,1,1\n7,7,1", "pair 2: a and b are both row 7; a row is not"),
         ("a,b\n1,2", "it is 'a,b'"),
         ("a,b,same", "has no pairs"),
         ("a,b,same\n0,1,1\n0,40,1", "pair 2: b is '40': it must be from 0 to 39"),
@@ -215,8 +236,29 @@ def test_rows_of_pairs_need_embeddings_and_both_kinds(files, capsys):
     (files / "P.csv").write_text("a,b,same\n0,1,1")
     flags = ("--pairs", files / "P.csv")
     fails(capsys, "rows a and b need --embeddings", files, *flags, inputs=())
+    for more in ("--max-queries", "--num-tasks"):
+        unused, inputs = (*flags, more, 5), ("--embeddings",)
+        fails(capsys, f"{more} needs --labels", files, *unused, inputs=inputs)
     one_kind = "cannot be judged: there are no different pairs"
     fails(capsys, one_kind, files, *flags, inputs=("--embeddings",))
+
+
+def test_what_a_list_of_distances_does_not_use_is_refused(files, capsys):
+    (files / "P.csv").write_text("distance,same\n0,1\n1,0")
+    flags = ("--pairs", files / "P.csv")
+    cosine = ("--distance", "cosine")
+    fails(capsys, "--distance needs --embeddings", files, *flags, *cosine, inputs=())
+    unused = "has distances; embeddings are not used"
+    fails(capsys, unused, files, *flags, inputs=("--embeddings",))
+
+
+def test_images_of_queries_and_of_references_come_together(files, capsys):
+    references = ("--reference-embeddings", files / "E.npy")
+    references += ("--reference-labels", files / "L.npy")
+    one = ("--images", files / "I.npy")
+    fails(capsys, "--images needs --reference-images beside", files, *references, *one)
+    other = ("--reference-images", files / "I.npy")
+    fails(capsys, "--reference-images needs --images", files, *references, *other)
 
 
 # Files ----------------------------------------------------------------------------------
@@ -255,6 +297,8 @@ def test_images_come_in_the_order_of_rows(tmp_path):
         (np.zeros((3, 4, 4, 2), np.uint8), "images must have shape"),
         (np.zeros((2, 4, 4), np.uint8), "3 images are wanted, one a row; got 2"),
         (np.zeros((3, 4, 4), int), "uint8, or floats in"),
+        (np.full((3, 4, 4), 255.0), "floats in .* got floats from 255 to 255"),
+        (np.full((3, 4, 4), np.nan), "floats in .* got floats from nan to nan"),
     ],
 )
 def test_images_that_do_not_fit_are_named(tmp_path, content, words):
@@ -273,8 +317,6 @@ def test_lists_of_images_that_are_none_are_named(tmp_path):
 
 
 def test_a_figure_without_a_value_is_null_with_its_reason():
-    from siamese_jax.evaluation.figures import figure
-
     groups = {"some": {"one": figure(math.nan, why="no query"), "two": figure(3)}}
     parts = {"settings": {}, "sizes": {}, "notes": [], "found": None, "lists": {}}
     found = json.loads(json_text(groups=groups, **parts))["figures"]["some"]

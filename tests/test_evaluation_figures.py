@@ -6,18 +6,14 @@ import numpy as np
 import pytest
 
 from siamese_jax import episodes, health, relations, retrieval, samplers, verification
-from siamese_jax.distances import (
-    cosine_distance_matrix,
-    euclidean_distance_matrix,
-    normalize,
-)
+from siamese_jax.distances import cosine_distance_matrix, normalize
 from siamese_jax.errors import UserError
 from siamese_jax.evaluation import Pairs, make_sets, verify
 from siamese_jax.evaluation.distance import DISTANCES
 from siamese_jax.evaluation.few_shot import few_shot
 from siamese_jax.evaluation.neighbours import rank
 from siamese_jax.evaluation.pairs import NO_PART, all_pairs, listed_pairs
-from siamese_jax.evaluation.whole import _health_figures
+from siamese_jax.evaluation.whole import _few_shot_groups, _health_figures
 from siamese_jax.relations import Items
 
 EUCLIDEAN = DISTANCES["euclidean"]
@@ -67,6 +63,12 @@ def test_classes_and_ids_are_numbered_over_both_sets():
         ((X[0], LABELS), r"embeddings must have shape \[rows, dimensions\]; got \(5,\)"),
         ((X.astype(str), LABELS), "embeddings must be numbers; got <U"),
         ((X, LABELS[:-1]), "labels must be 40, one for each row; got 39"),
+        (
+            (X * 1e25, LABELS),
+            r"lengths up to 1e\+18, .* 40 of 40 rows are longer, first ro",
+        ),
+        ((X, np.array(5)), "labels must be 40, one for each row; got one value"),
+        ((X[:2], [[1, 2], [3]]), "labels must have rows of one length"),
         ((X, np.zeros(40)), "at least two classes; all rows are of class 0"),
         ((X[:3], ["a", "b", "c"]), "no two rows are of one class"),
         ((X, [None] * 40), "labels must be all strings or all numbers"),
@@ -94,6 +96,13 @@ def test_rows_without_a_value_are_counted():
         ({"references": X[:1], "reference_labels": [9]}, "no label in common"),
         ({"references": X[:1], "reference_labels": ["a"]}, "both strings or both numbers"),
         ({"ids": [1]}, "ids must be 40"),
+        (
+            {
+                **{"references": X, "reference_labels": LABELS},
+                **{"ids": LABELS.astype(str), "reference_ids": LABELS},
+            },
+            "ids and reference ids must be both strings or both numbers",
+        ),
         ({"ids": [1], "references": X, "reference_labels": LABELS}, "given together"),
     ):
         with pytest.raises(UserError, match=words):
@@ -237,6 +246,24 @@ def test_counted_pairs_give_the_figures_of_all_of_them():
 
 
 @pytest.mark.slow
+def test_a_row_far_from_all_others_does_not_round_the_distances_of_the_others():
+    x = X.copy()
+    x[0] = 1e6
+    sets = make_sets(x, LABELS)
+    kept, counted = (
+        all_pairs(sets, ROWS, distance=EUCLIDEAN, seed=0, most_kept=most_kept)
+        for most_kept in (2**20, 0)
+    )
+    for kind in (True, False):
+        wanted = np.sort(kept.distances[kept.same == kind])
+        some = counted.same == kind
+        found = np.repeat(counted.distances[some], counted.counts[some].astype(int))
+        near = wanted < 100
+        assert near.sum() < len(near)
+        np.testing.assert_allclose(np.sort(found)[near], wanted[near], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
 def test_figures_of_verification_are_those_of_the_library():
     pairs = all_pairs(SETS, ROWS, distance=EUCLIDEAN, seed=0)
     found = verify(pairs)
@@ -358,6 +385,17 @@ def test_tasks_that_need_larger_classes_have_a_reason():
 
 
 @pytest.mark.slow
+def test_tasks_have_one_row_of_each_id():
+    ids, notes = np.arange(30) // 3, []
+    sets = make_sets(np.repeat(X[:10], 3, axis=0), ids % 5, ids=ids)
+    found = _few_shot_groups(sets, EUCLIDEAN, 2, 0, notes)["few-shot, inductive"]
+    assert notes[0] == "Few-shot tasks take one row of each of 10 ids."
+    assert "Queries of each class: 1 in 5-way-1-shot tasks." in notes[1]
+    why = "0 of 5 classes have 6 rows or more; 5 are needed"
+    assert found["5_way_5_shot_prototype"].why == why
+
+
+@pytest.mark.slow
 def test_health_is_that_of_all_rows():
     notes = []
     found = values(_health_figures(SETS, 0, notes))
@@ -370,8 +408,13 @@ def test_health_is_that_of_all_rows():
     assert notes[0].startswith("Warning: the embeddings have collapsed to a point")
 
 
-def test_the_bound_of_a_distance_is_one():
-    for of in DISTANCES.values():
-        largest = np.asarray(of.matrix_fn(jnp.asarray(X), jnp.asarray(X[:7]))).max()
-        assert largest <= of.bound_fn(X, X[:7]) <= 3 * largest
-    assert euclidean_distance_matrix is EUCLIDEAN.matrix_fn
+def test_two_classes_or_one_dimension_are_no_collapse_to_a_line():
+    line = np.stack([X[:, 0], np.zeros(40)], axis=1)
+    for x, labels, warned in (
+        (line, LABELS, True),
+        (line, LABELS % 2, False),
+        (X[:, :1], LABELS, False),
+    ):
+        notes = []
+        _health_figures(make_sets(x, labels), 0, notes)
+        assert bool(notes) == warned

@@ -16,7 +16,12 @@ from experiments.engine.config import RunConfig
 from experiments.engine.data import ClassData
 from experiments.engine.logs import read_log
 from experiments.engine.pair_batches import PairData
-from experiments.engine.system import initial_state, train_steps
+from experiments.engine.system import (
+    initial_state,
+    load_system,
+    system_names,
+    train_steps,
+)
 from experiments.evaluations import digit_pairs, unseen_faces
 from experiments.evaluations.digit_pairs import DigitEvaluation
 from experiments.systems import (
@@ -221,6 +226,23 @@ def test_all_processes_take_the_choice_of_the_first(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "from_first", lambda make_fn, like: like + 1)
     config = RunConfig(workdir=tmp_path, compute_dtype="auto")
     assert precision.settled(config).compute_dtype == "bfloat16"
+
+
+def test_every_system_settles_its_type_before_any_work(tmp_path, monkeypatch):
+    class Settled(Exception):
+        pass
+
+    def settle(config):
+        assert config.compute_dtype == "auto"
+        raise Settled
+
+    names = [name for name in system_names() if hasattr(load_system(name), "build")]
+    assert len(names) >= 11
+    for name in names:
+        module = load_system(name)
+        monkeypatch.setattr(module, "settled", settle)
+        with pytest.raises(Settled):
+            module.main(module.Config(workdir=tmp_path, compute_dtype="auto"))
 
 
 def test_what_was_not_chosen_is_not_trained(tmp_path):

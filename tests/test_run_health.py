@@ -84,6 +84,8 @@ def test_a_line_has_the_health_where_it_was_measured_and_null_where_it_means_not
     np.testing.assert_array_equal(np.flatnonzero(spread == 1), np.arange(9, 100, 10))
     again = logs.Log(tmp_path, 15)
     again.close()
+    kept = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in kept] == lines[:15]  # null is still null
     assert [line["step"] for line in again.measured] == [10]
 
 

@@ -204,6 +204,7 @@ def test_damaged_lists_are_named(small, tmp_path):
     for text, words in (
         ("\n".join(lines[:-1]), "differ in numbers"),
         ("1 2 3", "a line must have 2 words; got '1 2 3'"),
+        ("1 one", "word 2 must be a number; got '1 one'"),
         ("\n".join([*lines[:-1], "8 5"]), "has classes 1 to 4; there is one of number 5"),
     ):
         file.write_text(text)
@@ -269,6 +270,8 @@ def test_labels_of_a_prepared_set_are_read_without_its_images(tmp_path, monkeypa
         source = tfds.open_tfds("tiny", "train", Preparation((4, 4)), label="class_id")
     assert source.labels.tolist() == [2, 0]
     assert (source.read(1) == 9).all()
+    with pytest.raises(UserError, match="label"):  # not what is cached of "class_id"
+        tfds.open_tfds("tiny", "train", Preparation((4, 4)))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -337,6 +340,9 @@ def test_lists_as_long_as_those_of_lfw_are_read(head, num_folds, num_pairs, tmp_
     ("text", "words"),
     [
         ("", "line 1: wanted one number or two; got ''"),
+        ("0\n", "declares no pairs; its first line is '0'"),
+        ("10 0\n", "declares no pairs; its first line is '10 0'"),
+        (PAIRS.replace("Cid\t2\t1", "\n\nCid\ttwo\t1"), "line 8: wanted NAME NUMBER N"),
         ("Ann 1 2\n", "line 1: wanted one number or two"),
         (PAIRS.replace("2\t2\n", "2\t3\n", 1), r"declares 2 x 2 x 3 pairs, and has 8"),
         (

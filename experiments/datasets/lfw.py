@@ -64,18 +64,21 @@ def read_pairs(file: pathlib.Path) -> FacePairs:
     if len(head) not in (1, 2) or not all(word.isdecimal() for word in head):
         raise UserError(f"{file}, line 1: wanted one number or two; got {' '.join(head)!r}")
     num_folds, num_pairs = (1, int(head[0])) if len(head) == 1 else map(int, head)
-    rows = [line for line in lines[1:] if line]
+    if num_folds * num_pairs == 0:
+        raise UserError(f"{file} declares no pairs; its first line is {' '.join(head)!r}")
+    numbered = [(number, line) for number, line in enumerate(lines[1:], 2) if line]
+    rows = [line for _, line in numbered]
     if len(rows) != 2 * num_folds * num_pairs:
         raise UserError(
             f"{file} declares {num_folds} x 2 x {num_pairs} pairs, and has {len(rows)}"
         )
-    same = np.arange(len(rows)) // max(num_pairs, 1) % 2 == 0
+    same = np.arange(len(rows)) // num_pairs % 2 == 0
     names = [
         _pair(words, bool(one_person), f"{file}, line {number}")
-        for number, (words, one_person) in enumerate(zip(rows, same, strict=True), 2)
+        for (number, words), one_person in zip(numbered, same, strict=True)
     ]
-    folds = np.arange(len(rows)) // max(2 * num_pairs, 1)
-    return FacePairs(np.array(names).reshape(-1, 2).T, same, folds)
+    folds = np.arange(len(rows)) // (2 * num_pairs)
+    return FacePairs(np.array(names).T, same, folds)
 
 
 def _pair(words: list[str], same: bool, where: str) -> tuple[str, str]:

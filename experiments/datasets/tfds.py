@@ -147,7 +147,8 @@ def open_tfds(
     """
     import tensorflow_datasets as tfds
 
-    labels = load_columns(name, split, {"labels": lambda x: x[label]}, skipped=("image",))
+    # named by its feature, so that labels of another feature are not taken from the cache
+    labels = load_columns(name, split, {label: lambda x: x[label]}, skipped=("image",))
     folder = _prepared(name).folder
     source = tfds.builder_from_directory(str(folder)).as_data_source(split=split)
 
@@ -160,7 +161,7 @@ def open_tfds(
                 f"{folder}, split {split!r}, example {number} cannot be read: {words}"
             ) from error
 
-    return ImageSource(read, labels["labels"], preparation.image_shape)
+    return ImageSource(read, labels[label], preparation.image_shape)
 
 
 def load_columns(

@@ -87,10 +87,11 @@ class Yardstick(NamedTuple):
 def list_birds(folder: pathlib.Path) -> Numbered:
     """Lists CUB_200_2011 by its files images.txt and image_class_labels.txt."""
     root = found_in(folder, "images.txt", ("CUB_200_2011",))
-    files, classes = (
-        dict(_words(line, 2, root / name) for line in _lines(root / name))
-        for name in ("images.txt", "image_class_labels.txt")
+    files = dict(
+        _words(line, 2, root / "images.txt") for line in _lines(root / "images.txt")
     )
+    labels = root / "image_class_labels.txt"
+    classes = dict(_words(line, 2, labels, number=1) for line in _lines(labels))
     if files.keys() != classes.keys():
         raise UserError(f"{root}: images.txt and image_class_labels.txt differ in numbers")
     paths = [root / "images" / files[number] for number in files]
@@ -131,7 +132,7 @@ def list_products(folder: pathlib.Path) -> Numbered:
     files, classes = [], []
     for name in ("Ebay_train.txt", "Ebay_test.txt"):
         for line in _lines(root / name)[1:]:  # after the names of the columns
-            _, number, _, path = _words(line, 4, root / name)
+            _, number, _, path = _words(line, 4, root / name, number=1)
             files.append(root / path)
             classes.append(int(number))
     return files, classes
@@ -157,11 +158,15 @@ def _lines(file: pathlib.Path) -> list[str]:
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
-def _words(line: str, num: int, file: pathlib.Path) -> list[str]:
-    """Splits a line into words, of which the second is the number of a class or a file."""
+def _words(
+    line: str, num: int, file: pathlib.Path, *, number: int | None = None
+) -> list[str]:
+    """Splits a line into words, of which one may have to be a number."""
     words = line.split()
-    if len(words) != num or (num == 4 and not words[1].isdecimal()):
+    if len(words) != num:
         raise UserError(f"{file}: a line must have {num} words; got {line!r}")
+    if number is not None and not words[number].isdecimal():
+        raise UserError(f"{file}: word {number + 1} must be a number; got {line!r}")
     return words
 
 

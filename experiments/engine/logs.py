@@ -53,7 +53,7 @@ class Log:
                 f"{path} does not hold each step up to the checkpoint at step {step} once; "
                 f"it was changed by hand or is damaged. Delete {workdir} to start again"
             )
-        write_whole(path, "".join(f"{json.dumps(line)}\n" for line in lines))
+        write_whole(path, "".join(map(_as_text, lines)))
         self.seconds = lines[-1]["seconds"] if lines else 0.0
         self.measured = [line for line in lines if FIGURES[0] in line]
         self._file = path.open("a")
@@ -74,12 +74,12 @@ class Log:
         self.seconds = seconds
         for i in range(len(metrics["loss"])):
             values = {
-                name: finite_or_none(float(array[i]))
+                name: float(array[i])
                 for name, array in metrics.items()
                 if name not in FIGURES or is_measured(step + i + 1)
             }
             line = {"step": step + i + 1, **values, "seconds": round(seconds, 3)}
-            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.write(_as_text(line))
         self._file.flush()  # before the checkpoint that relies on these lines
         for name, array in metrics.items():
             known = array[np.isfinite(array)]
@@ -133,11 +133,7 @@ class EvaluationLog:
         self._lines.append({"step": step, **figures})
         if is_best:
             checkpoints.save_best(self._folder, state)
-        text = "".join(
-            json.dumps({k: finite_or_none(v) for k, v in line.items()}, allow_nan=False)
-            + "\n"
-            for line in self._lines
-        )
+        text = "".join(map(_as_text, self._lines))
         write_whole(self._folder / "evaluations.jsonl", text)
         return figures
 
@@ -172,6 +168,12 @@ def _lines_until(path: pathlib.Path, step: int) -> Iterator[dict[str, float]]:
             if line.get("step", step + 1) > step:
                 return
             yield line
+
+
+def _as_text(line: dict[str, float]) -> str:
+    """The figures as a line of JSON, with null for those without a value."""
+    plain = {name: finite_or_none(value) for name, value in line.items()}
+    return json.dumps(plain, allow_nan=False) + "\n"
 
 
 def _parse(text: str) -> dict[str, float]:

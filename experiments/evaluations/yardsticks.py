@@ -36,7 +36,7 @@ import csv
 import dataclasses
 import io
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -50,6 +50,7 @@ from experiments.datasets.yardsticks import YARDSTICKS, ClassSplitName, Part, op
 from experiments.engine import backbones
 from experiments.engine.config import check_config, setting
 from siamese_jax import retrieval, verification
+from siamese_jax._files import check_new_folder
 from siamese_jax.cli import check_output
 from siamese_jax.distances import (
     cosine_distance,
@@ -82,7 +83,7 @@ class Config:
       distance: What compares embeddings. A model has its own distance.
       image_size: Height and width of the images that the backbone is given.
       batch_size: Number of images that are embedded at a time.
-      out: A folder for the rows, the labels and the embeddings.
+      out: A folder for the rows, the labels and the embeddings, which must be new or empty.
       json: A file for the figures.
     """
 
@@ -100,9 +101,13 @@ class Config:
     image_size: tuple[int, int] = setting(
         (224, 224), at_least=1, only_when={"method": _WITH_SIZE}
     )
-    batch_size: int = setting(64, at_least=1)
+    batch_size: int = setting(
+        64, at_least=1, only_when={"method": ("model", "backbone", "pixels")}
+    )
     out: pathlib.Path | None = None
-    json: pathlib.Path | None = None
+    json: pathlib.Path | None = setting(
+        None, only_when={"method": ("model", "backbone", "embeddings", "pixels")}
+    )
 
 
 class Embedder(NamedTuple):
@@ -137,8 +142,11 @@ def main(config: Config) -> None:
     check_config(config)
     check_method(config)
     check_output("--json", config.json)
+    if config.out is not None:
+        check_new_folder("--out", config.out)
     embedder = make_embedder(config)
     pairs = None
+    metrics: Mapping[str, float | None]
     if config.dataset == "lfw":
         pairs = lfw.read_pairs(lfw.find_pairs(config.data_dir, config.pairs))
         names = np.unique(pairs.names)
@@ -159,12 +167,18 @@ def main(config: Config) -> None:
         metrics = retrieval_metrics(embedder.matrix_fn, embeddings, labels, cutoffs)
     else:
         metrics = pair_metrics(embedder.pairs_fn, embeddings, part.names, pairs)
-    facts = {
-        name: str(getattr(config, name))
-        for name in ("dataset", "part", "method", "model", "backbone", "embeddings")
-        if getattr(config, name) is not None
-    }
-    show_figures({**facts, "metrics": metrics}, config.json)
+    show_figures({**facts_of(config), "metrics": metrics}, config.json)
+
+
+def facts_of(config: Config) -> dict[str, str]:
+    """The settings that the figures depend on, by name."""
+    names = ["dataset", "method", "model", "backbone", "embeddings"]
+    if config.dataset != "lfw":
+        names.append("part")
+    if config.method in ("backbone", "embeddings"):
+        names.append("distance")
+    found = {name: getattr(config, name) for name in names}
+    return {name: str(value) for name, value in found.items() if value is not None}
 
 
 def check_method(config: Config) -> None:
@@ -217,7 +231,7 @@ def embed(config: Config, embedder: Embedder, part: Part) -> np.ndarray:
 
 def write_rows(folder: pathlib.Path, part: Part) -> None:
     """Writes rows.csv and labels.npy, which describe the rows of embeddings."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     labels = part.source.labels
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -272,8 +286,11 @@ def pair_metrics(
     embeddings: np.ndarray,
     names: np.ndarray,
     pairs: FacePairs,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Figures of verification on a list of pairs.
+
+    A true accept rate is None if the list has too few pairs of different persons for one
+    of them to be the share that may be falsely accepted.
 
     Args:
       pairs_fn: The distance.
@@ -283,7 +300,7 @@ def pair_metrics(
     """
     a, b = embeddings[np.searchsorted(names, pairs.names)]
     distances = pairs_fn(a, b)
-    metrics: dict[str, float] = {"num_pairs": len(pairs.same)}
+    metrics: dict[str, float | None] = {"num_pairs": len(pairs.same)}
     if num_folds := int(pairs.folds.max()):
         num_folds += 1
         _, people = np.unique(pairs.people, return_inverse=True)
@@ -296,8 +313,10 @@ def pair_metrics(
         metrics["accuracy_standard_error"] = float(found.standard_error)
     metrics["equal_error_rate"] = float(_equal_error_rate(distances, pairs.same))
     points = _operating_points(distances, pairs.same, FALSE_ACCEPT_RATES)
+    num_different = int(np.sum(~pairs.same))
     for rate, true_rate in zip(FALSE_ACCEPT_RATES, points.true_match_rate, strict=True):
-        metrics[f"tar_at_far_{rate}"] = float(true_rate)
+        is_told = num_different * rate >= 1 - 1e-9
+        metrics[f"tar_at_far_{rate}"] = float(true_rate) if is_told else None
     return metrics
 
 

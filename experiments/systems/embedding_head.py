@@ -48,14 +48,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import report
-from experiments.cli import command_line
+from experiments.cli import command_line, read_json
 from experiments.datasets import sources
 from experiments.datasets.sources import ImageSource
 from experiments.datasets.yardsticks import ClassSplitName, open_yardstick
 from experiments.engine import backbones, loop, named_losses, optimizers
-from experiments.engine.config import RunConfig, check_config, setting
+from experiments.engine.config import RunConfig, as_json, setting
 from experiments.engine.health import EMBEDDED, Embedded
 from experiments.engine.init_from import named_arrays
+from experiments.engine.precision import settled
 from experiments.engine.system import System
 from experiments.evaluations.yardsticks import retrieval_metrics
 from siamese_jax import distances, samplers
@@ -292,11 +293,23 @@ def first_classes(config: Config, labels: np.ndarray) -> np.ndarray:
     return np.isin(labels, names[:num_train])
 
 
-def find_features(config: Config, rows: Rows) -> np.ndarray:
+def has_these_settings(config: Config) -> bool:
+    """Whether the folder of the run was last used with the same settings."""
+    path = config.directory / "config.json"
+    return path.exists() and read_json(path) == as_json(config)
+
+
+def find_features(config: Config, rows: Rows, *, goes_on: bool) -> np.ndarray:
     """The embeddings of the frozen network: float32 [n, num_features].
 
     They are kept in the folder of the run, so that a run that goes on does not need the
     network.
+
+    Args:
+      config: The settings.
+      rows: What the rows are.
+      goes_on: Whether the embeddings in the folder, if any, are those of these settings.
+        Others are deleted.
 
     Raises:
       UserError: If the embeddings or the backbone are wrong.
@@ -304,6 +317,8 @@ def find_features(config: Config, rows: Rows) -> np.ndarray:
     if config.embeddings is not None:
         return backbones.read_embeddings(config.embeddings, len(rows.labels))
     kept = config.directory / "backbone_embeddings.npy"
+    if not goes_on:
+        kept.unlink(missing_ok=True)
     if kept.exists():
         return backbones.read_embeddings(kept, len(rows.labels))
     assert rows.source is not None  # `find_rows` has checked both
@@ -350,7 +365,7 @@ def evaluate(features: np.ndarray, embeddings: np.ndarray, rows: Rows) -> dict[s
 
 def main(config: Config) -> None:
     """Embeds the images once, trains the head, and compares retrieval before and after."""
-    check_config(config)
+    config = settled(config)
     named_losses.find_loss(config.loss, config.loss_options)
     rows = find_rows(config)
     labels = rows.labels[rows.is_train]
@@ -360,9 +375,10 @@ def main(config: Config) -> None:
             f"--num-classes: there are {num_classes} training classes; got "
             f"{config.num_classes}"
         )
+    goes_on = has_these_settings(config)
     if not loop.start(config):
         return
-    features = find_features(config, rows)
+    features = find_features(config, rows, goes_on=goes_on)
     system = build(config, features.shape[1], num_classes)
     data = training_data(features[rows.is_train], labels)
     trained = loop.train(config, system, data)

@@ -27,9 +27,10 @@ new_letters    the other tenth of the letters, in all faces, among one another; 
 new_alphabets  Armenian and Georgian letters, among one another; nothing in the training
                says what "ARMENIAN SMALL LETTER AYB" looks like
 
-`chance` of a test is the share that random answers get right. The model of the run is the
-tower of the drawings. RUN/names.txt and RUN/name_embeddings.npy have all names and their
-embeddings, so that other drawings can be named: the nearest row is the name.
+`chance` of a test is the recall at 1 of random answers. The model of the run is the tower
+of the drawings. RUN/names.txt and RUN/name_embeddings.npy have the names of the letters of
+the training and their embeddings, so that other drawings of these can be named: the nearest
+row is the name.
 """
 
 import dataclasses
@@ -51,6 +52,7 @@ from experiments.engine import loop, optimizers, supcon
 from experiments.engine.config import RunConfig, setting
 from experiments.engine.data import gather
 from experiments.engine.health import EMBEDDED, embedded_pairs
+from experiments.engine.precision import settled
 from experiments.engine.system import System
 from experiments.evaluations import few_shot
 from experiments.systems.glyphs import DISTORTION, PREPARATION
@@ -395,6 +397,7 @@ def print_examples(config: Config, state: TrainState, model: Model, new: Letters
 
 def main(config: Config) -> None:
     """Draws the letters, trains both towers, evaluates and reports."""
+    config = settled(config)
     if not loop.start(config):
         return
     split, system = load(config), build(config)

@@ -13,6 +13,8 @@ from siamese_jax._names import shown
 from siamese_jax.errors import UserError
 from siamese_jax.images import class_names, list_images, read_image
 
+_NUM_CHECKED = 16  # images of floats whose range is checked
+
 ImageFn = Callable[[int], UInt8[np.ndarray, "height width channels"]]
 
 
@@ -24,8 +26,11 @@ def read_array(flag: str, path: pathlib.Path) -> np.ndarray:
     """
     if not path.is_file():
         raise UserError(f"{flag}: {path} is not a file")
+    with path.open("rb") as file:
+        if file.read(2) == b"PK":  # as of .npz, whole or damaged
+            raise UserError(f"{flag}: {path} is an archive of arrays; one .npy is wanted")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         objects = "Python objects" in str(error)
         reason = "it holds Python objects" if objects else "it is damaged or another file"
@@ -34,9 +39,6 @@ def read_array(flag: str, path: pathlib.Path) -> np.ndarray:
         ) from error
     except EOFError as error:
         raise UserError(f"{flag}: {path} is empty") from error
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{flag}: {path} holds several arrays; one (.npy) is wanted")
-    return array
 
 
 def read_labels(flag: str, path: pathlib.Path) -> Any:
@@ -102,6 +104,13 @@ def _images_of(flag: str, images: np.ndarray, num_rows: int) -> ImageFn:
             f"{flag}: images must be uint8, or floats in [0, 1]; got {images.dtype}"
         )
 
+    some = np.asarray(images[:: -(-len(images) // _NUM_CHECKED)], np.float32)
+    if not (-0.01 <= some.min() and some.max() <= 1.01):  # NaN is neither
+        raise UserError(
+            f"{flag}: images must be uint8, or floats in [0, 1]; got floats from "
+            f"{some.min():g} to {some.max():g}"
+        )
+
     def in_bytes(row: int) -> UInt8[np.ndarray, "height width channels"]:
         values = np.clip(np.asarray(images[row], np.float32), 0, 1)
         return np.rint(255 * values).astype(np.uint8).reshape(*shape[1:3], -1)
@@ -146,7 +155,8 @@ def read_pairs(path: pathlib.Path, num_rows: int | None) -> PairList:
       num_rows: Number of embeddings, or None if there are none.
 
     Raises:
-      UserError: If a column is missing, or a line is wrong; the line is named.
+      UserError: If a column is missing, there are columns of both kinds, or a pair is
+        wrong, which is named.
     """
     if not path.is_file():
         raise UserError(f"--pairs: {path} is not a file")
@@ -156,10 +166,10 @@ def read_pairs(path: pathlib.Path, num_rows: int | None) -> PairList:
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
             with_rows = {"a", "b"} <= set(columns)
-            if "same" not in columns or not (with_rows or "distance" in columns):
+            if "same" not in columns or with_rows == ("distance" in columns):
                 raise UserError(
                     f"--pairs: the first line of {path} must name the columns a, b, same "
-                    f"or distance, same; it is {shown(','.join(columns))!r}"
+                    f"or else distance, same; it is {shown(','.join(columns))!r}"
                 )
             lines = list(reader)
         except (UnicodeDecodeError, csv.Error) as error:
@@ -185,11 +195,18 @@ def read_pairs(path: pathlib.Path, num_rows: int | None) -> PairList:
             raise ValueError(f"it must be from 0 to {num_rows - 1}")
         return number
 
-    examples = [
-        [_parsed(path, i, line, name, row) for i, line in enumerate(lines)]
-        for name in ("a", "b")
-    ]
-    return PairList(same, np.array(examples), None, folds)
+    examples = np.array(
+        [
+            [_parsed(path, i, line, name, row) for i, line in enumerate(lines)]
+            for name in ("a", "b")
+        ]
+    )
+    if len(alike := np.flatnonzero(examples[0] == examples[1])):
+        raise UserError(
+            f"--pairs: {path}, pair {alike[0] + 1}: a and b are both row "
+            f"{examples[0, alike[0]]}; a row is not compared with itself"
+        )
+    return PairList(same, examples, None, folds)
 
 
 def _parsed(

@@ -1,8 +1,10 @@
 """Pairs of embeddings with their distances: all of them, or those of a list.
 
 Up to `MOST_KEPT` pairs are kept one by one. Of more pairs, only the number of each distance
-is kept, rounded to one of `NUM_STEPS` steps between 0 and a bound of the distances, so that
-the memory does not depend on the number of pairs.
+is kept, rounded to one of `NUM_STEPS` steps, so that the memory does not depend on the
+number of pairs. With m the median distance of some pairs, the steps are even in
+d / (d + m). So they are narrow up to a few m, and a row that is far from all others does
+not widen them.
 """
 
 from functools import partial
@@ -23,6 +25,7 @@ MOST_KEPT = 2**20
 NUM_STEPS = 2**16
 NO_PART = -1
 _ENTRIES_AT_ONCE = 2**22  # 16 MB of distances
+_NUM_SAMPLED = 2**12  # pairs for the width of the steps
 
 
 class Pairs(NamedTuple):
@@ -94,13 +97,25 @@ def all_pairs(
     if len(rows) * len(is_query) <= most_kept:
         found = [_tile(side, columns, jnp.asarray(is_query), **options) for side in tiles]
         return _kept(found)
-    bound = distance.bound_fn(sets.queries.embeddings, sets.references.embeddings)
-    smallest = NUM_STEPS * float(np.finfo(np.float32).tiny)
-    step = max(bound * (1 + 1e-5), smallest) / NUM_STEPS
+    middle = _middle(sets, distance, seed)
     total = np.zeros(3 * 2 * NUM_STEPS, np.int64)
     for side in tiles:
-        total += np.asarray(_counts(side, columns, jnp.asarray(is_query), step, **options))
-    return _counted(total, step)
+        total += np.asarray(
+            _counts(side, columns, jnp.asarray(is_query), middle, **options)
+        )
+    return _counted(total, middle)
+
+
+def _middle(sets: Sets, distance: Distance, seed: int) -> float:
+    """The median of some distances above 0, or 1 if there are none."""
+    rng = np.random.default_rng(seed)
+    a, b = (
+        jnp.asarray(of.embeddings[rng.integers(0, len(of.embeddings), _NUM_SAMPLED)])
+        for of in (sets.queries, sets.references)
+    )
+    distances = np.asarray(jax.jit(distance.row_fn)(a, b))
+    positive = distances[distances > np.finfo(np.float32).tiny]
+    return float(np.median(positive)) if positive.size else 1.0
 
 
 def _halves(sets: Sets, of: EmbeddingSet, seed: int) -> Int[np.ndarray, " n"]:
@@ -149,7 +164,7 @@ def _counts(
     rows: _Side,
     columns: _Side,
     is_query: Bool[Array, " m"],
-    step: Float[Array, ""],
+    middle: Float[Array, ""],
     *,
     matrix_fn: MatrixFn = euclidean_distance_matrix,
     same_fn: SameFn = equal_labels,
@@ -158,7 +173,8 @@ def _counts(
     distances, same, part, where = _tile(
         rows, columns, is_query, matrix_fn=matrix_fn, same_fn=same_fn
     )
-    at = jnp.clip((distances / step).astype(jnp.int32), 0, NUM_STEPS - 1)
+    share = distances / (distances + middle)
+    at = jnp.clip((NUM_STEPS * share).astype(jnp.int32), 0, NUM_STEPS - 1)
     place = at + NUM_STEPS * (same + 2 * (part - NO_PART))
     size = 3 * 2 * NUM_STEPS
     place = jnp.where(where, place, size)
@@ -173,13 +189,14 @@ def _kept(tiles: list[tuple[Array, Array, Array, Array]]) -> Pairs:
     return Pairs(columns[0].astype(np.float64), columns[1], columns[2])
 
 
-def _counted(total: Int[np.ndarray, " places"], step: float) -> Pairs:
+def _counted(total: Int[np.ndarray, " places"], middle: float) -> Pairs:
     """The steps that have pairs, at their middles."""
     places = np.flatnonzero(total)
     kind, at = np.divmod(places, NUM_STEPS)
     part, same = np.divmod(kind, 2)
+    share = (at + 0.5) / NUM_STEPS
     return Pairs(
-        distances=(at + 0.5) * step,
+        distances=middle * share / (1 - share),
         same=same.astype(bool),
         part=(part + NO_PART).astype(np.int32),
         counts=total[places].astype(np.float64),

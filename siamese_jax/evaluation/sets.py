@@ -12,6 +12,8 @@ from siamese_jax._names import enumerated, shown
 from siamese_jax.errors import UserError
 from siamese_jax.relations import Items, SameFn, equal_labels, shared_label
 
+_LONGEST = 1e18
+
 
 class EmbeddingSet(NamedTuple):
     """Embeddings with their classes and identities.
@@ -121,7 +123,10 @@ def make_sets(
 
 
 def checked_embeddings(name: str, embeddings: Any) -> Float[np.ndarray, "n dim"]:
-    """Returns rows of float32, or raises UserError if they are not all numbers."""
+    """Returns rows of float32, or raises UserError if they are not all numbers.
+
+    The square of the length of a row must fit in float32, or its distances are not finite.
+    """
     array = np.asarray(embeddings)
     if array.ndim != 2 or array.shape[0] < 1 or array.shape[1] < 1:
         raise UserError(f"{name} must have shape [rows, dimensions]; got {array.shape}")
@@ -135,6 +140,12 @@ def checked_embeddings(name: str, embeddings: Any) -> Float[np.ndarray, "n dim"]
             f"{name} must be finite; {wrong.size} of {len(rows)} rows have NaN or "
             f"infinity, first row {wrong[0]}"
         )
+    long = np.flatnonzero(np.linalg.norm(rows.astype(np.float64), axis=1) > _LONGEST)
+    if long.size:
+        raise UserError(
+            f"{name} must have lengths up to {_LONGEST:.0e}, of which the squares fit in "
+            f"float32; {long.size} of {len(rows)} rows are longer, first row {long[0]}"
+        )
     return rows
 
 
@@ -145,8 +156,9 @@ def _numbered_labels(
     arrays = []
     for name, labels, num in parts:
         array = labels if isinstance(labels, list | tuple) else np.asarray(labels)
-        if len(array) != num or np.ndim(array) == 0:
-            raise UserError(f"{name} must be {num}, one for each row; got {len(array)}")
+        found = "one value" if _num_axes(name, array) == 0 else len(array)
+        if found != num:
+            raise UserError(f"{name} must be {num}, one for each row; got {found}")
         arrays.append(array)
     if any(np.ndim(array) == 2 for array in arrays):
         return _label_sets(parts[0][0], [np.asarray(array) for array in arrays])
@@ -159,11 +171,19 @@ def _numbered_labels(
         raise UserError(str(error)) from error
     kinds = {array.dtype.kind in "UST" for array in checked}
     if len(kinds) > 1:
-        raise UserError("labels and reference labels must be both strings or both numbers")
+        both = " and ".join(name for name, _, _ in parts)
+        raise UserError(f"{both} must be both strings or both numbers")
     classes, numbers = np.unique(np.concatenate(checked), return_inverse=True)
     split = np.split(numbers.astype(np.int32), [len(checked[0])])
     names = [shown(str(_text(name))) for name in classes]
     return split[: len(checked)], names
+
+
+def _num_axes(name: str, array: Any) -> int:
+    try:
+        return np.ndim(array)
+    except ValueError as error:  # lists of several lengths
+        raise UserError(f"{name} must have rows of one length") from error
 
 
 def _text(name: Any) -> Any:

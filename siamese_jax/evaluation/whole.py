@@ -130,7 +130,10 @@ def _few_shot_groups(
     names = {kind: f"few-shot, {kind}" for kind in ("inductive", "transductive")}
     if sets.multi_label:
         return {name: missing(["accuracy"], _MULTI_LABEL) for name in names.values()}
-    x, labels = sets.queries.embeddings, sets.queries.labels
+    _, first = np.unique(sets.queries.ids, return_index=True)
+    x, labels, _ = sets.queries.rows(np.sort(first))
+    if len(x) < len(sets.queries.ids):
+        notes.append(f"Few-shot tasks take one row of each of {len(x):,} ids.")
     found: FewShot = few_shot(x, labels, distance=distance, num_tasks=num_tasks, seed=seed)
     if found.num_queries:
         queries = ", ".join(
@@ -175,7 +178,9 @@ def _health_figures(sets: Sets, seed: int, notes: list[str]) -> Figures:
         if not sets.multi_label:
             values["alignment"] = _health(sets, _of_whole_classes(sets, seed)).alignment
         notes.append(f"Health is measured on {len(rows):,} rows.")
-    words = health.warning(measured)
+    # embeddings of one number, and two classes that are told apart, are on a line anyway
+    on_a_line = len(sets.names) <= 2 or sets.queries.embeddings.shape[1] == 1
+    words = health.warning(measured, **({"min_rank": 0.0} if on_a_line else {}))
     if words is not None:
         notes.append(f"Warning: {words}.")
     return {name: figure(value) for name, value in values.items()}
