@@ -45,6 +45,7 @@ CONSTANTS = [
     if not (inspect.isfunction(value) or inspect.isclass(value))
 ]
 autosummary_context = {"constants": CONSTANTS}  # automodule leaves them out
+add_function_parentheses = False  # names in "Contents" fit their column
 default_role = "py:obj"  # what stands in backquotes: code, with a link if it is public
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -78,9 +79,12 @@ nb_execution_cache_path = str(ROOT / ".cache" / "notebooks" / code_digest())
 
 # Appearance ----------------------------------------------------------------------------
 html_theme = "sphinx_book_theme"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_title = f"siamese_jax {release}"
 html_theme_options = {
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # the search is in the sidebar
     "show_toc_level": 2,
     "use_download_button": False,
     "use_fullscreen_button": False,
@@ -96,6 +100,8 @@ MODULES = {f"siamese_jax.{module}" for module in siamese_jax.__all__}
 
 def full_name(text: str) -> str | None:
     """The public name that `losses.nt_xent_loss` or `nt_xent_loss` stands for, if any."""
+    if text in MODULES:
+        return text
     name = text.partition("(")[0].removeprefix("sj.").removeprefix("siamese_jax.")
     if "." in name:
         return next(iter({f"siamese_jax.{name}"} & FULL_NAMES), None)

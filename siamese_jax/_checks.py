@@ -15,7 +15,8 @@ AnyArray = Array | np.ndarray
 def check_rank(name: str, array: AnyArray, rank: int) -> None:
     """Raises ValueError unless `array` has exactly `rank` axes."""
     if jnp.ndim(array) != rank:
-        raise ValueError(f"{name} must have {rank} axes; got shape {jnp.shape(array)}")
+        axes = "axis" if rank == 1 else "axes"
+        raise ValueError(f"{name} must have {rank} {axes}; got shape {jnp.shape(array)}")
 
 
 def check_same_shape(name: str, array: AnyArray, other_name: str, other: AnyArray) -> None:

@@ -148,11 +148,19 @@ def reduce_terms(terms: Terms | tuple[Terms, ...], reduce_fn: ReduceFn | None) -
 
     Several terms with denominators of their own are reduced apart and added.
 
+    Raises:
+      TypeError: If `reduce_fn` is something else, such as the name of a reduction.
+
     >>> print(reduce_terms(make_terms(jnp.array([1.0, 3.0]), None), mean))
     2.0
     """
     if reduce_fn is None or reduce_fn is _unreduced:
         return terms
+    if not callable(reduce_fn):
+        raise TypeError(
+            "reduce_fn must be a function, such as reductions.sum_terms, or None; "
+            f"got {reduce_fn!r}"
+        )
     if isinstance(terms, Terms):
         return reduce_fn(terms)
     parts = [reduce_fn(part) for part in terms]

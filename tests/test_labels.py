@@ -137,7 +137,7 @@ def test_labels_may_be_traced_one_by_one():
         ([True, False], TypeError, "labels must be an integer array; got dtype bool"),
         ([2**40, 1], ValueError, r"must fit int32; got numbers from 1 to 1099511627776"),
         (np.array([2**63], np.uint64), ValueError, "must fit uint32; got numbers from"),
-        (jnp.zeros((2, 1), int), ValueError, "labels must have 1 axes"),
+        (jnp.zeros((2, 1), int), ValueError, "labels must have 1 axis"),
     ],
 )
 def test_relations_refuse_other_labels_in_one_line(labels, error, words):

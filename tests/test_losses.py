@@ -16,6 +16,7 @@ from siamese_jax.losses._positives import for_each_positive, log_sum_over_negati
 from siamese_jax.reductions import mean_and_count
 from tests import oracles
 from tests.cases import CASES, Kind
+from tests.contract import as_for_a_user
 from tests.contract.jaxprs import half_arithmetic, largest_result
 from tests.contract.losses import by_options
 from tests.contract.trees import float_leaves
@@ -471,3 +472,9 @@ def test_the_angular_loss_is_exact_where_its_product_would_underflow(angle):
         ]
         wanted = np.logaddexp.reduce([0.0, *exponents])
         np.testing.assert_allclose(found.values[a, p], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_name_of_a_reduction_is_refused():
+    words = r"reduce_fn must be a function.*got 'sum'"
+    with as_for_a_user(), pytest.raises(TypeError, match=words):
+        losses.contrastive_loss(jnp.ones(2), jnp.array([True, False]), reduce_fn="sum")

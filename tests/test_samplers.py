@@ -11,6 +11,7 @@ from scipy import stats
 from siamese_jax import samplers
 from siamese_jax.samplers import epochs
 from tests.cases.samplers import GROUPS, INDEX, LABELS
+from tests.contract import as_for_a_user
 from tests.key_ledger import every_key_is_used_once
 
 pytestmark = pytest.mark.slow
@@ -384,3 +385,18 @@ def test_samplers_work_under_shard_map_with_a_key_for_each_device():
     for number, key in enumerate(keys):
         wanted = samplers.sample_episode(key, INDEX, 2, 1, 1)
         np.testing.assert_array_equal(sharded(keys).support[number], wanted.support)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda key: samplers.sample_pairs(key, LABELS, 4),
+        lambda key: samplers.sample_triplets(key, LABELS, 4),
+        lambda key: samplers.sample_batch(key, LABELS, 2, 2),
+        lambda key: samplers.sample_episode(key, LABELS, 2, 1, 1),
+    ],
+)
+def test_labels_in_place_of_their_index_are_refused(draw):
+    words = r"index must be class_index\(labels\); got ndarray"
+    with as_for_a_user(), pytest.raises(TypeError, match=words):
+        draw(jax.random.key(0))

@@ -18,6 +18,7 @@ from siamese_jax.batching import map_batches
 from siamese_jax.distances import euclidean_distance_matrix
 from siamese_jax.episodes.inductive import MatrixFn, answers, prototype_logits
 from siamese_jax.samplers import ClassIndex, sample_episode
+from siamese_jax.samplers.index import check_index
 
 LogitsFn = Callable[..., PyTree[Float[Array, "queries ways"]]]
 
@@ -89,7 +90,7 @@ def episode_accuracy(
         not from 1 to `num_shots`, `matrix_fn` is given beside `logits_fn`, or `matrix_fn`
         clearly gives similarities. Under `jit` and in `classify`, where there are no
         numbers yet, the farthest class would be the answer then.
-      TypeError: If `embeddings` is not floating-point.
+      TypeError: If `embeddings` is not floating-point, or `index` is not a `ClassIndex`.
     """
     check_floating("embeddings", embeddings)
     check_rank("embeddings", embeddings, 2)
@@ -102,6 +103,7 @@ def episode_accuracy(
         raise ValueError(f"min_shots must be from 1 to {num_shots}; got {min_shots}")
     if logits_fn is not None and matrix_fn is not euclidean_distance_matrix:
         raise ValueError("matrix_fn must not be given beside logits_fn, which ignores it")
+    check_index(index)
     if len(embeddings) != index.num_examples:
         raise ValueError(
             f"embeddings must have {index.num_examples} rows, one for each example of the "

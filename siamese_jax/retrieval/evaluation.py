@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from siamese_jax._checks import check_at_least, check_distance_fn
+from siamese_jax._labels import traced_labels
 from siamese_jax._numerics import row_has_nan
 from siamese_jax.batching import map_batches
 from siamese_jax.distances import euclidean_distance_matrix
@@ -103,7 +104,8 @@ def evaluate(
     check_two_sets(queries, references)
     check_at_least("the number of cutoffs", len(cutoffs), 1)
     check_at_least("the smallest of cutoffs", min(cutoffs), 1)
-    query_items, reference_items = map(_as_arrays, (query_items, reference_items))
+    query_items = _as_arrays("query_items", query_items, same_fn)
+    reference_items = _as_arrays("reference_items", reference_items, same_fn)
     related = jax.eval_shape(
         partial(between, same_fn=same_fn), query_items, reference_items
     )
@@ -133,8 +135,12 @@ def evaluate(
     )
 
 
-def _as_arrays(items: Items) -> Items:
-    if isinstance(items.labels, list):
+def _as_arrays(name: str, items: Items, same_fn: SameFn) -> Items:
+    if not isinstance(items, Items):
+        raise TypeError(f"{name} must be Items(labels); got {type(items).__name__}")
+    if same_fn is equal_labels:
+        items = items._replace(labels=traced_labels(f"{name}.labels", items.labels))
+    elif isinstance(items.labels, list):
         items = items._replace(labels=jnp.asarray(items.labels))
     return jax.tree.map(jnp.asarray, items)
 

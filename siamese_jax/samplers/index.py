@@ -132,8 +132,15 @@ def _sorted_runs(numbers: np.ndarray, num_runs: int) -> tuple[np.ndarray, ...]:
     return order, starts, lengths, places
 
 
+def check_index(index: ClassIndex) -> None:
+    """Raises TypeError for labels in place of their index."""
+    if not isinstance(index, ClassIndex):
+        raise TypeError(f"index must be class_index(labels); got {type(index).__name__}")
+
+
 def require_examples(index: ClassIndex, needed: int) -> None:
     """Raises ValueError unless every class has at least `needed` examples."""
+    check_index(index)
     label, count = index.smallest_class
     if count < needed:
         raise ValueError(
@@ -143,6 +150,7 @@ def require_examples(index: ClassIndex, needed: int) -> None:
 
 def require_classes(index: ClassIndex, needed: int, max_groups: int | None) -> None:
     """Raises ValueError unless any `max_groups` groups have at least `needed` classes."""
+    check_index(index)
     if max_groups is None:
         if index.num_classes < needed:
             raise ValueError(

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from siamese_jax._checks import check_at_least
-from siamese_jax.samplers.index import ClassIndex, require_classes, require_examples
+from siamese_jax.samplers.index import (
+    ClassIndex,
+    check_index,
+    require_classes,
+    require_examples,
+)
 
 
 class Pairs(NamedTuple):
@@ -114,6 +119,7 @@ def sample_triplets(
 
 
 def _sample_anchors(key: PRNGKeyArray, index: ClassIndex, num: int) -> Array:
+    check_index(index)
     class_key, example_key = jax.random.split(key)
     classes = jax.random.randint(class_key, (num,), 0, index.num_classes)
     ranks = jax.random.randint(example_key, (num,), 0, index.counts[classes])

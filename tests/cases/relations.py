@@ -102,7 +102,7 @@ RELATIONS = [
                 (FOUR[:, None], FOUR),
                 {},
                 ValueError,
-                "labels must have 1 axes",
+                "labels must have 1 axis",
             ),
             Refusal(
                 "labels are numbers",

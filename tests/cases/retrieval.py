@@ -217,6 +217,15 @@ RETRIEVAL = [
                 "too few labels", (_X, Items(_IDS[:3])), "4 queries to 4 references"
             ),
             _evaluate_refusal(
+                "labels alone", (_X, _IDS), r"must be Items\(labels\)", error=TypeError
+            ),
+            _evaluate_refusal(
+                "labels are names",
+                (_X, Items(np.array(list("abcd")))),
+                "number them by samplers.class_index",
+                error=TypeError,
+            ),
+            _evaluate_refusal(
                 "no cut-off", (_X, _ITEMS), "number of cutoffs", options={"cutoffs": ()}
             ),
             _evaluate_refusal(
@@ -356,7 +365,7 @@ RETRIEVAL = [
                 (KEY, _X, _IDS, _FLAGS[:4]),
                 {},
                 ValueError,
-                "values must have 1 axes",
+                "values must have 1 axis",
             ),
             Refusal(
                 "too few labels",

@@ -205,7 +205,7 @@ SIAMESE = [
                 (COINCIDING_A, COINCIDING_B, jnp.ones((2, 1)), 0.0),
                 {},
                 ValueError,
-                "weights must have 1 axes",
+                "weights must have 1 axis",
             ),
             Refusal(
                 "weights are integers",

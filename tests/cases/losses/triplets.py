@@ -171,7 +171,7 @@ TRIPLETS = [
                 (THREE, THREE, jnp.zeros((2, 2))),
                 {},
                 ValueError,
-                "histogram must have 1 axes",
+                "histogram must have 1 axis",
             ),
             Refusal(
                 "the histogram has one bin",

@@ -37,7 +37,7 @@ PAIR_REFUSALS = (
         (_D[:, None], _S[:, None]),
         {},
         ValueError,
-        "distances must have 1 axes",
+        "distances must have 1 axis",
     ),
     Refusal(
         "same is too short", (_D, _S[:3]), {}, ValueError, r"same must have shape \(4,\)"
