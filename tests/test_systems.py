@@ -78,7 +78,10 @@ VARIANTS = {
     "omniglot_supcon": [
         CLASSES
         | {"size": 16, "stem": 4, "widths": (4,), "num_blocks": 1, "dim": 4}
-        | {"num_episodes": 50}
+        | {"num_episodes": 50},
+        CLASSES
+        | {"size": 16, "stem": 4, "widths": (4,), "num_blocks": 1, "dim": 4}
+        | {"num_episodes": 50, "made": "any", "num_made": 2},
     ],
     "orl_hog": [
         CLASSES | {"folds": (0,)},
