@@ -26,6 +26,9 @@ from tests.test_systems import SHORT, VARIANTS
 pytestmark = pytest.mark.slow
 
 SMALL = SHORT | VARIANTS["omniglot_supcon"][0]
+STILL = dict.fromkeys(  # no distortion
+    ("max_rotation", "max_shear", "max_scale", "max_shift", "elastic", "thickness"), 0.0
+)
 
 
 @pytest.fixture
@@ -143,10 +146,7 @@ def test_a_batch_has_one_alphabet_in_one_position(small):
     images = np.zeros((525, 16, 16, 1), np.uint8)
     images[:, 4, 3:7] = images[:, 5, 3] = 255  # no turn and no mirror leaves it as it is
     data = ClassData(jnp.asarray(images), characters.class_index())
-    still = dict.fromkeys(
-        ("max_rotation", "max_shear", "max_scale", "max_shift", "elastic", "thickness"), 0.0
-    )
-    config = dataclasses.replace(small, num_classes=20, **still)
+    config = dataclasses.replace(small, num_classes=20, **STILL)
     sample = jax.jit(lambda key: omniglot_supcon.sample(config, key, jnp.asarray(0), data))
     found, alphabets = set(), set()
     for seed in range(40):
@@ -178,6 +178,46 @@ def test_without_turns_a_batch_stays_upright(small):
         assert len({drawing.tobytes() for drawing in np.asarray(ink)}) == len(ink)
 
 
+def made_batch(small, made):
+    """A batch of undistorted drawings, where each character is a grey of its own."""
+    characters = drawings("background")
+    greys = np.uint8(120 + characters.labels)
+    images = np.broadcast_to(greys[:, None, None, None], (525, 16, 16, 1))
+    data = ClassData(jnp.asarray(images), characters.class_index())
+    config = dataclasses.replace(
+        small, **STILL, num_classes=9, num_images=3, made=made, num_made=4
+    )
+    batch = omniglot_supcon.sample(config, jax.random.key(0), jnp.asarray(0), data)
+    ink, labels, examples = (np.asarray(array) for array in batch)
+    assert len(ink) == 27
+    assert len(set(labels)) == 9
+    assert len(set(examples)) == 27
+    drawn, of_made = labels[:15].reshape(3, 5), labels[15:].reshape(3, 4)
+    np.testing.assert_array_equal(drawn, np.broadcast_to(drawn[:1], (3, 5)))
+    np.testing.assert_array_equal(of_made, -1 - drawn[:, :4])
+    made_ink = ink[15:].reshape(3, 4, 16, 16)
+    # all drawings of a made character are changed alike, and those of others otherwise
+    np.testing.assert_allclose(made_ink, made_ink[:1].repeat(3, axis=0), atol=1e-6)
+    return np.round(255 * made_ink[0]), 120 + drawn[0]
+
+
+def test_a_batch_has_characters_that_join_two_others(small):
+    made, greys = made_batch(small, "splice")
+    masks = [joined == grey for joined, grey in zip(made, greys[:4], strict=True)]
+    for joined, mask, other in zip(made, masks, greys[1:], strict=True):
+        np.testing.assert_array_equal(joined[~mask], other)
+        assert 0.3 < mask.mean() < 0.7
+    assert len({mask.tobytes() for mask in masks}) == 4
+
+
+def test_a_batch_has_characters_with_a_gap_of_their_own(small):
+    made, greys = made_batch(small, "gap")
+    for cut, grey in zip(made, greys[:4], strict=True):
+        assert set(np.unique(cut)) == {0, grey}
+        assert 0.05 < np.mean(cut == 0) < 0.3
+    assert len({(cut == 0).tobytes() for cut in made}) == 4
+
+
 def test_as_many_alphabets_as_the_smallest_need(small):
     index = drawings("background").class_index()  # 21 characters each
     for num_classes, wanted in ((20, 1), (21, 1), (22, 2), (105, 5)):
@@ -188,6 +228,10 @@ def test_as_many_alphabets_as_the_smallest_need(small):
 def test_what_the_drawings_cannot_give_is_refused_before_training(small, tmp_path):
     for wrong, words in (
         ({"num_classes": 106}, "num-classes: there are 105 training classes; got 106"),
+        (
+            {"made": "gap", "num_made": 3, "num_classes": 5},
+            "--num-made must be at most 2 with --num-classes 5; got 3",
+        ),
         ({"num_images": 6}, "num-images: .* fewer than 6 images: class .* has 5.*; got 6"),
         ({"num_images": 1}, "--num-images must be at least 2; got 1"),
         ({"runs": tmp_path / "none.zip"}, "none.zip: there is no such file"),

@@ -38,6 +38,7 @@ The evaluation `ensembles` compares this with several models and views.
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -61,6 +62,7 @@ from experiments.evaluations import few_shot, lake_trials
 from experiments.evaluations.pair_metrics import threshold_of
 from siamese_jax import augment, distances, samplers
 from siamese_jax.encoders import ResNet
+from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation, prepare
 from siamese_jax.model import Model
 from siamese_jax.siamese import from_flax
@@ -86,6 +88,9 @@ PRESETS = {
     "long": Preset(".879 +- .001", {"num_steps": 6_500} | _SMALL),
     "record": Preset(".885", {"num_steps": 10_000} | _LARGE),
 }
+
+
+WAYS = ("stretch", "bend", "splice", "gap", "copy")  # to make a character of another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +127,10 @@ class Config(RunConfig):
       elastic: Standard deviation of the bending, as a fraction of the height; 0 for none.
       thickness: Largest change of a stroke's borders, in pixels.
       turn: Whether batches are rotated by right angles and mirrored as a whole.
+      made: How characters that nobody has drawn are made, as hard negatives of those of
+        the batch: by stretching or bending a character, joining parts of two, cutting a
+        gap, or adding a moved copy. "any" takes one of these ways at random for each.
+      num_made: Number of the batch's characters that are made.
     """
 
     experiment: ClassVar[str] = "omniglot_supcon"
@@ -158,6 +167,13 @@ class Config(RunConfig):
     elastic: float = setting(0.01, at_least=0, at_most=1)
     thickness: float = setting(0.3, at_least=0, at_most=1)
     turn: bool = True
+    made: Literal["none", "stretch", "bend", "splice", "gap", "copy", "any"] = "none"
+    num_made: int = setting(10, at_least=1, only_when={"made": (*WAYS, "any")})
+
+    @property
+    def num_drawn(self) -> int:
+        """Number of the batch's characters that are not made."""
+        return self.num_classes - (0 if self.made == "none" else self.num_made)
 
     def has_bfloat16_products(self, platform: str) -> bool:
         """Everywhere: the layers of `ResNet` have them on CPUs too."""
@@ -236,19 +252,24 @@ def sample(
     batch = supcon.sample_classes(
         batch_key,
         data,
-        config.num_classes,
+        config.num_drawn,
         config.num_images,
         max_groups=num_alphabets(config, data.classes),
     )
-    ink = turn(turn_key, batch.images) if config.turn else batch.images
-    keys = jax.random.split(distortion_key, len(ink))
-    return batch._replace(images=jax.vmap(partial(distort, config))(keys, ink))
+    if config.turn:
+        batch = batch._replace(images=turn(turn_key, batch.images))
+    if config.made != "none":
+        made_key, distortion_key = jax.random.split(distortion_key)
+        batch = add_made_classes(config, made_key, batch)
+    keys = jax.random.split(distortion_key, len(batch.images))
+    distorted = jax.vmap(partial(distort, config))(keys, batch.images)
+    return batch._replace(images=distorted)
 
 
 def num_alphabets(config: Config, classes: samplers.ClassIndex) -> int:
     """The number of smallest alphabets that have enough characters for a batch."""
     totals = np.cumsum([size for _, size in classes.group_sizes])
-    return int(np.searchsorted(totals, config.num_classes)) + 1
+    return int(np.searchsorted(totals, config.num_drawn)) + 1
 
 
 def turn(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -257,6 +278,76 @@ def turn(key: jax.Array, images: jax.Array) -> jax.Array:
     images = jnp.where(number >= 4, images[:, :, ::-1], images)
     turns = [partial(jnp.rot90, k=k, axes=(1, 2)) for k in range(4)]
     return jax.lax.switch(number % 4, turns, images)
+
+
+def add_made_classes(config: Config, key: jax.Array, batch: LabelledBatch) -> LabelledBatch:
+    """Adds `num_made` characters that nobody has drawn, made of the first of the batch.
+
+    All drawings of a made character are changed alike: each is made of a drawing of one
+    character, centred, and where two are joined of one of the next character too.
+
+    Args:
+      config: The settings.
+      key: A JAX key.
+      batch: Drawings [num_images * characters, ...] with the characters in turns.
+
+    Returns:
+      The batch and the made drawings, whose labels and example numbers are negative.
+    """
+    num, size = config.num_made, config.size
+    centred = jax.vmap(partial(augment.center, threshold=config.ink))(batch.images)
+    drawings = centred.reshape(config.num_images, -1, *centred.shape[1:])
+    of_class = jax.vmap(partial(change, config), in_axes=(None, None, 0, 0))
+    of_classes = jax.vmap(of_class, in_axes=(0, 0, 1, 1), out_axes=1)
+    way_key, change_key = jax.random.split(key)
+    ways = jax.random.randint(way_key, (num,), 0, len(WAYS))
+    made = of_classes(
+        ways,
+        jax.random.split(change_key, num),
+        drawings[:, :num],
+        jnp.roll(drawings, -1, axis=1)[:, :num],
+    )
+
+    def new_numbers(numbers: jax.Array) -> jax.Array:
+        return -1 - numbers.reshape(config.num_images, -1)[:, :num].reshape(-1)
+
+    added = LabelledBatch(
+        made.reshape(-1, size, size, 1),
+        new_numbers(batch.labels),
+        new_numbers(batch.examples),
+    )
+    return LabelledBatch(*map(jnp.concatenate, zip(batch, added, strict=True)))
+
+
+def change(
+    config: Config, way: jax.Array, key: jax.Array, ink: jax.Array, other: jax.Array
+) -> jax.Array:
+    """Changes a drawing so strongly that it shows another character.
+
+    Args:
+      config: The settings. If the way is "any", `way` is the number of one of `WAYS`.
+      way: A number.
+      key: The key of the new character, one for all drawings of it.
+      ink: A centred drawing.
+      other: A centred drawing of another character, to join a part of.
+    """
+    size = config.size
+    changes: dict[str, Callable[[jax.Array], jax.Array]] = {
+        "stretch": partial(augment.random_stretch, key, stretch_range=(1.4, 1.8)),
+        "bend": partial(
+            augment.random_elastic,
+            key,
+            elastic=augment.Elastic(scale=0.08 * size, sigma=0.25 * size),
+        ),
+        "splice": lambda ink: augment.random_splice(
+            key, ink, other, max_offset=0.05 * size
+        ),
+        "gap": partial(augment.random_gap, key, width=0.15 * size, max_offset=0.2 * size),
+        "copy": partial(augment.random_copy, key, distance=0.2 * size),
+    }
+    if config.made != "any":
+        return changes[config.made](ink)
+    return jax.lax.switch(way, [changes[name] for name in WAYS], ink)
 
 
 def distort(config: Config, key: jax.Array, ink: jax.Array) -> jax.Array:
@@ -283,6 +374,20 @@ def distort(config: Config, key: jax.Array, ink: jax.Array) -> jax.Array:
 
 
 # Evaluation -----------------------------------------------------------------------------
+
+
+def check_made(config: Config) -> None:
+    """Refuses to make more characters than there are others in a batch, of two or more.
+
+    Raises:
+      UserError: If `num_made` is too large.
+    """
+    most = min(config.num_classes // 2, config.num_classes - 2)
+    if config.made != "none" and config.num_made > most:
+        raise UserError(
+            f"--num-made must be at most {most} with --num-classes {config.num_classes}; "
+            f"got {config.num_made}"
+        )
 
 
 def load_parts(config: Config) -> dict[str, Characters]:
@@ -320,7 +425,8 @@ def main(config: Config) -> None:
     runs = read_runs(config.runs) if config.runs else []
     parts = load_parts(config)
     train = parts.pop("train")
-    supcon.check_batch(train.labels, config.num_classes, config.num_images)
+    check_made(config)
+    supcon.check_batch(train.labels, config.num_drawn, config.num_images)
     images = prepare(train.images, preparation(config))
     system = build(config)
     trained = loop.train(

@@ -34,12 +34,20 @@ displacements to the affine coordinates, and interpolate once, with `warp`:
   draw the map alone. `affine_transform`, `affine_coordinates` and `warp` apply one.
 * `random_noise`: adds Gaussian noise to the values.
 * `random_thickness`: makes the strokes of a drawing thicker or thinner.
+* `random_stretch`, `random_splice`, `random_gap`, `random_copy`: strong changes. With one
+  key for all drawings of a class they make a new class; see `classes`.
 * `ink_offsets`, `center`: find and centre a drawing. Both are deterministic.
 
 The settings `Affine` and `Elastic` are checked when they are made. They are hashable and
 not pytrees, so under `jax.jit` they are static arguments or constants of the function.
 """
 
+from siamese_jax.augment.classes import (
+    random_copy,
+    random_gap,
+    random_splice,
+    random_stretch,
+)
 from siamese_jax.augment.drawings import center, ink_offsets, random_thickness
 from siamese_jax.augment.geometry import (
     KOCH_AFFINE,
@@ -64,8 +72,12 @@ __all__ = [
     "center",
     "ink_offsets",
     "random_affine",
+    "random_copy",
     "random_elastic",
+    "random_gap",
     "random_noise",
+    "random_splice",
+    "random_stretch",
     "random_thickness",
     "sample_affine",
     "sample_elastic",
