@@ -261,15 +261,22 @@ def _read_pairs(flags: Mapping[str, Any], sets: "Sets | None") -> _Listed:
         distances = listed_pairs(
             x, found.examples, distance=DISTANCES[flags["distance"]]
         ).astype(np.float64)
-    parts, notes = found.folds, []
+    parts, notes, classes = found.folds, [], None
+    if sets is not None and not sets.multi_label and found.examples is not None:
+        classes = sets.queries.labels[found.examples]
+        wrong = np.count_nonzero(found.same != (classes[0] == classes[1]))
+        if wrong:
+            notes.append(
+                f"Of {wrong:,} pairs of {shown(path.name)} the labels say the opposite."
+            )
     if parts is None:
         parts = np.random.default_rng(flags["seed"]).integers(0, 2, len(found.same))
         notes.append(
             f"The pairs of {shown(path.name)} have no folds: they are calibrated on random "
             "halves of the pairs, which may share examples."
         )
-    elif sets is not None and not sets.multi_label and found.examples is not None:
-        notes += _shared_identities(path, parts, sets.queries.labels[found.examples])
+    elif classes is not None:
+        notes += _shared_identities(path, parts, classes)
     assert distances is not None  # of the list, or of its rows
     return _Listed(Pairs(distances, found.same, parts), found.folds, notes)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from experiments import __main__ as listing
 from siamese_jax import _evaluate_command, cli
 from siamese_jax.errors import UserError
-from siamese_jax.evaluation import report
+from siamese_jax.evaluation import make_sets, report
 from siamese_jax.evaluation.figures import figure
 from siamese_jax.evaluation.files import read_images, read_labels, read_pairs
 from siamese_jax.evaluation.report import json_text, table_text
@@ -241,6 +241,18 @@ def test_rows_of_pairs_need_embeddings_and_both_kinds(files, capsys):
         fails(capsys, f"{more} needs --labels", files, *unused, inputs=inputs)
     one_kind = "cannot be judged: there are no different pairs"
     fails(capsys, one_kind, files, *flags, inputs=("--embeddings",))
+
+
+def test_pairs_that_contradict_the_labels_are_counted(files):
+    i, j = np.flatnonzero(LABELS == 0)[:2]
+    other = np.flatnonzero(LABELS == 1)[0]
+    flags = {"pairs": files / "P.csv", "seed": 0, "distance": "euclidean"}
+    for same, words in (("1", []), ("0", ["Of 1 pairs of P.csv the labels say the opp"])):
+        (files / "P.csv").write_text(f"a,b,same\n{i},{j},{same}\n{i},{other},0")
+        listed = _evaluate_command._read_pairs(flags, make_sets(X, LABELS))
+        found = [note for note in listed.notes if "labels" in note]
+        assert len(found) == len(words)
+        assert all(a.startswith(b) for a, b in zip(found, words, strict=True))
 
 
 def test_what_a_list_of_distances_does_not_use_is_refused(files, capsys):

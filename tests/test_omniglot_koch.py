@@ -208,7 +208,8 @@ def test_koch_refuses_what_makes_no_sense(small_koch, changes, words):
     ("files", "words"),
     [
         ({}, "is no run of a system"),
-        ({"config.json": {"experiment": "glyphs"}}, "is no run of a system"),
+        ({"config.json": {"experiment": "lake_trials"}}, "is no run of a system"),
+        ({"config.json": {"experiment": "glyphs"}}, "no state that was evaluated"),
         ({"config.json": {"experiment": "omniglot_koch"}}, "no state that was evaluated"),
         (
             {"config.json": {"experiment": "omniglot_koch", "colour": 1}},
@@ -221,6 +222,16 @@ def test_what_is_no_run_of_koch_is_refused(tmp_path, files, words):
         (tmp_path / name).write_text(json.dumps(content))
     with pytest.raises(UserError, match=words):
         model_so_far.main(model_so_far.Config(tmp_path))
+
+
+def test_a_run_without_an_evaluation_at_these_steps_says_so(tmp_path, capsys):
+    (tmp_path / "config.json").write_text('{"experiment": "omniglot_koch"}')
+    (tmp_path / "evaluations.jsonl").write_text('{"step": 500, "accuracy": 0.5}\n')
+    model_so_far.main(model_so_far.Config(tmp_path))
+    said = "no evaluation was at a multiple of 2,000 steps yet\n"
+    assert capsys.readouterr().out == said
+    model_so_far.main(model_so_far.Config(tmp_path, every=500))
+    assert capsys.readouterr().out.startswith("step 500\n")
 
 
 def test_a_batch_with_more_characters_than_there_are_is_refused(small_koch):

@@ -60,7 +60,10 @@ def main(config: Config) -> None:
     settings = read_settings(config.run)
     if not (config.run / "evaluations.jsonl").exists():
         raise UserError(f"--run: {config.run} holds no state that was evaluated")
-    for step, figures in curve(config.run, config.every).items():
+    found = curve(config.run, config.every)
+    if not found:
+        print(f"no evaluation was at a multiple of {config.every:,} steps yet")
+    for step, figures in found.items():
         print(f"step {step:,}")
         print_table(figures)
     if config.model is not None:
