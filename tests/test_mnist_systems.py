@@ -15,6 +15,7 @@ from experiments.engine.pair_batches import PairData
 from experiments.engine.system import initial_state
 from experiments.evaluations import pair_metrics
 from experiments.systems import mnist_conv, mnist_mlp, mnist_towers
+from siamese_jax import _page
 from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages
 from siamese_jax.model import load_model
@@ -29,7 +30,7 @@ SMALL = SHORT | PAIRS | {"dataset": "digits"}
 @pytest.fixture(autouse=True)
 def _no_pictures(monkeypatch):
     """The tests of other systems look at them."""
-    monkeypatch.setattr(report, "_as_png", lambda figure: "")
+    monkeypatch.setattr(_page, "_as_png", lambda figure: "")
     monkeypatch.setattr(report, "embedding_map", lambda *args: None)
 
 

@@ -29,7 +29,7 @@ from experiments.engine.init_from import named_arrays
 from experiments.engine.system import initial_state
 from experiments.evaluations import few_shot
 from experiments.systems import glyphs, letter_names, omniglot_koch
-from siamese_jax import cli
+from siamese_jax import _page, cli
 from siamese_jax.errors import UserError
 from siamese_jax.model import Model
 from siamese_jax.training import init_state
@@ -170,7 +170,7 @@ def small_data():
         some_letters = thinned(letters.draw_letters, 3)
         patch.setattr(letter_names, "draw_letters", lambda: some_letters(None))
         patch.setattr(omniglot_koch, "make_encoder", koch_encoder)
-        patch.setattr(report, "_as_png", lambda figure: "")
+        patch.setattr(_page, "_as_png", lambda figure: "")
         patch.setattr(report, "embedding_map", lambda *args: None)
         yield
 
