@@ -109,6 +109,14 @@ def full_name(text: str) -> str | None:
     return found[0] if len(found) == 1 and "_" in name else None
 
 
+def is_in_link(node: nodes.Node) -> bool:
+    """Whether a node is part of a link, in which browsers allow no other."""
+    parent = node.parent
+    return parent is not None and (
+        isinstance(parent, pending_xref | nodes.reference) or is_in_link(parent)
+    )
+
+
 class LinkPublicNames(SphinxTransform):
     """Makes code in the text of pages a link if it is a public name of the library."""
 
@@ -118,7 +126,7 @@ class LinkPublicNames(SphinxTransform):
         """Replaces the code by a reference around it."""
         for node in list(self.document.findall(nodes.literal)):
             full = full_name(node.astext())
-            if full and not isinstance(node.parent, pending_xref | nodes.reference):
+            if full and not is_in_link(node):
                 reference = {"refdomain": "py", "reftype": "obj", "reftarget": full}
                 node.replace_self(pending_xref("", node.deepcopy(), **reference))
 

@@ -297,8 +297,8 @@ class Model:
         if self.calibration is None:
             reason = self.details.get("no_calibration")
             raise UserError(
-                "the model has no calibration, so that it cannot decide what is same"
-                + (f": {reason}" if reason else "")
+                "the model has no calibration, so that it cannot decide what is same: "
+                + (reason or "see siamese_jax.verification.calibrate")
             )
         return self.calibration
 

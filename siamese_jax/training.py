@@ -73,7 +73,7 @@ all devices use one mask.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -198,6 +198,7 @@ def train_step(
       ValueError: If `loss_fn` returns a metric named "loss", or statistics of another
         structure or shape than it was given, or if the optimizer, which is named, fails or
         returns updates of another shape than the parameters.
+      TypeError: If `loss_fn` does not return `(loss, (statistics, metrics))`.
 
     >>> def loss_fn(params, statistics, batch, key):
     ...     return params**2, (statistics, {})
@@ -209,6 +210,7 @@ def train_step(
     0.0 9.0
     """
     key = jax.random.fold_in(key, state.step)
+    loss_fn = _checked(loss_fn)
     averaged = loss_fn if axis_name is None else _averaged(loss_fn, axis_name)
 
     def evaluate(params: PyTree) -> tuple[tuple[Array, tuple[PyTree, Metrics]], PyTree]:
@@ -309,6 +311,25 @@ def batch_key(key: PRNGKeyArray, step: ArrayLike) -> PRNGKeyArray:
     False
     """
     return jax.random.fold_in(jax.random.split(key)[0], step)
+
+
+def _checked(loss_fn: LossFn) -> LossFn:
+    """Refuses a loss alone, and `(loss, metrics)` as other libraries have it."""
+
+    def checked(*arguments: Any) -> tuple[Array, tuple[PyTree, Metrics]]:
+        match loss_fn(*arguments):
+            case (loss, (statistics, Mapping() as metrics)):
+                return loss, (statistics, dict(metrics))
+            case (_, extra):
+                got = f"(loss, {type(extra).__name__})"
+            case other:
+                got = type(other).__name__
+        raise TypeError(
+            "loss_fn must return (loss, (statistics, metrics)), of which metrics is a "
+            f"dictionary; got {got}"
+        )
+
+    return checked
 
 
 # Optimizers -----------------------------------------------------------------------------

@@ -249,7 +249,9 @@ def test_a_distance_equal_to_the_threshold_is_accepted():
 def test_a_model_that_cannot_decide_says_so():
     images = random_images(2)
     model = make_model(calibration=None)
-    with pytest.raises(UserError, match=r"has no calibration, so .* what is same$"):
+    with pytest.raises(
+        UserError, match=r"has no calibration, so .* what is same: see .*calibrate$"
+    ):
         model.verify(*images)
     details = {"no_calibration": "all 4 distances are 0"}
     with pytest.raises(UserError, match="what is same: all 4 distances are 0"):

@@ -12,6 +12,7 @@ from jax import lax
 from siamese_jax import batching, encoders, losses, samplers, training
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.siamese import twin
+from tests.contract import as_for_a_user
 
 pytestmark = pytest.mark.slow
 
@@ -396,3 +397,25 @@ def test_mixed_precision_passes_keywords_on():
     )
     assert embeddings.dtype == statistics.dtype == jnp.float32
     assert mixed(jnp.ones(2), jnp.ones(2), statistics=jnp.zeros(2)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        (lambda loss: loss, "got .*Tracer"),
+        (lambda loss: (loss, {}), r"got \(loss, dict\)"),
+        (lambda loss: (loss, {"accuracy": loss}), r"got \(loss, dict\)"),
+        (lambda loss: (loss, ((), loss)), r"got \(loss, tuple\)"),
+    ],
+)
+def test_a_loss_function_that_returns_something_else_is_refused(returned, got):
+    state = training.init_state(jnp.ones(2), OPTIMIZER)
+    words = r"loss_fn must return \(loss, \(statistics, metrics\)\).*" + got
+    with as_for_a_user(), pytest.raises(TypeError, match=words):
+        training.train_step(
+            KEY,
+            state,
+            None,
+            loss_fn=lambda params, *_: returned(params.sum()),
+            optimizer=OPTIMIZER,
+        )
