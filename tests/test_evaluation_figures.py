@@ -8,7 +8,7 @@ import pytest
 from siamese_jax import episodes, health, relations, retrieval, samplers, verification
 from siamese_jax.distances import cosine_distance_matrix, normalize
 from siamese_jax.errors import UserError
-from siamese_jax.evaluation import Pairs, make_sets, verify
+from siamese_jax.evaluation import Pairs, make_sets, neighbours, verify
 from siamese_jax.evaluation.distance import DISTANCES
 from siamese_jax.evaluation.few_shot import few_shot
 from siamese_jax.evaluation.neighbours import rank
@@ -172,6 +172,19 @@ def test_answers_and_confusions_are_those_of_the_nearest_rows():
     taken = taken[taken != int(worst.name)]
     counts = np.bincount(taken, minlength=6)
     assert counts[int(worst.taken_for)] == counts.max()
+
+
+@pytest.mark.slow
+def test_every_one_of_the_worst_classes_is_asked(monkeypatch):
+    """Row j of class c is at 10 j + c, next to row j of another class."""
+    monkeypatch.setattr(neighbours, "_MOST_ASKED", 1)
+    labels = np.repeat(np.arange(4), 5)
+    places = 10 * np.tile(np.arange(5), 4) + labels
+    sets = make_sets(places[:, None], labels)
+    found = rank(sets, np.arange(20), distance=EUCLIDEAN, seed=0)
+    assert [of.precision_at_1 for of in found.worst] == [0] * 4
+    for of in found.worst:
+        assert abs(int(of.name) - int(of.taken_for)) == 1
 
 
 @pytest.mark.slow

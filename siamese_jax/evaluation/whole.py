@@ -15,7 +15,7 @@ from siamese_jax.evaluation.few_shot import FewShot, few_shot
 from siamese_jax.evaluation.figures import Figures, figure, missing
 from siamese_jax.evaluation.neighbours import Ranked, rank
 from siamese_jax.evaluation.pairs import all_pairs
-from siamese_jax.evaluation.sets import Sets
+from siamese_jax.evaluation.sets import Sets, some_rows
 from siamese_jax.evaluation.verified import Verified, verify
 from siamese_jax.relations import Items, within
 
@@ -68,7 +68,7 @@ def evaluate_sets(
     num, num_references = len(x), len(sets.references.embeddings)
     if max_queries is None:
         max_queries = max(1000, MOST_COMPARISONS // num_references)
-    rows = _some(np.arange(num), max_queries, seed)
+    rows = some_rows(np.arange(num), max_queries, seed)
     notes = _notes(sets, len(rows))
     progress_fn("retrieval")
     ranked = rank(sets, rows, distance=of, seed=seed)
@@ -94,13 +94,6 @@ def evaluate_sets(
         **({} if verified is None else verified.sizes),
     }
     return Evaluated(sizes, groups, notes, ranked, verified)
-
-
-def _some(rows: Int[np.ndarray, " n"], most: int, seed: int) -> Int[np.ndarray, " k"]:
-    """All rows, or the given number of random ones, ascending."""
-    if len(rows) <= most:
-        return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
 def _notes(sets: Sets, num_queries: int) -> list[str]:
@@ -154,8 +147,8 @@ def _cluster_figures(
     names = ("normalized_mutual_information", "adjusted_mutual_information")
     if multi_label:
         return missing(names, _MULTI_LABEL)
-    classes = _some(np.unique(labels), MOST_CLUSTERED // 10, seed)
-    rows = _some(np.flatnonzero(np.isin(labels, classes)), MOST_CLUSTERED, seed)
+    classes = some_rows(np.unique(labels), MOST_CLUSTERED // 10, seed)
+    rows = some_rows(np.flatnonzero(np.isin(labels, classes)), MOST_CLUSTERED, seed)
     if len(rows) < len(labels):
         notes.append(
             f"Clusters are made of {len(rows):,} random rows of "
@@ -171,7 +164,7 @@ def _cluster_figures(
 def _health_figures(sets: Sets, seed: int, notes: list[str]) -> Figures:
     """Health of all rows, or of random ones; the alignment of rows of whole classes."""
     num = len(sets.queries.embeddings)
-    rows = _some(np.arange(num), MOST_IN_A_BATCH, seed)
+    rows = some_rows(np.arange(num), MOST_IN_A_BATCH, seed)
     measured = _health(sets, rows)
     values = dict(measured._asdict())
     if len(rows) < num:
