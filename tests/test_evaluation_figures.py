@@ -10,7 +10,7 @@ from siamese_jax.distances import cosine_distance_matrix, normalize
 from siamese_jax.errors import UserError
 from siamese_jax.evaluation import Pairs, make_sets, neighbours, verify
 from siamese_jax.evaluation.distance import DISTANCES
-from siamese_jax.evaluation.few_shot import few_shot
+from siamese_jax.evaluation.few_shot import _task, few_shot
 from siamese_jax.evaluation.neighbours import rank
 from siamese_jax.evaluation.pairs import NO_PART, all_pairs, listed_pairs
 from siamese_jax.evaluation.whole import _few_shot_groups, _health_figures
@@ -394,7 +394,21 @@ def test_tasks_that_need_larger_classes_have_a_reason():
     figure = found.figures["transductive"]["5_way_5_shot_transport"]
     assert figure.value is None
     assert figure.why == "0 of 3 classes have 6 rows or more; 5 are needed"
-    assert found.num_queries == {}
+    assert found.num_queries == found.limits == {}
+
+
+def test_the_number_of_queries_has_its_cause():
+    labels = np.repeat(np.arange(7), [1, 2, 20, 20, 16, 17, 3])
+    for shots, queries, why in (
+        (1, 1, "as 1 of 6 classes has 2 rows"),
+        (2, 1, "as 1 of 5 classes has 3 rows"),
+        (5, 11, "as 1 of 4 classes has 16 rows"),
+    ):
+        rows, number, found = _task(labels, 3, shots)
+        assert (number, found) == (queries, why)
+        assert len(rows) == np.sum(np.bincount(labels)[labels] > shots)
+    assert _task(np.repeat([0, 1], 3), 2, 1)[1:] == (2, "as 2 of 2 classes have 3 rows")
+    assert _task(np.repeat([0, 1], 16), 2, 1)[1:] == (15, "")
 
 
 @pytest.mark.slow
@@ -403,7 +417,8 @@ def test_tasks_have_one_row_of_each_id():
     sets = make_sets(np.repeat(X[:10], 3, axis=0), ids % 5, ids=ids)
     found = _few_shot_groups(sets, EUCLIDEAN, 2, 0, notes)["few-shot, inductive"]
     assert notes[0] == "Few-shot tasks take one row of each of 10 ids."
-    assert "Queries of each class: 1 in 5-way-1-shot tasks." in notes[1]
+    queries = "1 in 5-way-1-shot tasks (as 5 of 5 classes have 2 rows)."
+    assert f"Queries of each class: {queries}" in notes[1]
     why = "0 of 5 classes have 6 rows or more; 5 are needed"
     assert found["5_way_5_shot_prototype"].why == why
 

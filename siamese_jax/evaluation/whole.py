@@ -131,6 +131,7 @@ def _few_shot_groups(
     if found.num_queries:
         queries = ", ".join(
             f"{number} in {task.replace('_', '-')} tasks"
+            + (f" ({found.limits[task]})" if task in found.limits else "")
             for task, number in found.num_queries.items()
         )
         notes.append(
