@@ -159,7 +159,8 @@ def _cluster_figures(
         found = cluster_agreement(x[rows], labels[rows], seed=seed, num_starts=3)
     except ModuleNotFoundError:
         return missing(names, "scikit-learn is not installed")
-    return {name: figure(getattr(found, name)) for name in names}
+    why = f"the embeddings have fewer than {found.num_clusters} distinct rows"
+    return {name: figure(getattr(found, name), why=why) for name in names}
 
 
 def _health_figures(sets: Sets, seed: int, notes: list[str]) -> Figures:
