@@ -8,7 +8,7 @@ import pytest
 from siamese_jax import episodes, health, relations, retrieval, samplers, verification
 from siamese_jax.distances import cosine_distance_matrix, normalize
 from siamese_jax.errors import UserError
-from siamese_jax.evaluation import Pairs, make_sets, neighbours, verify
+from siamese_jax.evaluation import Pairs, evaluate_sets, make_sets, neighbours, verify
 from siamese_jax.evaluation.distance import DISTANCES
 from siamese_jax.evaluation.few_shot import _task, few_shot
 from siamese_jax.evaluation.neighbours import rank
@@ -107,6 +107,22 @@ def test_rows_without_a_value_are_counted():
     ):
         with pytest.raises(UserError, match=words):
             make_sets(X, LABELS, **more)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_queries": 0}, "max_queries must be at least 1 and below 2.*; got 0"),
+        ({"num_tasks": 1}, "num_tasks must be at least 2 and below 2.*; got 1"),
+        ({"seed": -1}, "seed must be at least 0 and below 2.*; got -1"),
+        ({"seed": 2**31}, "seed must be at least 0 and below 2.*; got 2147483648"),
+    ],
+)
+def test_numbers_out_of_range_are_named_before_any_work(options, words):
+    begun = []
+    with pytest.raises(ValueError, match=f"^{words}"):
+        evaluate_sets(SETS, **options, progress_fn=begun.append)
+    assert begun == []
 
 
 # Retrieval ------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """All figures of a set of embeddings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from siamese_jax import health
+from siamese_jax.errors import UserError
 from siamese_jax.evaluation.clusters import cluster_agreement
 from siamese_jax.evaluation.distance import DISTANCES, DistanceName
 from siamese_jax.evaluation.few_shot import FewShot, few_shot
@@ -22,6 +23,7 @@ from siamese_jax.relations import Items, within
 MOST_COMPARISONS = 10**9
 MOST_IN_A_BATCH = 4096
 MOST_CLUSTERED = 5_000
+AT_LEAST = {"max_queries": 1, "num_tasks": 2, "seed": 0}
 _MULTI_LABEL = "rows with several labels have no classes to choose among"
 
 
@@ -62,7 +64,11 @@ def evaluate_sets(
       num_tasks: Number of few-shot tasks of each kind, at least 2.
       seed: Seed of all that is drawn.
       progress_fn: Called with the name of each part before it is computed.
+
+    Raises:
+      UserError: If `max_queries`, `num_tasks` or `seed` is too small, or 2**31 or larger.
     """
+    check_numbers({"max_queries": max_queries, "num_tasks": num_tasks, "seed": seed})
     of = DISTANCES[distance]
     x, labels = sets.queries.embeddings, sets.queries.labels
     num, num_references = len(x), len(sets.references.embeddings)
@@ -94,6 +100,30 @@ def evaluate_sets(
         **({} if verified is None else verified.sizes),
     }
     return Evaluated(sizes, groups, notes, ranked, verified)
+
+
+def check_numbers(
+    options: Mapping[str, Any], *, name_fn: Callable[[str], str] = str
+) -> None:
+    """Refuses numbers of `evaluate_sets` that are out of their range.
+
+    Args:
+      options: Numbers by the names of `AT_LEAST`, and any other options. None is in order.
+      name_fn: What an option is called in the message.
+
+    Raises:
+      UserError: If a number is too small, or 2**31 or larger.
+
+    >>> check_numbers({"max_queries": None, "num_tasks": 1, "seed": 0})
+    Traceback (most recent call last):
+    siamese_jax.errors.UserError: num_tasks must be at least 2 and below 2**31; got 1
+    """
+    for name, least in AT_LEAST.items():
+        value = options[name]
+        if value is not None and not least <= value < 2**31:
+            raise UserError(
+                f"{name_fn(name)} must be at least {least} and below 2**31; got {value}"
+            )
 
 
 def _notes(sets: Sets, num_queries: int) -> list[str]:
