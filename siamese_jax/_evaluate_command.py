@@ -257,6 +257,8 @@ def _read_pairs(flags: Mapping[str, Any], sets: "Sets | None") -> _Listed:
     found = read_pairs(path, None if x is None else len(x))
     if found.examples is None and x is not None and sets is None:
         raise UserError(f"--embeddings: {path} has distances; embeddings are not used")
+    if found.folds is not None and sets is None and "seed" in _given(flags):
+        raise UserError(f"--seed: {path} has folds; nothing is drawn at random")
     distances = found.distances
     if found.examples is not None and x is not None:
         distances = listed_pairs(
