@@ -162,13 +162,13 @@ _TOGETHER = (
     ("num_tasks", "labels"),
     ("distance", "embeddings"),
 )
-_AT_LEAST = {"max_queries": 1, "num_tasks": 2, "seed": 0}
 
 
 def _check_flags(flags: Mapping[str, Any]) -> None:
     """Refuses flags that need others or have no effect, and numbers out of their range."""
-    parameters = inspect.signature(evaluate).parameters
-    given = {name for name, value in flags.items() if value != parameters[name].default}
+    from siamese_jax.evaluation.whole import check_numbers
+
+    given = _given(flags)
     for name, other in _TOGETHER:
         both = "pairs" in given and (name, other) == ("embeddings", "labels")
         if name in given and other not in given and not both:
@@ -177,12 +177,13 @@ def _check_flags(flags: Mapping[str, Any]) -> None:
         raise UserError("--images needs --reference-images beside --reference-embeddings")
     if flags["embeddings"] is None and flags["pairs"] is None:
         raise UserError("--embeddings and --labels are needed, or --pairs")
-    for name, least in _AT_LEAST.items():
-        value = flags[name]
-        if value is not None and not least <= value < 2**31:
-            raise UserError(
-                f"{_flag(name)} must be at least {least} and below 2**31; got {value}"
-            )
+    check_numbers(flags, name_fn=_flag)
+
+
+def _given(flags: Mapping[str, Any]) -> set[str]:
+    """The names of the flags that differ from their defaults."""
+    parameters = inspect.signature(evaluate).parameters
+    return {name for name, value in flags.items() if value != parameters[name].default}
 
 
 def _flag(name: str) -> str:
@@ -256,6 +257,8 @@ def _read_pairs(flags: Mapping[str, Any], sets: "Sets | None") -> _Listed:
     found = read_pairs(path, None if x is None else len(x))
     if found.examples is None and x is not None and sets is None:
         raise UserError(f"--embeddings: {path} has distances; embeddings are not used")
+    if found.folds is not None and sets is None and "seed" in _given(flags):
+        raise UserError(f"--seed: {path} has folds; nothing is drawn at random")
     distances = found.distances
     if found.examples is not None and x is not None:
         distances = listed_pairs(

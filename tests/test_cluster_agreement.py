@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from siamese_jax.evaluation import cluster_agreement
+from siamese_jax.evaluation.whole import _cluster_figures
 
 POINTS = np.repeat([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]], 4, axis=0)
 POINTS = POINTS + np.random.default_rng(0).normal(scale=0.1, size=POINTS.shape)
@@ -32,6 +33,21 @@ def test_agreement_by_hand():
     wanted = 2 * information / sum(entropies)
     assert found.normalized_mutual_information == pytest.approx(wanted)
     assert found.adjusted_mutual_information < wanted
+
+
+@pytest.mark.parametrize("spread", [0, 1e-20])
+def test_fewer_distinct_rows_than_classes_have_a_reason_and_no_warning(spread):
+    embeddings = np.float32(np.ones((12, 2)) + spread * POINTS)
+    embeddings[0] = 5
+    labels = np.repeat([7, 3, 5], 4)
+    found = cluster_agreement(embeddings, labels)  # a warning would be an error
+    assert np.isnan(found[:2]).all()
+    assert found.num_clusters == 3
+    for figure in _cluster_figures(embeddings, labels, False, 0, []).values():
+        assert figure.value is None
+        assert figure.why == "the embeddings have fewer than 3 distinct rows"
+    embeddings[1] = 9  # three distinct rows are enough
+    assert np.isfinite(cluster_agreement(embeddings, labels)[:2]).all()
 
 
 def test_bad_input_is_named():

@@ -264,6 +264,19 @@ def test_what_a_list_of_distances_does_not_use_is_refused(files, capsys):
     fails(capsys, unused, files, *flags, inputs=("--embeddings",))
 
 
+def test_a_seed_that_draws_nothing_is_refused(files, capsys):
+    seed = ("--pairs", files / "P.csv", "--seed", 1)
+    words = "P.csv has folds; nothing is drawn at random"
+    (files / "P.csv").write_text("distance,same,fold\n0,1,a\n1,0,b")
+    fails(capsys, f"--seed: {files}/{words}", files, *seed, inputs=())
+    (files / "P.csv").write_text("a,b,same,fold\n0,1,1,a\n2,3,0,b")
+    fails(capsys, words, files, *seed, inputs=("--embeddings",))
+    flags = {"pairs": files / "P.csv", "seed": 1, "distance": "euclidean"}
+    _evaluate_command._read_pairs(flags, make_sets(X, LABELS))  # of the other figures
+    (files / "P.csv").write_text("distance,same\n0,1\n1,0")  # of the random halves
+    _evaluate_command._read_pairs({**flags, "embeddings": None}, None)
+
+
 def test_images_of_queries_and_of_references_come_together(files, capsys):
     references = ("--reference-embeddings", files / "E.npy")
     references += ("--reference-labels", files / "L.npy")

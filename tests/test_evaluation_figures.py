@@ -8,9 +8,9 @@ import pytest
 from siamese_jax import episodes, health, relations, retrieval, samplers, verification
 from siamese_jax.distances import cosine_distance_matrix, normalize
 from siamese_jax.errors import UserError
-from siamese_jax.evaluation import Pairs, make_sets, verify
+from siamese_jax.evaluation import Pairs, evaluate_sets, make_sets, neighbours, verify
 from siamese_jax.evaluation.distance import DISTANCES
-from siamese_jax.evaluation.few_shot import few_shot
+from siamese_jax.evaluation.few_shot import _task, few_shot
 from siamese_jax.evaluation.neighbours import rank
 from siamese_jax.evaluation.pairs import NO_PART, all_pairs, listed_pairs
 from siamese_jax.evaluation.whole import _few_shot_groups, _health_figures
@@ -109,6 +109,22 @@ def test_rows_without_a_value_are_counted():
             make_sets(X, LABELS, **more)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"max_queries": 0}, "max_queries must be at least 1 and below 2.*; got 0"),
+        ({"num_tasks": 1}, "num_tasks must be at least 2 and below 2.*; got 1"),
+        ({"seed": -1}, "seed must be at least 0 and below 2.*; got -1"),
+        ({"seed": 2**31}, "seed must be at least 0 and below 2.*; got 2147483648"),
+    ],
+)
+def test_numbers_out_of_range_are_named_before_any_work(options, words):
+    begun = []
+    with pytest.raises(ValueError, match=f"^{words}"):
+        evaluate_sets(SETS, **options, progress_fn=begun.append)
+    assert begun == []
+
+
 # Retrieval ------------------------------------------------------------------------------
 
 
@@ -172,6 +188,19 @@ def test_answers_and_confusions_are_those_of_the_nearest_rows():
     taken = taken[taken != int(worst.name)]
     counts = np.bincount(taken, minlength=6)
     assert counts[int(worst.taken_for)] == counts.max()
+
+
+@pytest.mark.slow
+def test_every_one_of_the_worst_classes_is_asked(monkeypatch):
+    """Row j of class c is at 10 j + c, next to row j of another class."""
+    monkeypatch.setattr(neighbours, "_MOST_ASKED", 1)
+    labels = np.repeat(np.arange(4), 5)
+    places = 10 * np.tile(np.arange(5), 4) + labels
+    sets = make_sets(places[:, None], labels)
+    found = rank(sets, np.arange(20), distance=EUCLIDEAN, seed=0)
+    assert [of.precision_at_1 for of in found.worst] == [0] * 4
+    for of in found.worst:
+        assert abs(int(of.name) - int(of.taken_for)) == 1
 
 
 @pytest.mark.slow
@@ -381,7 +410,21 @@ def test_tasks_that_need_larger_classes_have_a_reason():
     figure = found.figures["transductive"]["5_way_5_shot_transport"]
     assert figure.value is None
     assert figure.why == "0 of 3 classes have 6 rows or more; 5 are needed"
-    assert found.num_queries == {}
+    assert found.num_queries == found.limits == {}
+
+
+def test_the_number_of_queries_has_its_cause():
+    labels = np.repeat(np.arange(7), [1, 2, 20, 20, 16, 17, 3])
+    for shots, queries, why in (
+        (1, 1, "as 1 of 6 classes has 2 rows"),
+        (2, 1, "as 1 of 5 classes has 3 rows"),
+        (5, 11, "as 1 of 4 classes has 16 rows"),
+    ):
+        rows, number, found = _task(labels, 3, shots)
+        assert (number, found) == (queries, why)
+        assert len(rows) == np.sum(np.bincount(labels)[labels] > shots)
+    assert _task(np.repeat([0, 1], 3), 2, 1)[1:] == (2, "as 2 of 2 classes have 3 rows")
+    assert _task(np.repeat([0, 1], 16), 2, 1)[1:] == (15, "")
 
 
 @pytest.mark.slow
@@ -390,7 +433,8 @@ def test_tasks_have_one_row_of_each_id():
     sets = make_sets(np.repeat(X[:10], 3, axis=0), ids % 5, ids=ids)
     found = _few_shot_groups(sets, EUCLIDEAN, 2, 0, notes)["few-shot, inductive"]
     assert notes[0] == "Few-shot tasks take one row of each of 10 ids."
-    assert "Queries of each class: 1 in 5-way-1-shot tasks." in notes[1]
+    queries = "1 in 5-way-1-shot tasks (as 5 of 5 classes have 2 rows)."
+    assert f"Queries of each class: {queries}" in notes[1]
     why = "0 of 5 classes have 6 rows or more; 5 are needed"
     assert found["5_way_5_shot_prototype"].why == why
 

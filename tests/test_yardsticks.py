@@ -205,11 +205,16 @@ def test_damaged_lists_are_named(small, tmp_path):
         ("\n".join(lines[:-1]), "differ in numbers"),
         ("1 2 3", "a line must have 2 words; got '1 2 3'"),
         ("1 one", "word 2 must be a number; got '1 one'"),
+        ("\n".join([*lines, "3 1"]), "_labels.txt: number 3 is there more than once"),
         ("\n".join([*lines[:-1], "8 5"]), "has classes 1 to 4; there is one of number 5"),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=words):
             open_yardstick("caltech_birds2011", tmp_path, PREPARATION)
+    images = file.with_name("images.txt")
+    images.write_text(images.read_text() + "8 001.Bird/Bird_0.png\n")
+    with pytest.raises(UserError, match=r"images.txt: number 8 is there more than once"):
+        open_yardstick("caltech_birds2011", tmp_path, PREPARATION)
     (tmp_path / "cars").mkdir()
     (tmp_path / "cars" / "cars_annos.mat").write_bytes(b"no MATLAB file, but long enough")
     with pytest.raises(UserError, match=r"cars_annos.mat cannot be read as annotations"):

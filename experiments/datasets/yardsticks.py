@@ -87,15 +87,23 @@ class Yardstick(NamedTuple):
 def list_birds(folder: pathlib.Path) -> Numbered:
     """Lists CUB_200_2011 by its files images.txt and image_class_labels.txt."""
     root = found_in(folder, "images.txt", ("CUB_200_2011",))
-    files = dict(
-        _words(line, 2, root / "images.txt") for line in _lines(root / "images.txt")
-    )
-    labels = root / "image_class_labels.txt"
-    classes = dict(_words(line, 2, labels, number=1) for line in _lines(labels))
+    files = _by_number(root / "images.txt")
+    classes = _by_number(root / "image_class_labels.txt", number=1)
     if files.keys() != classes.keys():
         raise UserError(f"{root}: images.txt and image_class_labels.txt differ in numbers")
     paths = [root / "images" / files[number] for number in files]
     return paths, [int(classes[number]) for number in files]
+
+
+def _by_number(file: pathlib.Path, *, number: int | None = None) -> dict[str, str]:
+    """The second word of each line by the first; `number` is the word that is a number."""
+    found: dict[str, str] = {}
+    for line in _lines(file):
+        key, value = _words(line, 2, file, number=number)
+        if key in found:
+            raise UserError(f"{file}: number {key} is there more than once")
+        found[key] = value
+    return found
 
 
 def list_cars(folder: pathlib.Path) -> Numbered:

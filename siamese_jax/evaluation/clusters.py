@@ -1,5 +1,6 @@
 """How well clusters of embeddings agree with their classes, by k-means."""
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -31,7 +32,9 @@ def cluster_agreement(
     """Clusters embeddings by k-means and compares the clusters with the classes.
 
     There are as many clusters as classes. Of several starts the clusters with the smallest
-    squared distances count.
+    squared distances count. If the embeddings have fewer distinct rows than there are
+    classes, as collapsed ones do, both figures are NaN. Rows count as equal if they differ
+    by rounding alone.
 
     Args:
       embeddings: Embeddings.
@@ -52,6 +55,7 @@ def cluster_agreement(
     1.0
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
 
     if labels.shape != embeddings.shape[:1]:
@@ -63,7 +67,11 @@ def cluster_agreement(
         raise ValueError("embeddings must be finite; got NaN or infinity")
     num_clusters = len(np.unique(labels))
     model = KMeans(num_clusters, n_init=num_starts, random_state=seed)
-    clusters = model.fit_predict(embeddings)
+    with warnings.catch_warnings():  # of too few distinct rows, which are counted here
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        clusters = model.fit_predict(embeddings)
+    if len(np.unique(clusters)) < num_clusters:
+        return ClusterAgreement(np.nan, np.nan, num_clusters)
     return ClusterAgreement(
         float(normalized_mutual_info_score(labels, clusters)),
         float(adjusted_mutual_info_score(labels, clusters)),

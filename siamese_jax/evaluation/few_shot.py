@@ -31,10 +31,12 @@ class FewShot(NamedTuple):
     Attributes:
       figures: Accuracies by name, of "inductive" and of "transductive" classifiers.
       num_queries: Number of queries of each class in the tasks that could be made.
+      limits: Why these tasks have fewer than 15 queries of each class, where they do.
     """
 
     figures: dict[str, Figures]
     num_queries: dict[str, int]
+    limits: dict[str, str]
 
 
 def few_shot(
@@ -63,14 +65,17 @@ def few_shot(
     x = with_centred(embeddings)
     figures: dict[str, Figures] = {kind: {} for kind in KINDS}
     num_queries: dict[str, int] = {}
+    limits: dict[str, str] = {}
     for num_ways, num_shots in tasks:
         task = f"{num_ways}_way_{num_shots}_shot"
         rows, queries, why = _task(labels, num_ways, num_shots)
-        if why:
+        if not queries:
             for kind, names in KINDS.items():
                 figures[kind] |= missing([f"{task}_{name}" for name in names], why)
             continue
         num_queries[task] = queries
+        if why:
+            limits[task] = why
         found = episodes.episode_accuracy(
             jax.random.key(seed),
             x[rows],
@@ -86,13 +91,13 @@ def few_shot(
                 ends = (found.mean[name], found.low[name], found.high[name])
                 mean, low, high = ends
                 figures[kind][f"{task}_{name}"] = figure(mean, low=low, high=high)
-    return FewShot(figures, num_queries)
+    return FewShot(figures, num_queries, limits)
 
 
 def _task(
     labels: Int[np.ndarray, " n"], num_ways: int, num_shots: int
 ) -> tuple[Int[np.ndarray, " k"], int, str]:
-    """Rows of classes that are large enough and number of queries, or why there is none."""
+    """Rows of classes that are large enough, number of queries, why there are not 15."""
     counts = np.bincount(labels)
     enough = counts > num_shots
     if enough.sum() < num_ways:
@@ -101,8 +106,12 @@ def _task(
             f"{num_shots + 1} rows or more; {num_ways} are needed"
         )
         return np.zeros(0, int), 0, why
-    smallest = int(counts[enough].min())
-    return np.flatnonzero(enough[labels]), min(_MOST_QUERIES, smallest - num_shots), ""
+    rows, smallest = np.flatnonzero(enough[labels]), int(counts[enough].min())
+    if smallest - num_shots >= _MOST_QUERIES:
+        return rows, _MOST_QUERIES, ""
+    number = int(np.sum(counts == smallest))
+    why = f"as {number} of {enough.sum()} classes {'has' if number == 1 else 'have'} "
+    return rows, smallest - num_shots, f"{why}{smallest} rows"
 
 
 def with_centred(embeddings: Float[np.ndarray, "n dim"]) -> Float[Array, "n twice_dim"]:

@@ -149,6 +149,17 @@ def checked_embeddings(name: str, embeddings: Any) -> Float[np.ndarray, "n dim"]
     return rows
 
 
+def some_rows(rows: Int[np.ndarray, " n"], most: int, seed: int) -> Int[np.ndarray, " k"]:
+    """All rows, or the given number of random ones, ascending.
+
+    >>> some_rows(np.array([3, 5]), 2, 0).tolist()
+    [3, 5]
+    """
+    if len(rows) <= most:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+
+
 def _numbered_labels(
     parts: Sequence[tuple[str, Any, int]],
 ) -> tuple[list[np.ndarray], list[str]]:

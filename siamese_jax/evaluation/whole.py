@@ -1,6 +1,6 @@
 """All figures of a set of embeddings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,19 +9,21 @@ import numpy as np
 from jaxtyping import Int
 
 from siamese_jax import health
+from siamese_jax.errors import UserError
 from siamese_jax.evaluation.clusters import cluster_agreement
 from siamese_jax.evaluation.distance import DISTANCES, DistanceName
 from siamese_jax.evaluation.few_shot import FewShot, few_shot
 from siamese_jax.evaluation.figures import Figures, figure, missing
 from siamese_jax.evaluation.neighbours import Ranked, rank
 from siamese_jax.evaluation.pairs import all_pairs
-from siamese_jax.evaluation.sets import Sets
+from siamese_jax.evaluation.sets import Sets, some_rows
 from siamese_jax.evaluation.verified import Verified, verify
 from siamese_jax.relations import Items, within
 
 MOST_COMPARISONS = 10**9
 MOST_IN_A_BATCH = 4096
 MOST_CLUSTERED = 5_000
+AT_LEAST = {"max_queries": 1, "num_tasks": 2, "seed": 0}
 _MULTI_LABEL = "rows with several labels have no classes to choose among"
 
 
@@ -62,13 +64,17 @@ def evaluate_sets(
       num_tasks: Number of few-shot tasks of each kind, at least 2.
       seed: Seed of all that is drawn.
       progress_fn: Called with the name of each part before it is computed.
+
+    Raises:
+      UserError: If `max_queries`, `num_tasks` or `seed` is too small, or 2**31 or larger.
     """
+    check_numbers({"max_queries": max_queries, "num_tasks": num_tasks, "seed": seed})
     of = DISTANCES[distance]
     x, labels = sets.queries.embeddings, sets.queries.labels
     num, num_references = len(x), len(sets.references.embeddings)
     if max_queries is None:
         max_queries = max(1000, MOST_COMPARISONS // num_references)
-    rows = _some(np.arange(num), max_queries, seed)
+    rows = some_rows(np.arange(num), max_queries, seed)
     notes = _notes(sets, len(rows))
     progress_fn("retrieval")
     ranked = rank(sets, rows, distance=of, seed=seed)
@@ -96,11 +102,28 @@ def evaluate_sets(
     return Evaluated(sizes, groups, notes, ranked, verified)
 
 
-def _some(rows: Int[np.ndarray, " n"], most: int, seed: int) -> Int[np.ndarray, " k"]:
-    """All rows, or the given number of random ones, ascending."""
-    if len(rows) <= most:
-        return rows
-    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+def check_numbers(
+    options: Mapping[str, Any], *, name_fn: Callable[[str], str] = str
+) -> None:
+    """Refuses numbers of `evaluate_sets` that are out of their range.
+
+    Args:
+      options: Numbers by the names of `AT_LEAST`, and any other options. None is in order.
+      name_fn: What an option is called in the message.
+
+    Raises:
+      UserError: If a number is too small, or 2**31 or larger.
+
+    >>> check_numbers({"max_queries": None, "num_tasks": 1, "seed": 0})
+    Traceback (most recent call last):
+    siamese_jax.errors.UserError: num_tasks must be at least 2 and below 2**31; got 1
+    """
+    for name, least in AT_LEAST.items():
+        value = options[name]
+        if value is not None and not least <= value < 2**31:
+            raise UserError(
+                f"{name_fn(name)} must be at least {least} and below 2**31; got {value}"
+            )
 
 
 def _notes(sets: Sets, num_queries: int) -> list[str]:
@@ -138,6 +161,7 @@ def _few_shot_groups(
     if found.num_queries:
         queries = ", ".join(
             f"{number} in {task.replace('_', '-')} tasks"
+            + (f" ({found.limits[task]})" if task in found.limits else "")
             for task, number in found.num_queries.items()
         )
         notes.append(
@@ -154,8 +178,8 @@ def _cluster_figures(
     names = ("normalized_mutual_information", "adjusted_mutual_information")
     if multi_label:
         return missing(names, _MULTI_LABEL)
-    classes = _some(np.unique(labels), MOST_CLUSTERED // 10, seed)
-    rows = _some(np.flatnonzero(np.isin(labels, classes)), MOST_CLUSTERED, seed)
+    classes = some_rows(np.unique(labels), MOST_CLUSTERED // 10, seed)
+    rows = some_rows(np.flatnonzero(np.isin(labels, classes)), MOST_CLUSTERED, seed)
     if len(rows) < len(labels):
         notes.append(
             f"Clusters are made of {len(rows):,} random rows of "
@@ -165,13 +189,14 @@ def _cluster_figures(
         found = cluster_agreement(x[rows], labels[rows], seed=seed, num_starts=3)
     except ModuleNotFoundError:
         return missing(names, "scikit-learn is not installed")
-    return {name: figure(getattr(found, name)) for name in names}
+    why = f"the embeddings have fewer than {found.num_clusters} distinct rows"
+    return {name: figure(getattr(found, name), why=why) for name in names}
 
 
 def _health_figures(sets: Sets, seed: int, notes: list[str]) -> Figures:
     """Health of all rows, or of random ones; the alignment of rows of whole classes."""
     num = len(sets.queries.embeddings)
-    rows = _some(np.arange(num), MOST_IN_A_BATCH, seed)
+    rows = some_rows(np.arange(num), MOST_IN_A_BATCH, seed)
     measured = _health(sets, rows)
     values = dict(measured._asdict())
     if len(rows) < num:
