@@ -27,9 +27,11 @@ So a choice never sees the persons that it is tested on. The distances between t
 of one group also calibrate the model, as its map was not fitted to them. Strangers are
 images of each test person, where the gallery has one image of each of the others.
 
-Which choices there are was decided on the training persons of the first fold: shifted,
-rotated and scaled images beside the mirrored ones, finer grids, two grids together and
-distances normalised by those to a cohort lowered the validation error by less than .003.
+Which choices there are was decided by validation errors on the training persons of the
+first three folds, some of whom are test persons of other folds. No test error was used.
+Left out is what lowered the validation error by less than .003: fitting to mirrored,
+shifted, rotated and scaled images too, two grids together, and distances normalised by
+those to a cohort.
 
 Then the choice is made once more, on everyone, for the model in RUN/model. With
 `--test-dir FOLDER`, instead of the five folds, this model is tested on the persons there.
