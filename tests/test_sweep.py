@@ -186,7 +186,6 @@ def test_parameters_that_the_last_update_spoilt_count_as_diverged():
 
 TRACED = {
     "glyphs": ("learning_rate", "weight_decay", "temperature"),
-    "letter_names": ("learning_rate", "weight_decay"),
     "mnist_conv": ("learning_rate",),
     "mnist_mlp": ("learning_rate", "margin"),
     "orl_tutorial": ("learning_rate", "margin"),
@@ -203,14 +202,6 @@ def small_run(name, workdir):
         index = samplers.class_index(letters, groups=letters // 5)
         images = rng.integers(0, 256, (40, 32, 32, 1), np.uint8)
         return module.Config(**settings), ClassData(jnp.asarray(images), index)
-    if name == "letter_names":
-        settings |= {"num_letters": 4, "widths": (4,), "dim": 4, "name_features": 4}
-        images = rng.integers(0, 256, (20, 32, 32, 1), np.uint8)
-        names = jnp.ones((10, module.LENGTH), jnp.int8)
-        index = samplers.class_index(np.arange(20) // 2)
-        return module.Config(**settings), module.LetterData(
-            jnp.asarray(images), index, names
-        )
     settings |= {"batch_size": 10}
     if name == "orl_tutorial":
         images = rng.integers(0, 256, (6, 56, 46, 1), np.uint8)
@@ -229,7 +220,7 @@ def test_numbers_of_the_step_can_differ_and_others_are_refused_by_name(name, tmp
         check_can_be_traced(Runs(build, [config], ("seed", *names)), stack_data([data]))
 
     check(TRACED[name])
-    shape = "num_letters" if name in ("glyphs", "letter_names") else "batch_size"
+    shape = "num_letters" if name == "glyphs" else "batch_size"
     flag = shape.replace("_", "-")
     with pytest.raises(UserError, match=f"--{flag} cannot differ between the runs"):
         check((shape,))

@@ -5,8 +5,8 @@ Run:     python -m experiments sweep mnist_mlp --seeds 0:32 --margin 0.5,1.0
 Quick:   python -m experiments sweep mnist_mlp --dataset digits --num-steps 900
              --seeds 0:4 --margin 0.5,1.0 --workdir runs/q
 
-The name of the system comes first: glyphs, letter_names, mnist_conv, mnist_mlp or
-orl_tutorial. Its flags follow, which `python -m experiments sweep NAME --help` lists. A flag that takes one number
+The name of the system comes first: glyphs, mnist_conv, mnist_mlp or orl_tutorial. Its flags
+follow, which `python -m experiments sweep NAME --help` lists. A flag that takes one number
 may have several, with commas between them, and every combination is trained with every
 seed. `--seeds 0:32` are the seeds 0 to 31, `--seeds 0,3,7` are three. All other flags hold
 for all runs.
@@ -73,7 +73,7 @@ from siamese_jax.errors import UserError
 
 # Systems whose files have, beside `build`, the functions `load(config)`,
 # `training_data(config, loaded)` and `evaluate(config, loaded, model)`.
-SYSTEMS = ("glyphs", "letter_names", "mnist_conv", "mnist_mlp", "orl_tutorial")
+SYSTEMS = ("glyphs", "mnist_conv", "mnist_mlp", "orl_tutorial")
 MOST_RUNS = 10_000
 # Of the settings that every system has, those that a sweep uses.
 USED = (
