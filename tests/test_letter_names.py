@@ -72,7 +72,7 @@ def test_tests_share_no_drawing_with_the_training(monkeypatch):
     assert len(new) == 2
     assert not new & set(train.letters)
     assert set(tests["new_alphabets"].alphabets) == {"armenian"}
-    data = letter_names.training_data(train)
+    data = letter_names.on_device(train)
     assert data.names.shape == (18, letter_names.LENGTH)
     first = unicodedata.name(sorted(set(train.letters))[0])
     np.testing.assert_array_equal(data.names[0], letter_names.encode_names([first])[0])

@@ -36,7 +36,8 @@ KEY = jax.random.key(0)
 # Custom calls that a row may make: linear algebra by each platform's own library.
 SOLVERS = {"cusolver_getrf_ffi", "cu_lu_pivots_to_permutation", "LuDecomposition"}
 SINGULAR_VALUES = {
-    *("cusolver_gesvdj_ffi", "Eigh", "Qr", "ProductOfElementaryHouseholderReflectors")
+    *("cusolver_gesvd_ffi", "cusolver_gesvdj_ffi"),
+    *("Eigh", "Qr", "ProductOfElementaryHouseholderReflectors"),
 }
 CUSTOM_CALLS = {
     "verification.fit_logistic": SOLVERS,

@@ -311,7 +311,7 @@ def _only(letters: Letters, rows: np.ndarray) -> Letters:
     return Letters(*(array[rows] for array in letters))
 
 
-def training_data(train: Letters) -> LetterData:
+def on_device(train: Letters) -> LetterData:
     """The training letters and their names, on the device."""
     names = encode_names(names_of(np.unique(train.letters)))
     index = samplers.class_index(train.letters)
@@ -401,7 +401,7 @@ def main(config: Config) -> None:
     if not loop.start(config):
         return
     split, system = load(config), build(config)
-    trained = loop.train(config, system, training_data(split.train))
+    trained = loop.train(config, system, on_device(split.train))
     print("evaluating ...")
     model = system.model(trained.state)
     metrics = evaluate(config, trained.state, model, split.tests)

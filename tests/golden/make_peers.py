@@ -4,7 +4,7 @@ The tests read the JSON file and do not run this script. It needs a separate env
 
     pip install torch==2.13.0 pytorch-metric-learning==2.9.0 scikit-learn==1.9.1
     pip install optax==0.2.8 jaxlib==0.10.1 jax==0.10.2 faiss-cpu==1.15.1
-    python make_peers.py
+    python -m tests.golden.make_peers
 
 The cases of pytorch-metric-learning stand under its own names, with its own settings, of
 which `[name, settings]` is one of its distances or reducers. All gradients are in float64.
@@ -28,8 +28,9 @@ import math
 from importlib import metadata
 from pathlib import Path
 
-import make_others
 import numpy as np
+
+from tests.golden import make_others
 
 SEED = 0
 LABELS = [0, 1, 0, 2, 1, 0, 3, 1, 0, 2, 0, 1]  # classes of 5, 4, 2 and 1
