@@ -99,7 +99,7 @@ def test_wrong_files_and_flags_are_refused_before_any_work(tmp_path):
             main(**changes)
         assert not config.workdir.exists()
     np.save(tmp_path / "few.npy", np.repeat(np.arange(12), 3))
-    with pytest.raises(UserError, match=r"e.npy must be \[36, dim\]; got \[96, 16\]"):
+    with pytest.raises(UserError, match=r"e.npy must have 36 rows; got shape \(96, 16\)"):
         main(labels=tmp_path / "few.npy")
     for dataset, flag in (("folder", "--backbone"), ("cars196", "--backbone")):
         of_images = embedding_head.Config(dataset=dataset, data_dir=tmp_path)

@@ -1,5 +1,6 @@
 """Tests of `orl_wccn`: the map, the nested choice, the calibration, strangers, runs."""
 
+import dataclasses
 import json
 
 import jax
@@ -247,6 +248,28 @@ def test_what_makes_no_sense_is_refused_before_any_work(folder, tmp_path, change
     with pytest.raises(UserError, match=words):
         orl_wccn.main(orl_wccn.Config(**settings))
     assert not (tmp_path / "run").exists()
+
+
+def test_results_of_other_settings_are_kept(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    five = orl_wccn.Config(folder / "orl")
+    one = dataclasses.replace(five, folds=(0,))
+    assert orl_wccn.prepare_folder(five) != orl_wccn.prepare_folder(one)
+    assert orl_wccn.directory_of(one).name.startswith("orl_wccn-data_dir=")
+    assert orl_wccn.directory_of(orl_wccn.Config()).as_posix() == "runs/orl_wccn"
+    five, one = (dataclasses.replace(of, workdir=tmp_path / "run") for of in (five, one))
+    orl_wccn.prepare_folder(one)
+    orl_wccn.prepare_folder(five)  # without results there is nothing to lose
+    results = tmp_path / "run" / "results.json"
+    results.write_text("precious")
+    orl_wccn.prepare_folder(five)
+    words = r"run holds a run with other settings \(folds: \[0, 1, 2, 3, 4\] there, \[0\] a"
+    with pytest.raises(UserError, match=words):
+        orl_wccn.main(one)
+    (tmp_path / "run" / "config.json").unlink()  # as of an earlier version
+    with pytest.raises(UserError, match="run holds a run with other settings"):
+        orl_wccn.main(five)
+    assert results.read_text() == "precious"
 
 
 def test_a_choice_needs_ten_persons():

@@ -309,7 +309,7 @@ def test_a_sweep_is_a_row_for_each_setting_in_the_table_of_all_results(finished)
 
 def test_other_runs_in_the_same_folder_are_refused(finished):
     other = dataclasses.replace(finished, seeds=(0, 1))
-    with pytest.raises(UserError, match=r"holds other runs \(seeds: \[0, 4294967295\]"):
+    with pytest.raises(UserError, match=r"other settings \(seeds: \[0, 4294967295\]"):
         sweep.main(other)
 
 

@@ -11,7 +11,6 @@ path of Python, such as a file in the current folder:
 
 import importlib
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +20,8 @@ import numpy as np
 
 from experiments.datasets.sources import ImageSource
 from siamese_jax.errors import UserError
+from siamese_jax.evaluation.files import read_array
+from siamese_jax.evaluation.sets import checked_embeddings
 
 Backbone = Callable[[np.ndarray], Any]
 
@@ -122,37 +123,7 @@ def _checked(found: Any, images: np.ndarray) -> np.ndarray:
             f"the backbone must return embeddings [{len(images)}, dim] for images "
             f"{list(images.shape)}; got {list(embeddings.shape)}"
         )
-    return finite("the embeddings of the backbone", embeddings)
-
-
-def finite(name: str, embeddings: np.ndarray) -> np.ndarray:
-    """The embeddings as float32.
-
-    Raises:
-      UserError: If they are no numbers, or one is not finite in float32.
-    """
-    if not np.issubdtype(embeddings.dtype, np.number) or np.iscomplexobj(embeddings):
-        raise UserError(f"{name} must be real numbers; got {embeddings.dtype}")
-    with np.errstate(over="ignore"):
-        embeddings = embeddings.astype(np.float32)
-    if bad := int((~np.isfinite(embeddings).all(axis=-1)).sum()):
-        raise UserError(f"{name} must be finite; {bad} of {len(embeddings)} rows are not")
-    return embeddings
-
-
-def read_array(flag: str, file: pathlib.Path) -> np.ndarray:
-    """Reads an array from a .npy file, which may hold no Python objects.
-
-    Raises:
-      UserError: If it cannot be read as such.
-    """
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{flag}: {file} cannot be read: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{flag}: {file} holds several arrays; a .npy file is wanted")
-    return array
+    return checked_embeddings("the embeddings of the backbone", embeddings)
 
 
 def read_embeddings(file: pathlib.Path, num_rows: int | None = None) -> np.ndarray:
@@ -165,10 +136,9 @@ def read_embeddings(file: pathlib.Path, num_rows: int | None = None) -> np.ndarr
     Raises:
       UserError: If it cannot be read, has another shape, or is not finite.
     """
-    embeddings = read_array("--embeddings", file)
-    wanted = "n" if num_rows is None else num_rows
-    if embeddings.ndim != 2 or num_rows not in (None, len(embeddings)):
+    array = read_array("--embeddings", file)
+    if num_rows is not None and array.shape[:1] != (num_rows,):
         raise UserError(
-            f"--embeddings: {file} must be [{wanted}, dim]; got {list(embeddings.shape)}"
+            f"--embeddings: {file} must have {num_rows} rows; got shape {array.shape}"
         )
-    return finite(f"--embeddings {file}", embeddings)
+    return checked_embeddings(f"--embeddings: {file}", array)

@@ -177,14 +177,23 @@ class RunConfig:
     @property
     def directory(self) -> pathlib.Path:
         """The folder of the run: `workdir`, or a name made from the flags."""
-        if self.workdir is not None:
-            return self.workdir
-        changes = [
-            f"{name}={_plain(value)}"
-            for name, value in changed(self).items()
-            if name not in WHERE_IT_RUNS
-        ]
-        return pathlib.Path("runs", _short("-".join([self.experiment, *changes]), self))
+        return directory_of(self)
+
+
+def directory_of(config: Any) -> pathlib.Path:
+    """The `workdir` of a Config, or the folder with a name made from its flags.
+
+    >>> directory_of(RunConfig(num_steps=5)).as_posix()
+    'runs/experiment-num_steps=5'
+    """
+    if config.workdir is not None:
+        return config.workdir
+    changes = [
+        f"{name}={_plain(value)}"
+        for name, value in changed(config).items()
+        if name not in WHERE_IT_RUNS
+    ]
+    return pathlib.Path("runs", _short("-".join([config.experiment, *changes]), config))
 
 
 def stream(config: Any, name: Stream) -> jax.Array:
@@ -296,7 +305,7 @@ WHERE_IT_RUNS = (
 )
 
 
-def as_json(config: RunConfig) -> dict[str, Any]:
+def as_json(config: Any) -> dict[str, Any]:
     """The settings as they stand in config.json, without those of `WHERE_IT_RUNS`."""
     fields = {
         name: value
@@ -326,7 +335,7 @@ def _plain(value: Any) -> str:
 _LONGEST_NAME = 120  # bytes; file systems allow 255
 
 
-def _short(name: str, config: RunConfig) -> str:
+def _short(name: str, config: Any) -> str:
     """The name, or its beginning with a hash of all settings where it is too long."""
     if len(name.encode()) <= _LONGEST_NAME:
         return name

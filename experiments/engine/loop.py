@@ -47,6 +47,7 @@ from experiments.engine.config import (
     is_started,
     stream,
 )
+from experiments.engine.folders import check_settings, other_settings, write_settings
 from experiments.engine.init_from import load_parameters, read_parameters
 from experiments.engine.logs import Evaluation, EvaluationLog, Log, locked
 from experiments.engine.stops import stop_requests
@@ -100,16 +101,12 @@ def prepare_folder(config: RunConfig) -> None:
     """
     check_config(config)
     _check_precision(config)
-    directory = config.directory
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"--workdir: {directory} is not a folder")
-    path, asked = directory / "config.json", as_json(config)
+    directory, asked = config.directory, as_json(config)
     if is_started(directory):
-        _check_settings(config, read_json(path), asked)
+        _check_settings(config, read_json(directory / "config.json"), asked)
     elif config.init_from is not None:
         read_parameters(config.init_from)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(asked, indent=2) + "\n")
+    write_settings(directory, asked)
 
 
 def _check_precision(config: RunConfig) -> None:
@@ -128,17 +125,11 @@ def _check_settings(
     config: RunConfig, found: dict[str, Any], asked: dict[str, Any]
 ) -> None:
     """Refuses other settings than those of the folder, apart from a larger `num_steps`."""
-    names = sorted(found.keys() | asked.keys())
-    different = [name for name in names if found.get(name) != asked.get(name)]
-    directory = config.directory
-    if different == ["num_steps"] and config.num_steps > found.get("num_steps", 0):
+    longer = config.num_steps > found.get("num_steps", 0)
+    if longer and other_settings(found, asked) == ["num_steps"]:
         _lengthen(config, found["num_steps"])
-    elif different:
-        words = [f"{n}: {found.get(n)} there, {asked.get(n)} asked" for n in different]
-        raise UserError(
-            f"{directory} holds a run with other settings ({'; '.join(words)}); "
-            "choose another --workdir, or delete it"
-        )
+    else:
+        check_settings(config.directory, found, asked)
 
 
 def _lengthen(config: RunConfig, num_steps: int) -> None:

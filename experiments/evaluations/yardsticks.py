@@ -52,13 +52,9 @@ from experiments.engine.config import check_config, setting
 from siamese_jax import retrieval, verification
 from siamese_jax._files import check_new_folder
 from siamese_jax.cli import check_output
-from siamese_jax.distances import (
-    cosine_distance,
-    cosine_distance_matrix,
-    euclidean_distance,
-    euclidean_distance_matrix,
-)
 from siamese_jax.errors import UserError
+from siamese_jax.evaluation.distance import DISTANCES, DistanceName
+from siamese_jax.evaluation.verified import is_told
 from siamese_jax.images import Preparation
 from siamese_jax.model import Model, load_model, pixel_model
 from siamese_jax.relations import Items
@@ -95,7 +91,7 @@ class Config:
     model: pathlib.Path | None = setting(None, only_when={"method": "model"})
     backbone: str | None = setting(None, only_when={"method": "backbone"})
     embeddings: pathlib.Path | None = setting(None, only_when={"method": "embeddings"})
-    distance: Literal["cosine", "euclidean"] = setting(
+    distance: DistanceName = setting(
         "cosine", only_when={"method": ("backbone", "embeddings")}
     )
     image_size: tuple[int, int] = setting(
@@ -124,12 +120,6 @@ class Embedder(NamedTuple):
     embed_fn: backbones.Backbone | None
     matrix_fn: Callable[[Any, Any], jax.Array]
     pairs_fn: Callable[[Any, Any], jax.Array]
-
-
-DISTANCES = {
-    "cosine": (cosine_distance_matrix, jax.jit(cosine_distance)),
-    "euclidean": (euclidean_distance_matrix, jax.jit(euclidean_distance)),
-}
 
 
 def main(config: Config) -> None:
@@ -204,7 +194,8 @@ def make_embedder(config: Config) -> Embedder:
         folder = config.model
         return of_model(load_model(folder) if folder else pixel_model(preparation))
     named = config.backbone and backbones.import_backbone(config.backbone)
-    return Embedder(preparation, named or None, *DISTANCES[config.distance])
+    row_fn, matrix_fn = DISTANCES[config.distance]
+    return Embedder(preparation, named or None, matrix_fn, jax.jit(row_fn))
 
 
 def of_model(model: Model) -> Embedder:
@@ -315,8 +306,8 @@ def pair_metrics(
     points = _operating_points(distances, pairs.same, FALSE_ACCEPT_RATES)
     num_different = int(np.sum(~pairs.same))
     for rate, true_rate in zip(FALSE_ACCEPT_RATES, points.true_match_rate, strict=True):
-        is_told = num_different * rate >= 1 - 1e-9
-        metrics[f"tar_at_far_{rate}"] = float(true_rate) if is_told else None
+        told = is_told(rate, num_different)
+        metrics[f"tar_at_far_{rate}"] = float(true_rate) if told else None
     return metrics
 
 

@@ -57,6 +57,7 @@ from experiments.engine.config import (
     flag_of,
     setting,
 )
+from experiments.engine.folders import check_settings, write_settings
 from experiments.engine.loop import made_with
 from experiments.engine.system import load_system
 from experiments.evaluations.results_table import FIGURES
@@ -268,20 +269,10 @@ def prepare_folder(config: Config) -> None:
       UserError: If the folder holds something else than this sweep.
     """
     directory, asked = config.directory, sweep_as_json(config)
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"--workdir: {directory} is not a folder")
     path = directory / "config.json"
     if path.exists():
-        found = read_json(path)
-        names = sorted(found.keys() | asked.keys())
-        if different := [name for name in names if found.get(name) != asked.get(name)]:
-            words = [f"{n}: {found.get(n)} there, {asked.get(n)} asked" for n in different]
-            raise UserError(
-                f"{directory} holds other runs ({'; '.join(words)}); choose another "
-                "--workdir, or delete it"
-            )
-    directory.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(asked, indent=2) + "\n")
+        check_settings(directory, read_json(path), asked)
+    write_settings(directory, asked)
 
 
 # Evaluation -----------------------------------------------------------------------------

@@ -61,6 +61,7 @@ from experiments.engine.system import System
 from experiments.evaluations.yardsticks import retrieval_metrics
 from siamese_jax import distances, samplers
 from siamese_jax.errors import UserError
+from siamese_jax.evaluation.files import read_array
 from siamese_jax.images import Preparation, class_names, list_folder
 from siamese_jax.model import Model
 from siamese_jax.siamese import from_flax
@@ -260,7 +261,7 @@ def find_rows(config: Config) -> Rows:
             raise UserError(f"{flag} is needed with --dataset {config.dataset}")
     preparation = Preparation(config.image_size, color=True, resampling="center-crop")
     if config.labels is not None:
-        labels = backbones.read_array("--labels", config.labels)
+        labels = np.asarray(read_array("--labels", config.labels))
         if labels.ndim != 1 or labels.dtype.kind not in "iuU":
             raise UserError(
                 f"--labels: {config.labels} must be [n] integers or names; got "

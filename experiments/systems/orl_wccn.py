@@ -51,9 +51,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.cli import command_line, print_table, write_whole
+from experiments.cli import command_line, print_table, read_json, write_whole
 from experiments.datasets import evaluation_rng
-from experiments.engine.config import check_config, command, setting
+from experiments.engine.config import (
+    as_json,
+    check_config,
+    command,
+    directory_of,
+    setting,
+)
+from experiments.engine.folders import check_settings, write_settings
 from experiments.engine.loop import made_with
 from experiments.evaluations import gallery_figures, unseen_faces
 from experiments.evaluations.pair_metrics import equal_error_rate
@@ -81,7 +88,9 @@ class Config:
       data_dir: The folder of ORL, with one sub-folder for each person.
       test_dir: A folder of other persons, to test the model of all of the former on.
       folds: The folds to run, some of 0 to 4. They are not used with `test_dir`.
-      workdir: The folder that results.json and the model are written to.
+      workdir: The folder that the settings, results.json and the model are written to.
+        Without it the folder is runs/orl_wccn, with every flag that differs from its
+        default in the name.
     """
 
     experiment: ClassVar[str] = "orl_wccn"
@@ -91,7 +100,7 @@ class Config:
     folds: tuple[int, ...] = setting(
         (0, 1, 2, 3, 4), at_least=0, at_most=4, only_when={"test_dir": None}
     )
-    workdir: pathlib.Path = pathlib.Path("runs/orl_wccn")
+    workdir: pathlib.Path | None = None
 
 
 class Choice(NamedTuple):
@@ -358,7 +367,7 @@ def mean_metrics(
     return means
 
 
-def as_json(fitted: Fitted, test: LabelledImages, metrics: dict[str, float]) -> dict:
+def fold_as_json(fitted: Fitted, test: LabelledImages, metrics: dict[str, float]) -> dict:
     """What results.json has of a fold."""
     return {
         "test_persons": np.unique(test.labels).tolist(),
@@ -381,24 +390,43 @@ def in_words(fitted: Fitted) -> str:
     )
 
 
+def prepare_folder(config: Config) -> pathlib.Path:
+    """Writes the settings to the folder of the results, and returns it.
+
+    Raises:
+      UserError: If it holds results of other settings.
+    """
+    directory, asked = directory_of(config), as_json(config)
+    if (directory / "results.json").exists():
+        path = directory / "config.json"
+        check_settings(directory, read_json(path) if path.exists() else {}, asked)
+    write_settings(directory, asked)
+    return directory
+
+
 def main(config: Config) -> None:
-    """Chooses, fits, tests and writes the results and the model."""
+    """Chooses, fits, tests and writes the results and the model.
+
+    Raises:
+      UserError: If the settings or the folders are wrong, or the folder of the results
+        holds those of other settings.
+    """
     check_config(config)
     began = time.perf_counter()
     parts = load_parts(config)
-    config.workdir.mkdir(parents=True, exist_ok=True)
+    directory = prepare_folder(config)
     folds, metrics, shares = [], [], []
     for name, part in parts.items():
         fitted = fit(part.train)
         figures, let_in_at = test_model(fitted, part.test)
         print(f"{name}: {in_words(fitted)}, test {figures['pair_eer']:.4f}")
-        folds.append(as_json(fitted, part.test, figures))
+        folds.append(fold_as_json(fitted, part.test, figures))
         metrics.append(figures)
         shares.append(let_in_at)
     if config.test_dir is None:
         fitted = fit(unseen_faces.load_faces(config.data_dir))
         print(f"everyone: {in_words(fitted)}")
-    save_model(config.workdir / "model", fitted.model)
+    save_model(directory / "model", fitted.model)
     means = mean_metrics(metrics, shares)
     results = {
         "command": command(config),
@@ -410,9 +438,9 @@ def main(config: Config) -> None:
         **made_with(fitted.model),
     }
     text = json.dumps(results, indent=2, allow_nan=False)
-    write_whole(config.workdir / "results.json", text + "\n")
+    write_whole(directory / "results.json", text + "\n")
     print_table(means)
-    print(f"{results['seconds']:.0f} s; results and model in {config.workdir}")
+    print(f"{results['seconds']:.0f} s; results and model in {directory}")
 
 
 if __name__ == "__main__":

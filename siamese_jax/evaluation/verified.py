@@ -117,7 +117,7 @@ def _operating_points(
     thresholds: dict[str, float | None] = {}
     for place, rate in enumerate(FALSE_MATCH_RATES):
         name = f"1e-{place + 1}"
-        told = num_different * rate >= 1 - 1e-9
+        told = is_told(rate, num_different)
         why = f"{num_different:,} different pairs cannot tell it; {round(1 / rate):,} can"
         for prefix, rates in (
             ("tar_at_far", found.true_match_rate),
@@ -128,6 +128,15 @@ def _operating_points(
             )
         thresholds[name] = figure(found.thresholds[place]).value if told else None
     return dict(sorted(figures.items(), reverse=True)), thresholds
+
+
+def is_told(rate: float, num_different: int) -> bool:
+    """Whether a false match rate can be measured: it is one different pair or more.
+
+    >>> is_told(0.01, 100), is_told(0.01, 99)
+    (True, False)
+    """
+    return num_different * rate >= 1 - 1e-9
 
 
 def _some_points(curve: DetCurve) -> DetCurve:
