@@ -59,7 +59,7 @@ from experiments.engine.init_from import named_arrays
 from experiments.engine.precision import settled
 from experiments.engine.system import System
 from experiments.evaluations.yardsticks import retrieval_metrics
-from siamese_jax import distances, samplers
+from siamese_jax import distances, reductions, samplers
 from siamese_jax.errors import UserError
 from siamese_jax.evaluation.files import read_array
 from siamese_jax.images import Preparation, class_names, list_folder
@@ -215,8 +215,8 @@ def build(config: Config, num_features: int, num_classes: int) -> System:
                 (x, labels, examples), config.axis_name, tiled=True
             )
         proxies = params.get("proxies")
-        value = named.loss_fn(x, labels, examples, proxies)
         terms = named.loss_fn(x, labels, examples, proxies, reduce_fn=None)
+        value = reductions.reduce_terms(terms, reductions.mean)
         return value, (statistics, {EMBEDDED: Embedded(*given, terms)})
 
     def model(state: TrainState) -> Model:

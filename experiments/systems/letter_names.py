@@ -56,7 +56,16 @@ from experiments.engine.precision import settled
 from experiments.engine.system import System
 from experiments.evaluations import few_shot
 from experiments.systems.glyphs import DISTORTION, PREPARATION
-from siamese_jax import augment, distances, losses, relations, retrieval, samplers, sharding
+from siamese_jax import (
+    augment,
+    distances,
+    losses,
+    reductions,
+    relations,
+    retrieval,
+    samplers,
+    sharding,
+)
 from siamese_jax.encoders import ConvNet
 from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages
@@ -212,7 +221,10 @@ def build(config: Config) -> System:
     name_init, read = from_flax(NameTower(config.name_features, config.dim))
     see = with_compute_dtype(encode, config.compute_dtype)
     read = with_compute_dtype(read, config.compute_dtype)
-    pair_loss = make_pair_loss(config.axis_name)
+    pair_terms = make_pair_terms(config.axis_name)
+    mean: Callable[[reductions.Terms], Any] = reductions.mean
+    if config.axis_name is not None:
+        mean = sharding.over_devices(mean, axis_name=config.axis_name)
 
     def init(key: jax.Array) -> tuple[Any, Any]:
         image_key, name_key = jax.random.split(key)
@@ -238,13 +250,12 @@ def build(config: Config) -> System:
         names = read(params["names"], batch.names)
         scale, bias = jnp.exp(params["log_scale"]), params["bias"]
         options = {"scale": scale, "bias": bias}
-        value = pair_loss(images, names, batch.labels, **options)
-        terms = pair_loss(images, names, batch.labels, **options, reduce_fn=None)
+        terms = pair_terms(images, names, batch.labels, **options)
         aligned = jnp.ones(batch.labels.shape, bool)
         embedded = embedded_pairs(
             jnp.stack([images, names]), aligned, aligned, terms, axis_name=config.axis_name
         )
-        return value, (statistics, {**options, EMBEDDED: embedded})
+        return mean(terms), (statistics, {**options, EMBEDDED: embedded})
 
     optimizer = optimizers.one_cycle_adamw(
         config.learning_rate, config.num_steps, weight_decay=config.weight_decay
@@ -253,8 +264,8 @@ def build(config: Config) -> System:
     return System(init, sample, loss, optimizer, model)
 
 
-def make_pair_loss(axis_name: str | None) -> Callable[..., Any]:
-    """Returns `(images, names, labels, *, scale, bias) -> loss` of aligned embeddings.
+def make_pair_terms(axis_name: str | None) -> Callable[..., Any]:
+    """Returns `(images, names, labels, *, scale, bias) -> terms` of aligned embeddings.
 
     With the name of an axis, the drawings of a device meet the names of all devices.
     """
@@ -262,14 +273,17 @@ def make_pair_loss(axis_name: str | None) -> Callable[..., Any]:
     if axis_name is not None:
         of_shares = sharding.gathered(loss_fn, matrix_fn, axis_name=axis_name)
 
-    def loss(images: jax.Array, names: jax.Array, labels: jax.Array, **options: Any) -> Any:
+    def terms(
+        images: jax.Array, names: jax.Array, labels: jax.Array, **options: Any
+    ) -> Any:
         items = Items(labels)
         if axis_name is not None:
-            return of_shares(images, items, names, items, **options)
+            return of_shares(images, items, names, items, **options, reduce_fn=None)
         same, where = relations.between(items, items)
-        return loss_fn(matrix_fn(images, names), same, where=where, **options)
+        matrix = matrix_fn(images, names)
+        return loss_fn(matrix, same, where=where, **options, reduce_fn=None)
 
-    return loss
+    return terms
 
 
 # Data -----------------------------------------------------------------------------------
