@@ -3,6 +3,11 @@
 The images are [n, height, width, channels] and padded already. Strides and dilation of the
 kernel only choose which numbers of the image are moved.
 
+With few features, moving the numbers takes longer than the product. Two neighbouring
+outputs then share a patch that is one column wider, and the matrix holds the kernel twice,
+filled up with zeros. For a kernel of 3x3 a third fewer numbers are moved, for a third more
+multiplications.
+
 >>> images, kernel = jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 1, 1))
 >>> print(convolve(images, kernel, (1, 1), (1, 1))[0, :, :, 0])
 [[4. 4.]
@@ -18,6 +23,11 @@ from jaxtyping import Array, Float, Shaped
 
 from siamese_jax._cpu.maps import Bilinear, bilinear, linear_by_transposition
 
+# Features up to which two outputs share a patch. Forward and backward pass of a kernel of
+# 3x3 were 1.3 to 1.8 times as fast with 16 and 32 features of 1 and 3 channels, and 1.1
+# times as slow with 64, on one and on two cores with AVX-512.
+_FEW_FEATURES = 32
+
 
 def convolve(
     x: Float[Array, "n height width channels"],
@@ -26,10 +36,22 @@ def convolve(
     dilation: Sequence[int],
 ) -> Float[Array, "n out_height out_width features"]:
     """Computes the valid convolution by patches."""
-    size = kernel.shape[:2]
+    width, features = kernel.shape[1], kernel.shape[3]
+    plain = tuple(strides) == tuple(dilation) == (1, 1)
+    columns = x.shape[2] - width + 1
+    if plain and columns % 2 == 0 and features <= _FEW_FEATURES:
+        pair = [jnp.pad(kernel, ((0, 0), pad, (0, 0), (0, 0))) for pad in ((0, 1), (1, 0))]
+        y = _convolve(x, jnp.concatenate(pair, axis=3), (1, 2), (1, 1))
+        return y.reshape(*y.shape[:2], columns, features)
+    return _convolve(x, kernel, strides, dilation)
 
+
+def _convolve(
+    x: Array, kernel: Array, strides: Sequence[int], dilation: Sequence[int]
+) -> Array:
     def make_patches(x: Array) -> Array:
-        return jnp.concatenate(shifted(materialized(x), size, strides, dilation), axis=-1)
+        moved = shifted(materialized(x), kernel.shape[:2], strides, dilation)
+        return jnp.concatenate(moved, axis=-1)
 
     patches = linear_by_transposition(make_patches, x)
     return bilinear(_product, patches, kernel.reshape(patches.shape[3], -1))
