@@ -98,6 +98,7 @@ from siamese_jax._tiles import (
     turned,
 )
 from siamese_jax._totals import check_reduction, reduce_totals, totals, unreduced_terms
+from siamese_jax.losses._direction import check_direction
 from siamese_jax.reductions import ReduceFn, Terms
 from siamese_jax.relations import Items, between
 
@@ -172,9 +173,10 @@ def gathered(
       `weights`, are of this device's rows.
 
     Raises:
-      ValueError: If the loss or its miner needs the whole matrix, or `reduce_fn` is one
-        that cannot be added over devices, or there is no such axis, or one of `columns` and
-        `column_items` is missing.
+      ValueError: If the loss or its miner needs the whole matrix, or takes distances where
+        `matrix_fn` makes similarities or the reverse (as far as names tell), or `reduce_fn`
+        is one that cannot be added over devices, or there is no such axis, or one of
+        `columns` and `column_items` is missing.
 
     >>> from siamese_jax import distances, losses
     >>> loss_fn = gathered(
@@ -190,6 +192,7 @@ def gathered(
     """
     taken = plain(loss_fn)
     refuse_whole_matrix(taken.fn, taken.options)
+    check_direction(loss_fn, matrix_fn)
     _check_tile_size(tile_size)
 
     def parts(one: Loss, sets: Sets, arrays: dict[str, Array], reduce_fn: Any) -> Any:
@@ -286,6 +289,7 @@ def ring(
     """
     taken = plain(loss_fn)
     refuse_whole_matrix(taken.fn, taken.options)
+    check_direction(loss_fn, matrix_fn)
     _check_tile_size(tile_size)
     fold = fold_of(taken.fn)
     if fold is None:

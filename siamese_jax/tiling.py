@@ -58,6 +58,7 @@ from siamese_jax._tiles import (
     turned,
 )
 from siamese_jax._totals import Totals, reduce_totals
+from siamese_jax.losses._direction import check_direction
 from siamese_jax.relations import Items, between
 
 
@@ -90,7 +91,8 @@ def tiled(
       with one term per anchor.
 
     Raises:
-      ValueError: If the loss needs the whole matrix, or `tile_size` is below 1.
+      ValueError: If the loss needs the whole matrix, or takes distances where `matrix_fn`
+        makes similarities or the reverse (as far as names tell), or `tile_size` is below 1.
 
     >>> import jax.numpy as jnp
     >>> from siamese_jax.reductions import make_terms
@@ -103,6 +105,7 @@ def tiled(
     check_at_least("tile_size", tile_size, 1)
     taken = plain(loss_fn)
     refuse_whole_matrix(taken.fn, taken.options)
+    check_direction(loss_fn, matrix_fn)
 
     def loss(
         embeddings: Float[Array, "n dim"],

@@ -198,7 +198,8 @@ def train_step(
       ValueError: If `loss_fn` returns a metric named "loss", or statistics of another
         structure or shape than it was given, or if the optimizer, which is named, fails or
         returns updates of another shape than the parameters.
-      TypeError: If `loss_fn` does not return `(loss, (statistics, metrics))`.
+      TypeError: If `loss_fn` does not return `(loss, (statistics, metrics))`, or `state` is
+        no `TrainState`.
 
     >>> def loss_fn(params, statistics, batch, key):
     ...     return params**2, (statistics, {})
@@ -209,6 +210,7 @@ def train_step(
     >>> print(state.params, metrics["loss"])
     0.0 9.0
     """
+    _check_state(state)
     key = jax.random.fold_in(key, state.step)
     loss_fn = _checked(loss_fn)
     averaged = loss_fn if axis_name is None else _averaged(loss_fn, axis_name)
@@ -276,9 +278,11 @@ def train_steps(
       The new state, and each metric with a leading axis of `num_steps`.
 
     Raises:
-      ValueError: If `num_steps` is below 1.
+      ValueError: If `num_steps` is below 1, or as in `train_step`.
+      TypeError: As in `train_step`.
     """
     check_at_least("num_steps", num_steps, 1)
+    _check_state(state)
 
     _, loss_key = jax.random.split(key)
 
@@ -311,6 +315,14 @@ def batch_key(key: PRNGKeyArray, step: ArrayLike) -> PRNGKeyArray:
     False
     """
     return jax.random.fold_in(jax.random.split(key)[0], step)
+
+
+def _check_state(state: TrainState) -> None:
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            "state must be a TrainState, as init_state makes it, and stands after the key; "
+            f"got {type(state).__name__}"
+        )
 
 
 def _checked(loss_fn: LossFn) -> LossFn:

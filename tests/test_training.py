@@ -419,3 +419,19 @@ def test_a_loss_function_that_returns_something_else_is_refused(returned, got):
             loss_fn=lambda params, *_: returned(params.sum()),
             optimizer=OPTIMIZER,
         )
+
+
+@pytest.mark.parametrize("state", [KEY, {"params": jnp.ones(2)}, None])
+def test_what_is_no_state_is_refused_by_name(state):
+    def loss_fn(params, *_):
+        return params.sum(), ((), {})
+
+    functions = {"loss_fn": loss_fn, "optimizer": OPTIMIZER}
+    words = f"state must be a TrainState.*stands after the key; got {type(state).__name__}"
+    with as_for_a_user():
+        with pytest.raises(TypeError, match=words):
+            training.train_step(KEY, state, None, **functions)
+        with pytest.raises(TypeError, match=words):
+            training.train_steps(
+                KEY, state, None, num_steps=1, batch_fn=lambda *_: None, **functions
+            )

@@ -6,6 +6,7 @@ from typing import Any
 from jaxtyping import Array, Bool, Float, Shaped
 
 from siamese_jax import relations
+from siamese_jax.losses._direction import check_direction
 from siamese_jax.relations import Items, SameFn, equal_labels
 
 
@@ -28,12 +29,17 @@ def on_labels(
       itself. Where `valid` is False, the embedding is padding and counts nowhere. The
       options go to `loss_fn`.
 
+    Raises:
+      ValueError: If the loss takes distances and `matrix_fn` makes similarities, or the
+        reverse, as far as their names tell.
+
     >>> import jax.numpy as jnp
     >>> from siamese_jax import distances, losses
     >>> loss_fn = on_labels(losses.contrastive_loss, distances.euclidean_distance_matrix)
     >>> print(loss_fn(jnp.array([[0.0], [1.0]]), jnp.array([7, 7])))
     0.5
     """
+    check_direction(loss_fn, matrix_fn)
 
     def loss(
         embeddings: Float[Array, "n dim"],
