@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 BENCH := .venv/bench
+RESULTS := benchmarks/results
 
 .PHONY: demo test quick lint format docs bench clean
 
@@ -27,9 +28,11 @@ docs: .venv/documentation  ## The documentation site, docs/_build/html/index.htm
 	$(BIN)/python -m sphinx --builder html --fresh-env --nitpicky --fail-on-warning \
 		--keep-going docs docs/_build/html
 
+# The newest JAX beside it, with a newer Python:
+# make bench PYTHON=python3.13 BENCH=.venv/bench-newest RESULTS=benchmarks/results/newest
 bench: $(BENCH)/installed  ## Measure the speed beside Keras and PyTorch, and write all tables of benchmarks/README.md.
 	for name in train_step inference record_step sweep retrieval start_up time_to_accuracy; do \
-		$(BENCH)/bin/python -m benchmarks.$$name --json benchmarks/results/$$name.json \
+		$(BENCH)/bin/python -m benchmarks.$$name --json $(RESULTS)/$$name.json \
 			|| exit 1; \
 	done
 	$(BENCH)/bin/python -m benchmarks.results

@@ -1,14 +1,15 @@
 """Writes the results of the benchmarks as JSON and as the tables of README.md.
 
-    python -m benchmarks.results    # puts the tables of results/*.json into README.md
+    python -m benchmarks.results    # puts the tables of results/ into README.md
 
-Every benchmark writes its rows and a description of the machine to one JSON file.
+Every benchmark writes its rows and a description of the machine to one JSON file. Files in
+a folder of `results`, such as `results/newest` with another version of JAX, make a second
+table below the first.
 """
 
 import contextlib
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
 import subprocess
@@ -17,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from experiments.engine.machine import description
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / "benchmarks" / "results"
@@ -42,9 +45,7 @@ def machine() -> dict[str, Any]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return {
-        "architecture": platform.machine(),
-        "cores": os.cpu_count(),
-        "system": platform.system(),
+        "processor": description(),
         "python": platform.python_version(),
         "versions": versions,
         "commit": commit(),
@@ -137,19 +138,21 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
 
 
 def section(name: str) -> str | None:
-    """Returns the table of one benchmark, below a line that describes the machine.
+    """Returns the tables of one benchmark, each below a line that describes the machine.
 
     Without a file of results it returns None.
     """
-    path = FOLDER / f"{name}.json"
-    if not path.exists():
-        return None
+    files = [FOLDER / f"{name}.json", *sorted(FOLDER.glob(f"*/{name}.json"))]
+    return "\n\n".join(_described_table(name, f) for f in files if f.exists()) or None
+
+
+def _described_table(name: str, path: pathlib.Path) -> str:
     found = json.loads(path.read_text())
     where = found["machine"]
     versions = ", ".join(f"{key} {value}" for key, value in where["versions"].items())
     skipped = "".join(f" Skipped: {key}: {why}." for key, why in found["skipped"].items())
     return (
-        f"`{COMMANDS[name]}`: {where['architecture']}, {where['cores']} cores; "
+        f"`{COMMANDS[name]}`: {where['processor']}; "
         f"Python {where['python']}, {versions}; commit {where['commit']}.{skipped}\n\n"
         f"{table(found['rows'], COLUMNS[name])}"
     )

@@ -31,6 +31,7 @@ from benchmarks import (
     time_to_accuracy,
     train_step,
 )
+from experiments.engine import machine
 from experiments.engine.pair_batches import PairBatch
 from experiments.engine.system import initial_state
 from experiments.systems import omniglot_supcon
@@ -253,8 +254,13 @@ def test_tables_go_between_their_comments(monkeypatch, tmp_path):
     assert "| import jax | 0.50 |\n<!-- end of start_up -->" in once
     assert "Not measured yet: `python -m benchmarks.sweep`." in once
     assert results.write_tables(once) == once
-    (tmp_path / "start_up.json").unlink()
-    assert results.write_tables(once) == once  # what was measured stays
+    results.report("start_up", rows, tmp_path / "newest" / "start_up.json")
+    twice = results.write_tables(once)
+    assert twice.count("| import jax | 0.50 |\n") == 2
+    assert twice.count(f"start_up`: {machine.description()}; Python ") == 2
+    for path in tmp_path.rglob("start_up.json"):
+        path.unlink()
+    assert results.write_tables(twice) == twice  # what was measured stays
     with pytest.raises(ValueError, match="<!-- train_step -->"):
         results.write_tables("")
 

@@ -26,7 +26,6 @@ import dataclasses
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Iterator
@@ -38,7 +37,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.cli import finite_or_none, print_table, read_json, write_whole
-from experiments.engine import checkpoints, devices, health, processes, streams
+from experiments.engine import checkpoints, devices, health, machine, processes, streams
 from experiments.engine.config import (
     RunConfig,
     as_json,
@@ -277,7 +276,7 @@ def made_with(state: TrainState | Model) -> dict[str, Any]:
     """The devices that hold the parameters, the machine, the versions of the libraries."""
     return {
         "device": device_of(state),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": machine.description(),
         "versions": _versions(),
     }
 
