@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from siamese_jax import losses
 from siamese_jax._checks import whole_matrix_words
+from siamese_jax.losses._direction import check_direction
 from siamese_jax.losses.softmax import symmetric_loss
 
 ENTRY_WISE = frozenset(
@@ -90,6 +91,18 @@ def plain(loss_fn: Callable[..., Any]) -> Plain:
         else:
             loss_fn = loss_fn.func
     return Plain(loss_fn, both, options)
+
+
+def taken_apart(loss_fn: Callable[..., Any], matrix_fn: Callable[..., Any]) -> Plain:
+    """Returns `plain(loss_fn)` of a loss that can be cut and takes what `matrix_fn` makes.
+
+    Raises:
+      ValueError: As `refuse_whole_matrix` and `check_direction`.
+    """
+    taken = plain(loss_fn)
+    refuse_whole_matrix(taken.fn, taken.options)
+    check_direction(loss_fn, matrix_fn)
+    return taken
 
 
 def refuse_whole_matrix(loss_fn: Callable[..., Any], options: dict[str, Any]) -> None:

@@ -85,7 +85,7 @@ from jaxtyping import Array, Float
 
 from siamese_jax._checks import check_at_least
 from siamese_jax._folds import Fold, Found, State, fold_of, numbers, of_block
-from siamese_jax._reach import plain, refuse_whole_matrix
+from siamese_jax._reach import taken_apart
 from siamese_jax._ring import AxisName, journey
 from siamese_jax._sets import Sets, cut_rows, read_options, two_sets
 from siamese_jax._tiles import (
@@ -98,7 +98,6 @@ from siamese_jax._tiles import (
     turned,
 )
 from siamese_jax._totals import check_reduction, reduce_totals, totals, unreduced_terms
-from siamese_jax.losses._direction import check_direction
 from siamese_jax.reductions import ReduceFn, Terms
 from siamese_jax.relations import Items, between
 
@@ -190,9 +189,7 @@ def gathered(
     >>> print(of_both(embeddings, labels))  # 3 - 1 + 1, 3 - 2 + 1
     [2.5 2.5]
     """
-    taken = plain(loss_fn)
-    refuse_whole_matrix(taken.fn, taken.options)
-    check_direction(loss_fn, matrix_fn)
+    taken = taken_apart(loss_fn, matrix_fn)
     _check_tile_size(tile_size)
 
     def parts(one: Loss, sets: Sets, arrays: dict[str, Array], reduce_fn: Any) -> Any:
@@ -287,9 +284,7 @@ def ring(
     >>> print(of_both(embeddings, labels))  # 3 - 1 + 1, 3 - 2 + 1
     [2.5 2.5]
     """
-    taken = plain(loss_fn)
-    refuse_whole_matrix(taken.fn, taken.options)
-    check_direction(loss_fn, matrix_fn)
+    taken = taken_apart(loss_fn, matrix_fn)
     _check_tile_size(tile_size)
     fold = fold_of(taken.fn)
     if fold is None:

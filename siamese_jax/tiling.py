@@ -46,7 +46,7 @@ from jaxtyping import Array, Float
 
 from siamese_jax._checks import check_at_least
 from siamese_jax._folds import SMOOTH, fold_of
-from siamese_jax._reach import plain, refuse_whole_matrix
+from siamese_jax._reach import taken_apart
 from siamese_jax._sets import Sets, cut_rows, read_options, two_sets
 from siamese_jax._tiles import (
     Loss,
@@ -58,7 +58,6 @@ from siamese_jax._tiles import (
     turned,
 )
 from siamese_jax._totals import Totals, reduce_totals
-from siamese_jax.losses._direction import check_direction
 from siamese_jax.relations import Items, between
 
 
@@ -103,9 +102,7 @@ def tiled(
     3.6666667
     """
     check_at_least("tile_size", tile_size, 1)
-    taken = plain(loss_fn)
-    refuse_whole_matrix(taken.fn, taken.options)
-    check_direction(loss_fn, matrix_fn)
+    taken = taken_apart(loss_fn, matrix_fn)
 
     def loss(
         embeddings: Float[Array, "n dim"],
