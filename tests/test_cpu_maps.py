@@ -9,6 +9,7 @@ import pytest
 
 from siamese_jax import convolution
 from siamese_jax._cpu import blocks, maps
+from siamese_jax.encoders._dense import dot_general
 from tests.test_convolution import by_lax, normal, pool_by_lax
 
 pytestmark = pytest.mark.slow
@@ -18,7 +19,11 @@ WAYS = {
     "Fourier": ((2, 2, 9, 8, 16), (5, 4, 16, 16)),
     "blocks": ((2, 3, 6, 5, 2), (3, 2, 2, 4)),
     "blocks, images last": ((2, 2, 6, 5, 3), (3, 2, 2, 4)),
+    "patches of single columns": ((2, 3, 6, 6, 2), (3, 2, 2, 4)),
+    "dense, joined": ((2, 3, 5), (5, 4)),
+    "dense, one by one": ((2, 64, 5), (5, 4)),
 }
+MATRIX_PRODUCT = (((1,), (0,)), ((), ()))
 EACH = pytest.mark.parametrize("way", WAYS)
 AXES = (3, 1, 2, 0)
 
@@ -35,6 +40,8 @@ def functions(way):
             lambda x, k: blocks.convolve_and_pool(x, k, 2, images_last=True),
             lambda x, k: pool_by_lax(by_lax(jnp.transpose(x, AXES), k), 2).transpose(AXES),
         )
+    if way.startswith("dense"):
+        return lambda x, k: dot_general(x, k, MATRIX_PRODUCT), lambda x, k: x @ k
     return (
         partial(convolution.convolution, window_strides=(1, 1), padding="VALID"),
         by_lax,
@@ -63,11 +70,12 @@ def test_gradients_of_each_example_are_those_of_a_loop(way):
 
 
 @EACH
-def test_gradients_over_kernels_and_over_both(way):
+@pytest.mark.parametrize("num_kernels", [3, 6])
+def test_gradients_over_kernels_and_over_both(way, num_kernels):
     fn, of_lax = functions(way)
     with jax.enable_x64(True):
         x, k = normal(*WAYS[way], dtype=jnp.float64)
-        kernels = jnp.stack([k, 2 * k, -k])
+        kernels = jnp.stack([k, 2 * k, -k, 3 * k, k / 2, -2 * k][:num_kernels])
 
         def found(fn):
             pairs = jax.vmap(fn, (0, None))  # pairs inside, seeds outside
@@ -78,6 +86,19 @@ def test_gradients_over_kernels_and_over_both(way):
         together = jax.vmap(jax.grad(partial(loss, fn)))(kernels[:2], x)
         loop = [jax.grad(partial(loss, of_lax))(kernels[i], x[i]) for i in range(2)]
         assert_close(together, jnp.stack(loop))
+
+
+@EACH
+def test_gradients_over_many_images_at_once(way):
+    fn, of_lax = functions(way)
+    with jax.enable_x64(True):
+        x, k = normal(*WAYS[way], dtype=jnp.float64)
+        many = jnp.concatenate([x, 2 * x, -x])
+        found, wanted = (
+            jax.grad(partial(loss, jax.vmap(f, (0, None))), (0, 1))(k, many)
+            for f in (fn, of_lax)
+        )
+        assert_close(found, wanted)
 
 
 @EACH
@@ -118,7 +139,7 @@ def products(fn, *args):
     return sorted(line.split(" : ")[-1] for line in lines)
 
 
-@pytest.mark.parametrize("way", ["patches", "Fourier", "blocks"])
+@pytest.mark.parametrize("way", ["patches", "Fourier", "blocks", "dense, joined"])
 def test_pairs_take_the_products_of_one_batch(way):
     fn, _ = functions(way)
     x, k = normal(*WAYS[way])
@@ -130,6 +151,13 @@ def test_pairs_take_the_products_of_one_batch(way):
     found = products(jax.grad(of_pairs, (0, 1)), k, x)
     assert found == products(jax.grad(partial(loss, fn), (0, 1)), k, batch)
     assert len(found) >= 3
+
+
+def test_each_of_two_long_products_has_its_own():
+    fn, _ = functions("dense, one by one")
+    x, k = normal(*WAYS["dense, one by one"])
+    found = products(jax.vmap(fn, (0, None)), x, k)
+    assert found == products(fn, x[0], k) * 2
 
 
 def test_a_linear_map_is_its_transposes_transpose():

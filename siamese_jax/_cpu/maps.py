@@ -8,7 +8,8 @@ the kernel is then one product too, since JAX differentiates what `vmap` has pro
 `vmap` outside of `grad` each mapped entry has its own kernel gradient, as it must be.
 
 Where the images are the last axis, joining would cut the rows of memory into pieces. There
-a mapped axis of few entries is taken entry by entry, each with products of its own.
+a mapped axis of few entries is taken entry by entry, each with products of its own. The
+same is done where XLA computes products of their own on several cores at once.
 
 All derivatives, forward and reverse and of any order, come from the three forms of a
 bilinear map: its value, and its two transposes.
@@ -133,15 +134,25 @@ def _folded(
 
 
 def _each(
-    fn: Callable[..., Sequence[Array]], args: Sequence[Array], dims: Sequence[int | None]
+    bind: Callable[..., Sequence[Array]],
+    fn: Callable[..., Sequence[Array]],
+    args: Sequence[Array],
+    dims: Sequence[int | None],
 ) -> tuple[list[Array], list[int]]:
-    """Applies fn to each entry of the mapped axes, one by one if they are few."""
+    """Applies a map to each entry of the mapped axes, one by one if they are few.
+
+    Args:
+      bind: Applies the map as the primitive, for entries one by one.
+      fn: Computes the map, for `vmap` over many entries.
+      args: Arguments.
+      dims: The mapped axis of each of them.
+    """
     size = _mapped_size(args, dims)
     if size > _MOST_ONE_BY_ONE:
         values = jax.vmap(fn, tuple(dims))(*args)
         return list(values), [0] * len(values)
     entries = [
-        fn(
+        bind(
             *(
                 x if axis is None else lax.index_in_dim(x, i, axis, keepdims=False)
                 for x, axis in zip(args, dims, strict=True)
@@ -225,14 +236,17 @@ def _to_second(cotangent: Array, a: Array, _: Any, *, maps: Bilinear, form: str)
 def _bilinear_batched(
     args: Sequence[Array], dims: Sequence[int | None], *, maps: Bilinear, form: str
 ) -> tuple[Array, int]:
-    fn = partial(_bilinear_p.bind, maps=maps, form=form)
+    bind = partial(_bilinear_p.bind, maps=maps, form=form)
+    fn = getattr(maps, form)
     if maps.image_axes is None:
-        values, value_dims = _each(lambda a, b: [fn(a, b)], args, dims)
+        values, value_dims = _each(
+            lambda a, b: [bind(a, b)], lambda a, b: [fn(a, b)], args, dims
+        )
         return values[0], value_dims[0]
     if form != "to_kernel" and dims[0] is not None and dims[1] is None:
         axes = maps.image_axes if form == "forward" else maps.image_axes[::-1]
-        return _folded(fn, axes, args[0], dims[0], args[1])
-    return jax.vmap(getattr(maps, form), dims)(*args), 0
+        return _folded(bind, axes, args[0], dims[0], args[1])
+    return jax.vmap(fn, dims)(*args), 0
 
 
 ad.defbilinear(_bilinear_p, _to_first, _to_second)
@@ -278,7 +292,7 @@ def _elementwise_batched(
     image_axes: Any,
 ) -> tuple[list[Array], list[int]]:
     if image_axes is None:
-        return _each(partial(elementwise, fn, image_axes=None), args, dims)
+        return _each(partial(elementwise, fn, image_axes=None), fn, args, dims)
     size = _mapped_size(args, dims)
     joined = []
     for x, mapped, axis in zip(args, dims, image_axes[0], strict=True):
