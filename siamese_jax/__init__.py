@@ -40,8 +40,8 @@ The public modules are the namespace. They are loaded when they are first used:
   `tiling` computes them in little memory, `sharding` over several devices.
 * Data: `samplers` (pairs, triplets, batches and episodes), `augment`, `images`.
 * Networks: `siamese` (one network for two inputs), `encoders`, `convolution`.
-* Training and use: `training`, `memory` (a queue of embeddings), `batching`, `model`,
-  `identification`, `errors`.
+* Training and use: `training`, `memory` (a queue of embeddings), `whitening` (embeddings of
+  one class made alike after the training), `batching`, `model`, `identification`, `errors`.
 * Evaluation: `verification` (ROC, operating points, costs, calibration, open sets),
   `episodes` (N-way tasks of a few examples), `retrieval` (nearest neighbours, recall@k,
   MAP@R), `health` (collapse of embeddings), `evaluation` (all of these at once).
@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         tiling,
         training,
         verification,
+        whitening,
     )
 
 __version__ = "0.2.0"
@@ -107,6 +108,7 @@ __all__ = [
     "tiling",
     "training",
     "verification",
+    "whitening",
 ]
 
 

@@ -29,6 +29,7 @@ HOST_FUNCTIONS = {
     "verification.check_disjoint_folds",
     "verification.pair_tiles",
     "verification.streamed_operating_points",
+    "whitening.within_class_factor",
 }
 
 # Public functions ----------------------------------------------------------------------
@@ -156,6 +157,7 @@ MAY_IMPORT = {
     "convolution": {*TOOLS, "_cpu"},
     "encoders": {*TOOLS, *NETWORKS},
     "training": TOOLS,
+    "whitening": TOOLS,
     "batching": TOOLS,
     "episodes": {*CORE, "batching", "samplers"},
     "verification": {*CORE, "errors", "siamese"},

@@ -16,8 +16,9 @@ from experiments.engine.data import ClassData
 from experiments.engine.system import initial_state
 from experiments.evaluations import few_shot
 from experiments.systems import omniglot_supcon
+from siamese_jax import whitening
 from siamese_jax.errors import UserError
-from siamese_jax.images import Preparation
+from siamese_jax.images import Preparation, prepare
 from siamese_jax.model import load_model, pixel_model
 from tests.drawings import drawings
 from tests.test_lake_archive import FILES, write_zip
@@ -103,6 +104,52 @@ def test_the_model_of_a_run_has_the_averaged_weights(small):
     embeddings = model.embed(paper)
     np.testing.assert_allclose(jnp.linalg.norm(embeddings, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(embeddings[0], embeddings[1], atol=5e-3)  # bfloat16
+
+
+def trained_model(config):
+    """A model, the prepared drawings that it could have been trained on, and labels."""
+    characters = drawings("train")
+    system = omniglot_supcon.build(config)
+    model = system.model(initial_state(system, jax.random.key(0)))
+    images = prepare(characters.images, omniglot_supcon.preparation(config))
+    return model, images, characters.labels
+
+
+def test_embeddings_are_whitened_in_the_last_layer(small):
+    config = dataclasses.replace(small, compute_dtype="float32", shrinkage=0.5)
+    model, images, labels = trained_model(config)
+    white = omniglot_supcon.whitened(config, model, images, labels)
+    before, after = (np.asarray(m.embed_prepared(images)) for m in (model, white))
+    factor = whitening.within_class_factor(before, labels, shrinkage=0.5)
+    wanted = before @ factor.T
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    np.testing.assert_allclose(after, wanted, atol=1e-4)
+    assert np.abs(after - before).max() > 0.05
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), model.params, white.params)
+    assert changed["params"].pop("Dense_0")["kernel"]
+    assert not any(jax.tree.leaves(changed))
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+def test_the_model_that_is_kept_is_whitened_where_asked(small, monkeypatch, whiten):
+    kept = []
+    monkeypatch.setattr(omniglot_supcon, "evaluate", lambda *_: {"evaluated": 1.0})
+    monkeypatch.setattr(
+        omniglot_supcon, "whitened", lambda config, model, *_: kept.append(model) or model
+    )
+    omniglot_supcon.main(dataclasses.replace(small, whiten=whiten))
+    assert len(kept) == whiten
+
+
+def test_a_network_that_has_collapsed_is_left_as_it_is(small, capsys):
+    config = dataclasses.replace(small, compute_dtype="float32")
+    model, images, labels = trained_model(config)
+    for value in (0.0, np.nan):
+        params = {**model.params["params"]}
+        params["Dense_0"] = jax.tree.map(lambda x: x * value, params["Dense_0"])  # noqa: B023
+        broken = dataclasses.replace(model, params={**model.params, "params": params})
+        assert omniglot_supcon.whitened(config, broken, images, labels) is broken
+        assert "the embedding is not whitened: " in capsys.readouterr().out
 
 
 def test_test_alphabets_are_not_touched_while_settings_are_chosen(small, monkeypatch):

@@ -65,7 +65,7 @@ from experiments.engine.loop import made_with
 from experiments.evaluations import gallery_figures, unseen_faces
 from experiments.evaluations.pair_metrics import equal_error_rate
 from experiments.evaluations.unseen_classes import select_classes
-from siamese_jax import verification
+from siamese_jax import verification, whitening
 from siamese_jax.distances import normalize
 from siamese_jax.encoders.hog import oriented_gradients
 from siamese_jax.errors import UserError
@@ -162,14 +162,8 @@ def fit_map(
       labels: [n], the class of each.
       shrinkage: The weight of the identity, in units of the mean variance within a class.
     """
-    _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    centres = np.zeros((len(counts), features.shape[1]))
-    np.add.at(centres, group, features)
-    within = features - (centres / counts[:, None])[group]
-    covariance = within.T @ within / len(within)
-    covariance += shrinkage * np.mean(np.diag(covariance)) * np.eye(len(covariance))
-    matrix = np.linalg.inv(np.linalg.cholesky(covariance)).T
-    return {"mean": features.mean(axis=0), "matrix": matrix}
+    factor = whitening.within_class_factor(features, labels, shrinkage=shrinkage)
+    return {"mean": features.mean(axis=0), "matrix": factor.T}
 
 
 def apply_map(params: Any, features: Any) -> Any:
