@@ -22,6 +22,7 @@ TAKE_DISTANCES = {
     losses.generalized_lifted_structure_loss,
     losses.ranked_list_loss,
 }
+OF_A_MATRIX = sorted(ENTRY_WISE | ROW_WISE | WHOLE_MATRIX, key=lambda fn: fn.__name__)
 DISTANCES = distances.euclidean_distance_matrix
 SIMILARITIES = distances.cosine_similarity_matrix
 FORMS = {
@@ -32,7 +33,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("loss_fn", ENTRY_WISE | ROW_WISE | WHOLE_MATRIX, ids=repr)
+@pytest.mark.parametrize("loss_fn", OF_A_MATRIX, ids=lambda fn: fn.__name__)
 def test_each_loss_takes_one_of_the_two(loss_fn):
     right, wrong = DISTANCES, SIMILARITIES
     if loss_fn not in TAKE_DISTANCES:

@@ -148,7 +148,8 @@ def _each(
       dims: The mapped axis of each of them.
     """
     size = _mapped_size(args, dims)
-    if size > _MOST_ONE_BY_ONE:
+    # symbolic sizes, of a program that is exported, cannot be counted out
+    if not isinstance(size, int) or not 0 < size <= _MOST_ONE_BY_ONE:
         values = jax.vmap(fn, tuple(dims))(*args)
         return list(values), [0] * len(values)
     entries = [

@@ -38,9 +38,9 @@ def dot_general(lhs: Array, rhs: Array, dimension_numbers: Any, **options: Any) 
         return by_lax(lhs, rhs)
 
     def on_cpu(x: Array, kernel: Array) -> Array:
-        rows = x.shape[0]  # may be symbolic, in a program that is exported
-        long = isinstance(rows, int) and rows >= _FEWEST_ROWS
-        small = kernel.size <= _LARGEST_KERNEL
-        return bilinear(_one_by_one if long and small else _joined, x, kernel)
+        rows, size = x.shape[0], kernel.size  # may be symbolic, in an exported program
+        known = isinstance(rows, int) and isinstance(size, int)
+        apart = known and rows >= _FEWEST_ROWS and size <= _LARGEST_KERNEL
+        return bilinear(_one_by_one if apart else _joined, x, kernel)
 
     return lax.platform_dependent(lhs, rhs, cpu=on_cpu, default=by_lax)
