@@ -6,7 +6,8 @@ embed     computes the embeddings of images
 verify    computes the distances of pairs of images
 identify  finds the nearest embedding of a gallery for each image
 
-The images are NumPy arrays of bytes, and the time ends when the answer is a NumPy array.
+The images are NumPy arrays of bytes, rectangles of noise on black, and the time ends when
+the answer is a NumPy array.
 The batch size is 256, or 16 for Koch's network. Ours is one compiled function over all
 batches. Keras embeds by `predict` and PyTorch in inference mode. Both compute distances in
 NumPy. The networks are freshly initialised. Each contestant has its own process, and they

@@ -173,7 +173,7 @@ def gathered(
 
     Raises:
       ValueError: If the loss or its miner needs the whole matrix, or takes distances where
-        `matrix_fn` makes similarities or the reverse (as far as names tell), or `reduce_fn`
+        `matrix_fn` makes similarities or the reverse, or `reduce_fn`
         is one that cannot be added over devices, or there is no such axis, or one of
         `columns` and `column_items` is missing.
 

@@ -91,7 +91,7 @@ def tiled(
 
     Raises:
       ValueError: If the loss needs the whole matrix, or takes distances where `matrix_fn`
-        makes similarities or the reverse (as far as names tell), or `tile_size` is below 1.
+        makes similarities or the reverse, or `tile_size` is below 1.
 
     >>> import jax.numpy as jnp
     >>> from siamese_jax.reductions import make_terms

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -71,3 +72,44 @@ def test_other_names_say_nothing():
     assert losses.on_labels(own_loss, lambda a, b: 2 - DISTANCES(a, b))(x, labels) == 1
     negated = losses.on_labels(losses.info_nce_loss, lambda a, b: -DISTANCES(a, b))
     assert negated(x, labels) == 0
+
+
+def dissimilarity_matrix(a, b):
+    """A distance, whose name ends like that of a similarity."""
+    return DISTANCES(a, b)
+
+
+@functools.wraps(DISTANCES)
+def converted_matrix(a, b):
+    """A similarity, with the name of a distance."""
+    return -DISTANCES(a, b)
+
+
+@functools.wraps(losses.contrastive_loss)
+def converted_loss(similarities, same, **options):
+    """A loss of similarities, with the name of one of distances."""
+    return losses.contrastive_loss(1 - similarities, same, **options)
+
+
+class Named:
+    """An object with a name that is no text."""
+
+    __name__ = 7
+
+    def __call__(self, a, b):
+        return DISTANCES(a, b)
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "matrix_fn"),
+    [
+        (losses.contrastive_loss, dissimilarity_matrix),
+        (losses.info_nce_loss, converted_matrix),
+        (converted_loss, SIMILARITIES),
+        (losses.contrastive_loss, Named()),
+        (losses.contrastive_loss, jax.jit(lambda a, b: 1 - SIMILARITIES(a, b))),
+    ],
+)
+def test_functions_of_others_are_never_refused(loss_fn, matrix_fn):
+    x, labels = jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.array([7, 7])
+    assert jnp.isfinite(losses.on_labels(loss_fn, matrix_fn)(x, labels))

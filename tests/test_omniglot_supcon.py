@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -132,13 +133,17 @@ def test_embeddings_are_whitened_in_the_last_layer(small):
 
 @pytest.mark.parametrize("whiten", [True, False])
 def test_the_model_that_is_kept_is_whitened_where_asked(small, monkeypatch, whiten):
+    def marked(config, model, *_):
+        kept.append(model)
+        return dataclasses.replace(model, params=jax.tree.map(jnp.ones_like, model.params))
+
     kept = []
     monkeypatch.setattr(omniglot_supcon, "evaluate", lambda *_: {"evaluated": 1.0})
-    monkeypatch.setattr(
-        omniglot_supcon, "whitened", lambda config, model, *_: kept.append(model) or model
-    )
+    monkeypatch.setattr(omniglot_supcon, "whitened", marked)
     omniglot_supcon.main(dataclasses.replace(small, whiten=whiten))
     assert len(kept) == whiten
+    kernel = load_model(small.workdir / "model").params["params/Dense_0/kernel"]
+    assert bool((kernel == 1).all()) == whiten
 
 
 def test_a_network_that_has_collapsed_is_left_as_it_is(small, capsys):
@@ -146,7 +151,8 @@ def test_a_network_that_has_collapsed_is_left_as_it_is(small, capsys):
     model, images, labels = trained_model(config)
     for value in (0.0, np.nan):
         params = {**model.params["params"]}
-        params["Dense_0"] = jax.tree.map(lambda x: x * value, params["Dense_0"])  # noqa: B023
+        last = params["Dense_0"]
+        params["Dense_0"] = jax.tree.map(partial(jnp.multiply, value), last)
         broken = dataclasses.replace(model, params={**model.params, "params": params})
         assert omniglot_supcon.whitened(config, broken, images, labels) is broken
         assert "the embedding is not whitened: " in capsys.readouterr().out

@@ -95,7 +95,13 @@ def test_new_classes_are_easier_to_tell_apart():
     [
         (made(), NAMES[:-1], 1.0, "labels must have one for each of 120; got 119"),
         (made()[0], NAMES, 1.0, "embeddings must have 2 axes"),
-        (made(), NAMES, -0.1, "shrinkage must be at least 0"),
+        (made(), NAMES, -0.1, "shrinkage must be finite and at least 0; got -0.1"),
+        (made(), NAMES, np.nan, "shrinkage must be finite"),
+        (made(), NAMES, np.inf, "shrinkage must be finite"),
+        (1e200 * made(), NAMES, 1.0, "no inverse"),
+        (np.full((120, 3), 0.1), NAMES, 1.0, "no inverse"),
+        (np.ones((120, 0)), NAMES, 1.0, "no inverse"),
+        (made() @ np.diag([1.0, 1.0, 0.0]), NAMES, 0.0, "no inverse"),
         (np.full((120, 3), np.nan), NAMES, 1.0, "embeddings must be finite"),
         (made(), np.arange(120), 1.0, "no inverse.*120 examples of 3 dimensions and 120"),
         (np.ones((120, 3)), NAMES, 1.0, "the covariance within classes has no inverse"),
@@ -106,6 +112,18 @@ def test_new_classes_are_easier_to_tell_apart():
 def test_what_cannot_be_fitted_is_refused(x, labels, shrinkage, words):
     with as_for_a_user(), pytest.raises(ValueError, match=words):
         whitening.within_class_factor(x, labels, shrinkage=shrinkage)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_useless_factor_comes_of_a_covariance_without_inverse(seed):
+    rng = np.random.default_rng(seed)
+    equal = np.tile(rng.normal(size=5), (12, 1))
+    flat = rng.normal(size=(40, 4)) @ rng.normal(size=(4, 5))  # of rank 4
+    for x, shrinkage in ((equal, 1.0), (np.float32(equal), 1.0), (flat, 0.0)):
+        with pytest.raises(ValueError, match="no inverse"):
+            whitening.within_class_factor(x, np.arange(len(x)) // 4, shrinkage=shrinkage)
+    factor = whitening.within_class_factor(flat, np.arange(40) // 4)
+    assert 0 < np.abs(factor).max() < 10
 
 
 def test_integers_are_refused():

@@ -6,7 +6,7 @@ kernel only choose which numbers of the image are moved.
 With few features, moving the numbers takes longer than the product. Two neighbouring
 outputs then share a patch that is one column wider, and the matrix holds the kernel twice,
 filled up with zeros. For a kernel of 3x3 a third fewer numbers are moved, for a third more
-multiplications.
+multiplications. The zeros take a NaN of the image to one more column.
 
 >>> images, kernel = jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 1, 1))
 >>> print(convolve(images, kernel, (1, 1), (1, 1))[0, :, :, 0])

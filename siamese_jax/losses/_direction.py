@@ -1,7 +1,8 @@
-"""Distances are not taken for similarities, nor the reverse, as far as names tell."""
+"""Refuses distances for a loss of similarities, and the reverse, among own functions."""
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,10 @@ from siamese_jax.losses.softmax import symmetric_loss
 def check_direction(loss_fn: Callable[..., Any], matrix_fn: Callable[..., Any]) -> None:
     """Raises ValueError if a loss takes distances and gets similarities, or the reverse.
 
-    A loss takes what the name of its first argument says, and a function makes what its
-    name ends with, `distance_matrix` or `similarity_matrix`. Other names say nothing.
+    It knows the library's own functions, also in `functools.partial` and `both_directions`.
+    Such a loss takes what the name of its first argument says, and a function makes what
+    its name ends with, `distance_matrix` or `similarity_matrix`. Of all other functions it
+    knows nothing, and refuses none.
 
     >>> from siamese_jax import distances, losses
     >>> try:
@@ -22,8 +25,11 @@ def check_direction(loss_fn: Callable[..., Any], matrix_fn: Callable[..., Any]) 
     contrastive_loss takes distances; cosine_similarity_matrix makes similarities
     """
     loss_fn, matrix_fn = _without_options(loss_fn), _without_options(matrix_fn)
-    taken, made = _taken(loss_fn), _made(matrix_fn)
-    if taken and made and taken != made:
+    if not (_is_own(loss_fn, "losses") and _is_own(matrix_fn, "distances")):
+        return
+    taken = next(iter(inspect.signature(loss_fn).parameters))
+    made = "distances" if matrix_fn.__name__.endswith("distance_matrix") else "similarities"
+    if taken in ("distances", "similarities") and taken != made:
         raise ValueError(
             f"{loss_fn.__name__} takes {taken}; {matrix_fn.__name__} makes {made}"
         )
@@ -36,17 +42,9 @@ def _without_options(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn
 
 
-def _taken(loss_fn: Callable[..., Any]) -> str | None:
-    try:
-        names = list(inspect.signature(loss_fn).parameters)
-    except (TypeError, ValueError):  # some functions of C have no signature
-        return None
-    taken = names[0] if names and hasattr(loss_fn, "__name__") else None
-    return taken if taken in ("distances", "similarities") else None
-
-
-def _made(matrix_fn: Callable[..., Any]) -> str | None:
-    name = getattr(matrix_fn, "__name__", "")
-    if name.endswith("distance_matrix"):
-        return "distances"
-    return "similarities" if name.endswith("similarity_matrix") else None
+def _is_own(fn: Callable[..., Any], module: str) -> bool:
+    """Whether a function is one of the library's, and no function around one."""
+    home = str(getattr(fn, "__module__", ""))
+    name = str(getattr(fn, "__name__", ""))
+    is_inside = home.startswith(f"siamese_jax.{module}.")
+    return is_inside and getattr(sys.modules.get(home), name, None) is fn

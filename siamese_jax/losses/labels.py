@@ -31,7 +31,7 @@ def on_labels(
 
     Raises:
       ValueError: If the loss takes distances and `matrix_fn` makes similarities, or the
-        reverse, as far as their names tell.
+        reverse, and both are functions of the library.
 
     >>> import jax.numpy as jnp
     >>> from siamese_jax import distances, losses
