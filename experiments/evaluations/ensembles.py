@@ -2,8 +2,8 @@
 
 Run:     python -m experiments ensembles --models RUN/model --alphabets validation
          python -m experiments ensembles --models RUN1/model RUN2/model RUN3/model
-Expect:  with three models of `omniglot_supcon --preset short --no-whiten`, each +- .007: one
-         .863, views .873, ensemble .873, ensemble_views .876, transductive .943 and
+Expect:  with three models of `omniglot_supcon --preset short --no-whiten`, each +- .007:
+         one .863, views .873, ensemble .873, ensemble_views .876, transductive .943 and
          ensemble_transductive .950, both +- .002
 
 The tasks are the 20-way one-shot tasks within an alphabet of `within_alphabet`. The models
