@@ -456,7 +456,7 @@ def test_the_residual_net_is_the_same_in_both_layouts(dtype):
         )
         for net in layers
     )
-    limit = 2e-5 if dtype == jnp.float32 else 0.15
+    limit = 4e-5 if dtype == jnp.float32 else 0.15  # each is 1e-5 from float64
     for a, b in zip(*map(jax.tree.leaves, (found, wanted)), strict=True):
         assert np.abs(a - b).max() <= limit * max(np.abs(b).max(), 1e-2)
 
