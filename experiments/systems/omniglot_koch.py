@@ -5,8 +5,8 @@ Source:  Koch, Zemel, Salakhutdinov. Siamese Neural Networks for One-shot Image
 Run:     python -m experiments omniglot_koch                               (accelerator)
          python -m experiments omniglot_koch --size half --pixels ink-255
              --learning-rate 0.0002 --patience 40                          (CPU)
-Expect:  random_20_way_accuracy .722 +- .009 by the second command, in 53 minutes on two CPU
-         cores with AVX-512. At full size no run has been made to the end yet. The
+Expect:  random_20_way_accuracy .722 +- .009 by the second command, in an hour on two idle
+         CPU cores with AVX-512. At full size no run has been made to the end yet. The
          tutorial's notebook shows .672, .728, .776 and .82 after 2,000, 4,000, 6,000 and
          20,000 steps, on 250 tasks each, and .868 at its highest. Its text says .852
 Quick:   python -m experiments omniglot_koch --size half --num-steps 200 --workdir runs/q
