@@ -152,7 +152,7 @@ def _described_table(name: str, path: pathlib.Path) -> str:
     versions = ", ".join(f"{key} {value}" for key, value in where["versions"].items())
     skipped = "".join(f" Skipped: {key}: {why}." for key, why in found["skipped"].items())
     return (
-        f"`{COMMANDS[name]}`: {where.get('processor', where.get('architecture'))}; "
+        f"`{COMMANDS[name]}`: {where['processor']}; "
         f"Python {where['python']}, {versions}; commit {where['commit']}.{skipped}\n\n"
         f"{table(found['rows'], COLUMNS[name])}"
     )

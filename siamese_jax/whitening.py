@@ -102,7 +102,12 @@ def _inverse_root(matrix: Float[np.ndarray, "dim dim"]) -> np.ndarray | None:
     """Returns F with F matrix F^T = I, or None if rounding leaves no such F."""
     if not len(matrix) or not np.isfinite(matrix).all():
         return None
-    variances = np.linalg.eigvalsh(matrix)
-    if variances[0] <= 10 * len(matrix) * np.finfo(float).eps * variances[-1]:
+    try:
+        root = np.linalg.cholesky(matrix)
+        inverse = np.linalg.inv(root)
+    except np.linalg.LinAlgError:
         return None
-    return np.linalg.inv(np.linalg.cholesky(matrix))
+    # at least the condition number, and far cheaper than eigenvalues
+    condition = (np.linalg.norm(root) * np.linalg.norm(inverse)) ** 2
+    most = 1 / (10 * len(matrix) * np.finfo(float).eps)
+    return inverse if condition < most else None
