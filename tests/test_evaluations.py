@@ -447,7 +447,7 @@ def test_every_command_is_listed_and_names_itself():
     commands = listing.list_room("evaluations")
     names = {
         *("ensembles", "evaluate", "model_so_far", "lake_trials", "mnist_transfer"),
-        *("stranger_rates", "within_alphabet", "yardsticks"),
+        *("stranger_rates", "whitened", "within_alphabet", "yardsticks"),
     }
     assert names <= commands.keys()
     assert not commands.keys() & listing.list_room("systems").keys()

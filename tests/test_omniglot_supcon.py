@@ -15,7 +15,7 @@ from experiments.engine import checkpoints, logs, optimizers, precision
 from experiments.engine.config import check_conditions
 from experiments.engine.data import ClassData
 from experiments.engine.system import initial_state
-from experiments.evaluations import few_shot
+from experiments.evaluations import few_shot, whitened
 from experiments.systems import omniglot_supcon
 from siamese_jax import whitening
 from siamese_jax.errors import UserError
@@ -117,9 +117,9 @@ def trained_model(config):
 
 
 def test_embeddings_are_whitened_in_the_last_layer(small):
-    config = dataclasses.replace(small, compute_dtype="float32", shrinkage=0.5)
+    config = dataclasses.replace(small, compute_dtype="float32")
     model, images, labels = trained_model(config)
-    white = omniglot_supcon.whitened(config, model, images, labels)
+    white = omniglot_supcon.whitened(model, images, labels, shrinkage=0.5)
     before, after = (np.asarray(m.embed_prepared(images)) for m in (model, white))
     factor = whitening.within_class_factor(before, labels, shrinkage=0.5)
     wanted = before @ factor.T
@@ -133,15 +133,15 @@ def test_embeddings_are_whitened_in_the_last_layer(small):
 
 @pytest.mark.parametrize("whiten", [True, False])
 def test_the_model_that_is_kept_is_whitened_where_asked(small, monkeypatch, whiten):
-    def marked(config, model, *_):
-        kept.append(model)
+    def marked(model, images, labels, *, shrinkage):
+        kept.append(shrinkage)
         return dataclasses.replace(model, params=jax.tree.map(jnp.ones_like, model.params))
 
     kept = []
     monkeypatch.setattr(omniglot_supcon, "evaluate", lambda *_: {"evaluated": 1.0})
     monkeypatch.setattr(omniglot_supcon, "whitened", marked)
     omniglot_supcon.main(dataclasses.replace(small, whiten=whiten))
-    assert len(kept) == whiten
+    assert kept == [small.shrinkage] * whiten
     kernel = load_model(small.workdir / "model").params["params/Dense_0/kernel"]
     assert bool((kernel == 1).all()) == whiten
 
@@ -154,8 +154,37 @@ def test_a_network_that_has_collapsed_is_left_as_it_is(small, capsys):
         last = params["Dense_0"]
         params["Dense_0"] = jax.tree.map(partial(jnp.multiply, value), last)
         broken = dataclasses.replace(model, params={**model.params, "params": params})
-        assert omniglot_supcon.whitened(config, broken, images, labels) is broken
+        white = omniglot_supcon.whitened(broken, images, labels, shrinkage=0.3)
+        assert white is broken
         assert "the embedding is not whitened: " in capsys.readouterr().out
+
+
+def test_shrinkages_are_compared_on_the_tasks_of_the_run(small, tmp_path):
+    small = dataclasses.replace(small, compute_dtype="float32", shrinkage=0.5)
+    omniglot_supcon.main(small)
+    config = whitened.Config(
+        small.workdir, (0.5, 100.0), small.num_episodes, tmp_path / "shrinkages.json"
+    )
+    whitened.main(config)
+    metrics = json.loads(config.json.read_text())["metrics"]
+    wanted = metrics_of(small.workdir)["within_alphabet_accuracy"]
+    assert metrics["shrinkage_0.5"] == wanted
+    # with so much shrinkage the directions stay as they are
+    assert metrics["shrinkage_100"] == pytest.approx(metrics["not_whitened"], abs=0.05)
+    assert metrics["not_whitened"] != wanted
+
+
+def test_runs_that_have_no_whitening_to_compare_are_refused(tmp_path, monkeypatch):
+    settings = {"experiment": "glyphs"}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"--run: .* is a run of glyphs"):
+        whitened.main(whitened.Config(tmp_path))
+    parts = {"train": drawings("train"), "vinyals": drawings("test")}
+    monkeypatch.setattr(omniglot, "vinyals_split", lambda seed: parts)
+    settings = {"experiment": "omniglot_supcon", "train_on": "vinyals"}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match=r"--run: .* has no validation alphabets"):
+        whitened.main(whitened.Config(tmp_path))
 
 
 def test_test_alphabets_are_not_touched_while_settings_are_chosen(small, monkeypatch):
