@@ -228,7 +228,7 @@ def test_a_batch_has_one_alphabet_in_one_position(small):
     images = np.zeros((525, 16, 16, 1), np.uint8)
     images[:, 4, 3:7] = images[:, 5, 3] = 255  # no turn and no mirror leaves it as it is
     data = ClassData(jnp.asarray(images), characters.class_index())
-    config = dataclasses.replace(small, num_classes=20, **STILL)
+    config = dataclasses.replace(small, num_classes=20, made="none", **STILL)
     sample = jax.jit(lambda key: omniglot_supcon.sample(config, key, jnp.asarray(0), data))
     found, alphabets = set(), set()
     for seed in range(40):
@@ -267,7 +267,7 @@ def made_batch(small, made):
     images = np.broadcast_to(greys[:, None, None, None], (525, 16, 16, 1))
     data = ClassData(jnp.asarray(images), characters.class_index())
     config = dataclasses.replace(
-        small, **STILL, num_classes=9, num_images=3, made=made, num_made=4
+        small, **STILL, num_classes=9, num_images=3, made=made, made_share=0.45
     )
     batch = omniglot_supcon.sample(config, jax.random.key(0), jnp.asarray(0), data)
     ink, labels, examples = (np.asarray(array) for array in batch)
@@ -303,17 +303,26 @@ def test_a_batch_has_characters_with_a_gap_of_their_own(small):
 def test_as_many_alphabets_as_the_smallest_need(small):
     index = drawings("background").class_index()  # 21 characters each
     for num_classes, wanted in ((20, 1), (21, 1), (22, 2), (105, 5)):
-        config = dataclasses.replace(small, num_classes=num_classes)
+        config = dataclasses.replace(small, num_classes=num_classes, made="none")
         assert omniglot_supcon.num_alphabets(config, index) == wanted
+    config = dataclasses.replace(small, num_classes=28, made="splice", made_share=0.25)
+    assert omniglot_supcon.num_alphabets(config, index) == 1  # 21 are drawn
+
+
+@pytest.mark.parametrize(("num_classes", "wanted"), [(2, 0), (3, 1), (8, 4), (9, 4)])
+def test_two_characters_or_more_are_not_made(small, num_classes, wanted):
+    half = {"num_classes": num_classes, "made_share": 0.5}
+    assert dataclasses.replace(small, **half, made="splice").num_made == wanted
+    assert dataclasses.replace(small, **half, made="none").num_made == 0
 
 
 def test_what_the_drawings_cannot_give_is_refused_before_training(small, tmp_path):
     for wrong, words in (
-        ({"num_classes": 106}, "num-classes: there are 105 training classes; got 106"),
         (
-            {"made": "gap", "num_made": 3, "num_classes": 5},
-            "--num-made must be at most 2 with --num-classes 5; got 3",
+            {"num_classes": 142},  # a quarter of them are made
+            "num-classes: a batch would need 107 training classes; there are 105",
         ),
+        ({"made_share": 0.6}, "--made-share must be above 0 and at most 0.5; got 0.6"),
         ({"num_images": 6}, "num-images: .* fewer than 6 images: class .* has 5.*; got 6"),
         ({"num_images": 1}, "--num-images must be at least 2; got 1"),
         ({"runs": tmp_path / "none.zip"}, "none.zip: there is no such file"),

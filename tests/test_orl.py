@@ -193,7 +193,10 @@ def test_the_tutorial_refuses_what_makes_no_sense(tmp_path, faces, changes, word
         ({"folds": ()}, "--folds needs at least one value"),
         ({"folds": (5,)}, "--folds must be at least 0 and at most 4"),
         ({"data_dir": None}, "--data-dir: the folder of ORL"),
-        ({"num_classes": 12}, "--num-classes: there are 8 training classes; got 12"),
+        (
+            {"num_classes": 12},
+            "--num-classes: a batch would need 12 training classes; there are 8",
+        ),
         (
             {"num_images": 5},
             r"--num-images: .* fewer than 5 images: class 's\d+' has 4.*; got 5",

@@ -93,7 +93,12 @@ VARIANTS = {
         | {"num_episodes": 50, "compute_dtype": "bfloat16"},
         CLASSES
         | {"size": 16, "stem": 4, "widths": (4,), "num_blocks": 1, "dim": 4}
-        | {"num_episodes": 50, "compute_dtype": "bfloat16", "made": "any", "num_made": 2},
+        | {
+            "num_episodes": 50,
+            "compute_dtype": "bfloat16",
+            "made": "any",
+            "made_share": 0.5,
+        },
     ],
     "orl_hog": [
         CLASSES | {"folds": (0,)},

@@ -91,7 +91,8 @@ def check_batch(labels: np.ndarray, num_classes: int, num_images: int) -> None:
     counts = class_counts(labels)
     if num_classes > len(counts):
         raise UserError(
-            f"--num-classes: there are {len(counts)} training classes; got {num_classes}"
+            f"--num-classes: a batch would need {num_classes} training classes; there are "
+            f"{len(counts)}"
         )
     if few := small_classes(counts, num_images):
         raise UserError(f"--num-images: {few}; got {num_images}")

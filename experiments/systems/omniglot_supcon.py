@@ -20,7 +20,7 @@ is faster on the processor (`--compute-dtype auto`). The figures without whiteni
 bfloat16.
 
 The model is trained on the 30 background alphabets alone, and compares two drawings by the
-cosine of their embeddings. Five things make it accurate:
+cosine of their embeddings. Six things make it accurate:
 
 1. A batch resembles the task of the test. It has characters of as few alphabets as possible
    and a few drawings of each, and each drawing has to find the others of its character
@@ -30,9 +30,12 @@ cosine of their embeddings. Five things make it accurate:
 3. A batch is rotated by right angles and mirrored as a whole. There are eight times as many
    characters then, and two characters that differ by a rotation, as in syllabic scripts,
    stay different.
-4. Images are resized with anti-aliasing. The encoder is a residual network, trained by
+4. A quarter of the characters of a batch are new ones that nobody has drawn: each joins a
+   part of one character of the batch to a part of another, from which it has to be told
+   apart (`--made`).
+5. Images are resized with anti-aliasing. The encoder is a residual network, trained by
    AdamW on a one-cycle cosine schedule, and its weights are averaged.
-5. At the end the embedding is whitened within the training characters: directions in which
+6. At the end the embedding is whitened within the training characters: directions in which
    drawings of one character differ become smaller. The map is multiplied into the last
    layer, so that the network stays what it is (`--no-whiten` leaves it out).
 
@@ -67,7 +70,6 @@ from experiments.evaluations import few_shot, lake_trials
 from experiments.evaluations.pair_metrics import threshold_of
 from siamese_jax import augment, distances, samplers, whitening
 from siamese_jax.encoders import ResNet
-from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation, prepare
 from siamese_jax.model import Model
 from siamese_jax.siamese import from_flax
@@ -138,7 +140,7 @@ class Config(RunConfig):
       made: How characters that nobody has drawn are made, as hard negatives of those of
         the batch: by stretching or bending a character, joining parts of two, cutting a
         gap, or adding a moved copy. "any" takes one of these ways at random for each.
-      num_made: Number of the batch's characters that are made.
+      made_share: Share of the batch's characters that are made.
     """
 
     experiment: ClassVar[str] = "omniglot_supcon"
@@ -177,13 +179,16 @@ class Config(RunConfig):
     turn: bool = True
     whiten: bool = True
     shrinkage: float = setting(0.3, at_least=0, only_when={"whiten": True})
-    made: Literal["none", "stretch", "bend", "splice", "gap", "copy", "any"] = "none"
-    num_made: int = setting(10, at_least=1, only_when={"made": (*WAYS, "any")})
+    made: Literal["none", "stretch", "bend", "splice", "gap", "copy", "any"] = "splice"
+    made_share: float = setting(
+        0.25, above=0, at_most=0.5, only_when={"made": (*WAYS, "any")}
+    )
 
     @property
-    def num_drawn(self) -> int:
-        """Number of the batch's characters that are not made."""
-        return self.num_classes - (0 if self.made == "none" else self.num_made)
+    def num_made(self) -> int:
+        """Number of the batch's characters that are made: one at least, two are not."""
+        most = 0 if self.made == "none" else self.num_classes - 2
+        return min(max(1, int(self.made_share * self.num_classes)), most)
 
     def has_bfloat16_products(self, platform: str) -> bool:
         """Everywhere: the layers of `ResNet` have them on CPUs too."""
@@ -291,13 +296,13 @@ def sample(
     batch = supcon.sample_classes(
         batch_key,
         data,
-        config.num_drawn,
+        config.num_classes - config.num_made,
         config.num_images,
         max_groups=num_alphabets(config, data.classes),
     )
     if config.turn:
         batch = batch._replace(images=turn(turn_key, batch.images))
-    if config.made != "none":
+    if config.num_made:
         made_key, distortion_key = jax.random.split(distortion_key)
         batch = add_made_classes(config, made_key, batch)
     keys = jax.random.split(distortion_key, len(batch.images))
@@ -308,7 +313,7 @@ def sample(
 def num_alphabets(config: Config, classes: samplers.ClassIndex) -> int:
     """The number of smallest alphabets that have enough characters for a batch."""
     totals = np.cumsum([size for _, size in classes.group_sizes])
-    return int(np.searchsorted(totals, config.num_drawn)) + 1
+    return int(np.searchsorted(totals, config.num_classes - config.num_made)) + 1
 
 
 def turn(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -415,20 +420,6 @@ def distort(config: Config, key: jax.Array, ink: jax.Array) -> jax.Array:
 # Evaluation -----------------------------------------------------------------------------
 
 
-def check_made(config: Config) -> None:
-    """Refuses to make more characters than there are others in a batch, of two or more.
-
-    Raises:
-      UserError: If `num_made` is too large.
-    """
-    most = min(config.num_classes // 2, config.num_classes - 2)
-    if config.made != "none" and config.num_made > most:
-        raise UserError(
-            f"--num-made must be at most {most} with --num-classes {config.num_classes}; "
-            f"got {config.num_made}"
-        )
-
-
 def load_parts(config: Config) -> dict[str, Characters]:
     """The characters to train on, as "train", and those of each evaluation by name."""
     if config.train_on == "vinyals":
@@ -464,8 +455,8 @@ def main(config: Config) -> None:
     runs = read_runs(config.runs) if config.runs else []
     parts = load_parts(config)
     train = parts.pop("train")
-    check_made(config)
-    supcon.check_batch(train.labels, config.num_drawn, config.num_images)
+    num_drawn = config.num_classes - config.num_made
+    supcon.check_batch(train.labels, num_drawn, config.num_images)
     images = prepare(train.images, preparation(config))
     system = build(config)
     trained = loop.train(
