@@ -91,10 +91,7 @@ def test_wrong_files_and_flags_are_refused_before_any_work(tmp_path):
             {"labels": tmp_path / "wide.npy"},
             r"--labels: .* must be \[n\] integers or names",
         ),
-        (
-            {"num_classes": 7},
-            "--num-classes: a batch would need 7 training classes; there are 6",
-        ),
+        ({"num_classes": 7}, "--num-classes: there are 6 training classes; got 7"),
         ({"backbone": "a:b"}, "--backbone is used only with --dataset folder or"),
         ({"loss": "nt_xent"}, "--loss must be one of all_triplets, "),
     ):
