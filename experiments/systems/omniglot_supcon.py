@@ -191,6 +191,11 @@ class Config(RunConfig):
         most = 0 if self.made == "none" else self.num_classes - 2
         return min(max(1, int(self.made_share * self.num_classes)), most)
 
+    @property
+    def num_drawn(self) -> int:
+        """Number of the batch's characters that are not made."""
+        return self.num_classes - self.num_made
+
     def has_bfloat16_products(self, platform: str) -> bool:
         """Everywhere: the layers of `ResNet` have them on CPUs too."""
         return True
@@ -297,7 +302,7 @@ def sample(
     batch = supcon.sample_classes(
         batch_key,
         data,
-        config.num_classes - config.num_made,
+        config.num_drawn,
         config.num_images,
         max_groups=num_alphabets(config, data.classes),
     )
@@ -314,7 +319,7 @@ def sample(
 def num_alphabets(config: Config, classes: samplers.ClassIndex) -> int:
     """The number of smallest alphabets that have enough characters for a batch."""
     totals = np.cumsum([size for _, size in classes.group_sizes])
-    return int(np.searchsorted(totals, config.num_classes - config.num_made)) + 1
+    return int(np.searchsorted(totals, config.num_drawn)) + 1
 
 
 def turn(key: jax.Array, images: jax.Array) -> jax.Array:
@@ -456,8 +461,7 @@ def main(config: Config) -> None:
     runs = read_runs(config.runs) if config.runs else []
     parts = load_parts(config)
     train = parts.pop("train")
-    num_drawn = config.num_classes - config.num_made
-    supcon.check_batch(train.labels, num_drawn, config.num_images)
+    supcon.check_batch(train.labels, config.num_drawn, config.num_images)
     images = prepare(train.images, preparation(config))
     system = build(config)
     trained = loop.train(
