@@ -3,9 +3,10 @@
     python -m benchmarks.record_step [--presets ...] [--rounds R] [--json OUT] [--smoke]
 
 A step samples and distorts a batch, computes the loss and its gradient, and updates the
-weights and their average. The images are random, with the number and shape of Omniglot's.
-The two programs take turns. Before anything is timed, the losses of both networks on one
-batch, with the same weights in float32, must agree to four digits.
+weights and their average. No characters are made (`--made none`). The images are random,
+with the number and shape of Omniglot's. PyTorch computes the network eagerly, and once more
+compiled by `torch.compile`. The programs take turns. Before anything is timed, the losses
+of both networks on one batch, with the same weights in float32, must agree to four digits.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import results
+from benchmarks.contestants import PLAIN_TORCH
 from experiments.engine.data import ClassData
 from experiments.engine.supcon import LabelledBatch
 from experiments.engine.system import initial_state, train_steps
@@ -79,13 +81,19 @@ def compare_losses(config: Any, state: Any, trainer: Any) -> tuple[float, float]
     return found
 
 
-def measure(preset: str, dtype: str, *, rounds: int, smoke: bool) -> dict[str, Any]:
+def measure(
+    preset: str, dtype: str, rivals: Sequence[str], *, rounds: int, smoke: bool
+) -> list[dict[str, Any]]:
     """Measures how many training images per second ours and PyTorch take, in turns."""
     import torch
 
     from benchmarks import record_torch
 
-    config = omniglot_supcon.Config(preset=preset, compute_dtype=dtype)  # type: ignore[arg-type]
+    config = omniglot_supcon.Config(
+        preset=preset,  # type: ignore[arg-type]
+        compute_dtype=dtype,  # type: ignore[arg-type]
+        made="none",
+    )
     if smoke:
         config = dataclasses.replace(config, **SMOKE)
     config = omniglot_supcon.with_preset(config)
@@ -94,12 +102,10 @@ def measure(preset: str, dtype: str, *, rounds: int, smoke: bool) -> dict[str, A
     data = ClassData(jnp.asarray(images), index)
     system = omniglot_supcon.build(config)
     state = initial_state(system, jax.random.key(0))
-    trainer = record_torch.Trainer(config, images, labels, alphabets)
-    compare_losses(config, state, trainer)
     num_steps = 2 if smoke else max(1, round(10 * 256 / sum(config.widths)))
     steps = jax.jit(partial(train_steps, system), static_argnums=3)
 
-    def theirs() -> None:
+    def train_torch(trainer: Any) -> None:
         for _ in range(num_steps):
             loss = trainer.step()
         assert torch.isfinite(loss)
@@ -107,19 +113,28 @@ def measure(preset: str, dtype: str, *, rounds: int, smoke: bool) -> dict[str, A
     ways: dict[str, Callable[[], Any]] = {
         "ours": lambda: jax.block_until_ready(
             steps(jax.random.key(0), state, data, num_steps)
-        ),
-        "torch": theirs,
+        )
     }
+    for rival in rivals:
+        trainer = record_torch.Trainer(config, images, labels, alphabets)
+        compare_losses(config, state, trainer)
+        if PLAIN_TORCH[rival]:
+            trainer.net.compile()
+        ways[rival] = partial(train_torch, trainer)
     num_images = num_steps * config.num_classes * config.num_images
     seconds = results.take_turns(ways, rounds)
     speed = {name: num_images / times for name, times in seconds.items()}
-    return {
-        "preset": preset,
-        "dtype": dtype,
-        "images_per_second": float(np.median(speed["ours"])),
-        "torch_images_per_second": float(np.median(speed["torch"])),
-        **results.spread(speed["ours"] / speed["torch"]),
-    }
+    return [
+        {
+            "preset": preset,
+            "dtype": dtype,
+            "rival": rival,
+            "images_per_second": float(np.median(speed["ours"])),
+            "rival_images_per_second": float(np.median(speed[rival])),
+            **results.spread(speed["ours"] / speed[rival]),
+        }
+        for rival in rivals
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -128,17 +143,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     presets = list(omniglot_supcon.PRESETS)
     parser.add_argument("--presets", nargs="+", choices=presets, default=presets)
     dtypes = ["bfloat16", "float32"]
-    parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=dtypes[:1])
+    parser.add_argument("--dtypes", nargs="+", choices=dtypes, default=dtypes)
+    parser.add_argument("--rivals", nargs="+", choices=PLAIN_TORCH, default=PLAIN_TORCH)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--smoke", action="store_true")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1; got {options.rounds}")
+    size = {"rounds": options.rounds, "smoke": options.smoke}
     rows = [
-        measure(preset, dtype, rounds=options.rounds, smoke=options.smoke)
+        row
         for preset in options.presets
         for dtype in options.dtypes
+        for row in measure(preset, dtype, options.rivals, **size)
     ]
     results.report("record_step", rows, options.json)
 

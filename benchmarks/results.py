@@ -218,8 +218,9 @@ COLUMNS = {
     "record_step": {
         "preset": "{preset}",
         "precision": "{dtype}",
+        "rival": "{rival}",
         "ours, images/s": "{images_per_second:,.0f}",
-        "PyTorch, images/s": "{torch_images_per_second:,.0f}",
+        "rival, images/s": "{rival_images_per_second:,.0f}",
         "ratio": _RATIO,
     },
     "sweep": {

@@ -140,10 +140,13 @@ def test_pytorch_trains_the_same(system, tmp_path):
 def test_the_record_s_step_beside_pytorch_in_small(tmp_path, capsys):
     pytest.importorskip("torch")
     path = tmp_path / "record.json"
-    record_step.main(f"--smoke --rounds 1 --presets short --json {path}".split())
-    (row,) = json.loads(path.read_text())["rows"]
-    assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
-    assert "| short | bfloat16 |" in capsys.readouterr().out
+    flags = f"--smoke --rounds 1 --presets short --rivals torch --json {path}"
+    record_step.main(flags.split())
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["dtype"] for row in rows] == ["bfloat16", "float32"]
+    for row in rows:
+        assert 0 < row["ratio_min"] <= row["ratio"] <= row["ratio_max"]
+    assert "| short | bfloat16 | torch |" in capsys.readouterr().out
 
 
 def test_the_record_s_nets_are_compared_before_they_are_timed():
