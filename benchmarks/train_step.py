@@ -30,6 +30,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -85,11 +86,13 @@ class Row:
 
 
 def why_not(rival: str) -> str | None:
-    """Says which packages of a rival are not installed. None means that it can run."""
+    """Says what a rival lacks on this machine. None means that it can run."""
     if rival in OWN_RIVALS:
         return None
     needed = ("keras", BACKENDS[rival]) if rival in BACKENDS else ("torch",)
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if PLAIN_TORCH.get(rival) and not shutil.which(os.environ.get("CXX", "g++")):
+        missing.append("the C++ compiler that torch.compile calls")
     return f"{' and '.join(missing)} not installed" if missing else None
 
 
