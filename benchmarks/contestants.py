@@ -9,7 +9,8 @@ replies, each as one line of JSON:
     {"do": "losses", "weights": "weights.npz"}   returns the first losses without dropout;
                                                  "ours" writes the file of initial
                                                  weights, and the others read it
-    {"do": "time"}                               returns the seconds of one run
+    {"do": "time", "least": 0.5}                 returns the mean seconds of the runs in
+                                                 half a second, one at least
 """
 
 import importlib
@@ -17,13 +18,13 @@ import json
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks import results
 from benchmarks.cases import Case, Pairs, get_case, make_pairs
 from experiments.engine.system import initial_state, train_steps
 
@@ -280,15 +281,9 @@ def prepare(name: str, request: dict[str, Any]) -> tuple[Contestant, dict[str, A
     elif name in PLAIN_TORCH:
         make = partial(make_torch, compiled=PLAIN_TORCH[name])
     contestant = make(request["system"], case, make_pairs(case))
-    first, second = (_seconds(contestant.run_fn) for _ in range(2))
+    first, second = (results.mean_seconds(contestant.run_fn, least=0) for _ in range(2))
     compiling = max(first - second, 0.0)
     return contestant, {"device": contestant.device, "compile_seconds": compiling}
-
-
-def _seconds(run_fn: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    run_fn()
-    return time.perf_counter() - began
 
 
 def serve(name: str, requests: Any, replies: Any) -> None:
@@ -304,7 +299,8 @@ def serve(name: str, requests: Any, replies: Any) -> None:
             if request["do"] == "losses":
                 reply = {"losses": contestant.losses_fn(request["weights"])}
             else:
-                reply = {"seconds": _seconds(contestant.run_fn)}
+                seconds = results.mean_seconds(contestant.run_fn, least=request["least"])
+                reply = {"seconds": seconds}
         print(json.dumps(reply), file=replies, flush=True)
 
 

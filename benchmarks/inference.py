@@ -37,9 +37,6 @@ TASKS = ("embed", "verify", "identify")
 SYSTEMS = ("mnist_mlp", "mnist_conv", "orl_tutorial", "omniglot_koch")
 RIVALS = (*BACKENDS, *PLAIN_TORCH)
 GALLERY = 1_000
-# Threads of one contestant wait actively for a while after its answer, and those of the
-# next have to wake up. So there is a pause before each turn, which has several calls.
-_PAUSE, _LEAST = 0.5, 0.5  # seconds
 
 EmbedFn = Callable[[np.ndarray], Any]
 
@@ -182,18 +179,13 @@ def serve(name: str, requests: Any, replies: Any) -> None:
                 made = {system: make_ours(system, case, batch_size, gallery)}
             else:
                 made = {system: make_rival(name, system, case, batch_size, gallery)}
-        fn = made[system][request["task"]]
-        seconds = mean_seconds(fn, images, least=request["least"])
+        answer = partial(_answer, made[system][request["task"]], images)
+        seconds = results.mean_seconds(answer, least=request["least"])
         print(json.dumps({"seconds": seconds}), file=replies, flush=True)
 
 
-def mean_seconds(fn: EmbedFn, images: np.ndarray, *, least: float) -> float:
-    """Returns the mean seconds of calls that follow each other for `least` seconds."""
-    began, num_calls = time.perf_counter(), 0
-    while not num_calls or time.perf_counter() - began < least:
-        np.asarray(fn(images))
-        num_calls += 1
-    return (time.perf_counter() - began) / num_calls
+def _answer(fn: EmbedFn, images: np.ndarray) -> np.ndarray:
+    return np.asarray(fn(images))
 
 
 def measure(
@@ -207,8 +199,8 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, ask in contestants.items():
-            time.sleep(0 if smoke else _PAUSE)
-            least = 0 if smoke else _LEAST
+            time.sleep(0 if smoke else results.PAUSE)
+            least = 0 if smoke else results.LEAST
             reply = ask(system=system, task=task, smoke=smoke, least=least)
             seconds[name] += [reply["seconds"]] if number else []
     num = sizes(system, smoke=smoke)[0] // (2 if task == "verify" else 1)

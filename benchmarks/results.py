@@ -37,6 +37,10 @@ PACKAGES = (
     "faiss-cpu",
 )
 
+# Threads of one contestant wait actively for a while after its answer, and those of the
+# next have to wake up. So there is a pause before each turn, which has several calls.
+PAUSE, LEAST = 0.5, 0.5  # seconds
+
 
 def machine() -> dict[str, Any]:
     """Describes this machine: processor, versions of packages, commit of the project."""
@@ -101,6 +105,15 @@ def spread(ratios: np.ndarray) -> dict[str, float]:
         "ratio_min": float(ratios.min()),
         "ratio_max": float(ratios.max()),
     }
+
+
+def mean_seconds(way: Callable[[], Any], *, least: float) -> float:
+    """Returns the mean seconds of calls that follow each other for `least` seconds."""
+    began, num_calls = time.perf_counter(), 0
+    while not num_calls or time.perf_counter() - began < least:
+        way()
+        num_calls += 1
+    return (time.perf_counter() - began) / num_calls
 
 
 def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:

@@ -16,11 +16,11 @@ Two rivals are variants of ours. "flattened" puts both inputs through the networ
 concatenated batch instead of through `siamese.twin`. "checkout" is another checkout of this
 project, such as an earlier version.
 
-Each contestant has its own process, and they take turns. A round is one run of each
-contestant, and every second round has the opposite order. A ratio compares two runs of the
-same round. Compilation and the first runs are not counted. Before anything is timed, the
-losses of the first steps must agree, with the same initial weights, the same pairs and no
-dropout.
+Each contestant has its own process, and they take turns, with a pause before each. A round
+is one turn of each contestant, which lasts one run or half a second, and every second round
+has the opposite order. A ratio compares two turns of the same round. Compilation and the
+first runs are not counted. Before anything is timed, the losses of the first steps must
+agree, with the same initial weights, the same pairs and no dropout.
 """
 
 import argparse
@@ -34,6 +34,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -147,13 +148,16 @@ def started(name: str, *module: str, checkout: pathlib.Path | None = None) -> It
 
 
 def measure(
-    system: str, contestants: Mapping[str, Ask], *, rounds: int, **options: Any
+    system: str, contestants: Mapping[str, Ask], *, rounds: int, smoke: bool, **options: Any
 ) -> list[Row]:
     """Measures one system: all contestants take turns, and each rival gets a row.
+
+    A turn of a contestant is the mean of the runs in half a second, after a pause.
 
     Raises:
       BenchmarkError: If a contestant fails, or the losses of a rival differ from ours.
     """
+    options["smoke"] = smoke
     about = {
         name: ask(do="prepare", system=system, **options)
         for name, ask in contestants.items()
@@ -164,7 +168,10 @@ def measure(
     for number in range(rounds):
         names = list(contestants)[:: -1 if number % 2 else 1]
         for name in names:
-            seconds[name].append(contestants[name](do="time")["seconds"])
+            time.sleep(0 if smoke else results.PAUSE)
+            least = 0 if smoke else results.LEAST
+            reply = contestants[name](do="time", least=least)
+            seconds[name].append(reply["seconds"])
     return [
         make_row(system, rival, seconds, about, differences[rival], case)
         for rival in contestants
