@@ -1,5 +1,7 @@
 """Tests that hold for every encoder: training, the twin, and programs for CUDA."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +126,37 @@ def test_parameters_have_the_names_and_layout_of_flax(module, size):
         assert name in ("kernel", "bias", "scale")
         if layer.startswith("Conv") and name == "kernel":
             assert leaf.shape[0] == leaf.shape[1] <= leaf.shape[3] + 1
+
+
+# Strips of rows ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("height", [3, 7, 8])
+def test_the_convolutional_net_embeds_strip_by_strip_as_it_does_in_training(height):
+    encoder = encoders.MnistConv(5)
+    images = jax.random.normal(KEY, (4, height, 6, 1))
+    variables = jax.jit(encoder.init)(KEY, images)
+
+    def loss(variables, *, train):
+        return jnp.sum(jnp.sin(encoder.apply(variables, images, train=train)))
+
+    of_strips, at_once = (
+        jax.jit(jax.value_and_grad(partial(loss, train=train)))(variables)
+        for train in (False, True)
+    )
+    for found, wanted in zip(*map(jax.tree.leaves, (of_strips, at_once)), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert at_once[0] != 0
+
+
+def test_the_convolutional_net_sums_its_strips_in_float32():
+    encoder, images = encoders.MnistConv(5), jax.random.uniform(KEY, (4, 28, 28, 1))
+    variables = jax.jit(encoder.init)(KEY, images)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (variables, images))
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half)
+    found, wanted = jax.jit(encoder.apply)(*half), jax.jit(encoder.apply)(*wide)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, wanted.astype(jnp.bfloat16))
 
 
 # Sizes ----------------------------------------------------------------------------------

