@@ -39,13 +39,13 @@ class Contestant(NamedTuple):
     """A contestant that is ready to train on a case.
 
     Attributes:
-      run_fn: Trains for the steps of one timed run, and returns when they are done.
+      run_fn: Trains for the steps of one timed run, and returns how many seconds they took.
       losses_fn: Returns the losses of the first steps without dropout, given the file of
         initial weights.
       device: Name of the platform that it runs on, for example "cpu".
     """
 
-    run_fn: Callable[[], Any]
+    run_fn: Callable[[], float]
     losses_fn: Callable[[str], list[float]]
     device: str
 
@@ -103,7 +103,7 @@ def make_ours(
     compiled = jax.jit(partial(train_steps, built), static_argnums=3, donate_argnums=1)
     state = initial_state(built, key)
 
-    def run() -> None:
+    def train() -> None:
         nonlocal state
         state, metrics = compiled(key, state, data, case.num_steps)
         jax.block_until_ready((state, metrics))
@@ -128,6 +128,7 @@ def make_ours(
         _, metrics = train(key, first, in_order, case.num_compared_steps)
         return np.asarray(metrics["loss"]).tolist()
 
+    run = partial(results.seconds_of, train)
     return Contestant(run, losses, jax.devices()[0].platform)
 
 
@@ -173,8 +174,8 @@ def make_keras(system: str, case: Case, pairs: Pairs) -> Contestant:
     several = 1 if keras.backend.backend() == "torch" else case.steps_per_execution
     model.compile(model.optimizer, model.loss, steps_per_execution=several)
 
-    def run() -> None:
-        model.fit(inputs, targets, batch_size=case.batch_size, verbose=0)
+    def run() -> float:
+        return keras_reference.fit(model, inputs, targets, case.batch_size)
 
     def losses(path: str) -> list[float]:
         options = {**case.options, **case.without_dropout}
@@ -251,7 +252,7 @@ def make_torch(system: str, case: Case, pairs: Pairs, *, compiled: bool) -> Cont
 
     _, step = make(**case.options)
 
-    def run() -> None:
+    def train() -> None:
         for number in range(case.num_steps):
             loss = step(number)
         loss.item()  # waits for the device
@@ -262,6 +263,7 @@ def make_torch(system: str, case: Case, pairs: Pairs, *, compiled: bool) -> Cont
             torch_reference.set_weights(reference, _nested(flat))
         return [float(step(number)) for number in range(case.num_compared_steps)]
 
+    run = partial(results.seconds_of, train)
     return Contestant(run, losses, "gpu" if device.type == "cuda" else "cpu")
 
 

@@ -107,13 +107,19 @@ def spread(ratios: np.ndarray) -> dict[str, float]:
     }
 
 
-def mean_seconds(way: Callable[[], Any], *, least: float) -> float:
-    """Returns the mean seconds of calls that follow each other for `least` seconds."""
-    began, num_calls = time.perf_counter(), 0
-    while not num_calls or time.perf_counter() - began < least:
-        way()
-        num_calls += 1
-    return (time.perf_counter() - began) / num_calls
+def seconds_of(fn: Callable[[], Any]) -> float:
+    """Returns the seconds of one call."""
+    began = time.perf_counter()
+    fn()
+    return time.perf_counter() - began
+
+
+def mean_seconds(run_fn: Callable[[], float], *, least: float) -> float:
+    """Returns the mean of what `run_fn` returns, in calls until their sum is `least`."""
+    seconds = [run_fn()]
+    while sum(seconds) < least:
+        seconds.append(run_fn())
+    return sum(seconds) / len(seconds)
 
 
 def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
@@ -127,9 +133,7 @@ def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(seconds_of(way))
     return {name: np.array(times[1:]) for name, times in seconds.items()}
 
 
