@@ -22,7 +22,6 @@ import json
 import os
 import pathlib
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -203,10 +202,9 @@ def measure(
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, ask in contestants.items():
-            time.sleep(0 if smoke else results.PAUSE)
-            least = 0 if smoke else results.LEAST
-            reply = ask(system=system, task=task, smoke=smoke, least=least)
-            seconds[name] += [reply["seconds"]] if number else []
+            ask_task = partial(ask, system=system, task=task, smoke=smoke)
+            passed = results.turn(ask_task, smoke=smoke)
+            seconds[name] += [passed] if number else []
     num = sizes(system, smoke=smoke)[0] // (2 if task == "verify" else 1)
     speed = {name: num / np.array(times) for name, times in seconds.items()}
     rows = []

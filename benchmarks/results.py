@@ -39,7 +39,7 @@ PACKAGES = (
 
 # Threads of one contestant wait actively for a while after its answer, and those of the
 # next have to wake up. So there is a pause before each turn, which has several calls.
-PAUSE, LEAST = 0.5, 0.5  # seconds
+_PAUSE, _LEAST = 0.5, 0.5  # seconds
 
 
 def machine() -> dict[str, Any]:
@@ -120,6 +120,12 @@ def mean_seconds(run_fn: Callable[[], float], *, least: float) -> float:
     while sum(seconds) < least:
         seconds.append(run_fn())
     return sum(seconds) / len(seconds)
+
+
+def turn(ask: Callable[..., Any], *, smoke: bool, **request: Any) -> float:
+    """Pauses, and asks the process of a contestant for the mean seconds of its turn."""
+    time.sleep(0 if smoke else _PAUSE)
+    return ask(**request, least=0 if smoke else _LEAST)["seconds"]
 
 
 def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:

@@ -34,7 +34,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -168,10 +167,8 @@ def measure(
     for number in range(rounds):
         names = list(contestants)[:: -1 if number % 2 else 1]
         for name in names:
-            time.sleep(0 if smoke else results.PAUSE)
-            least = 0 if smoke else results.LEAST
-            reply = contestants[name](do="time", least=least)
-            seconds[name].append(reply["seconds"])
+            passed = results.turn(contestants[name], smoke=smoke, do="time")
+            seconds[name].append(passed)
     return [
         make_row(system, rival, seconds, about, differences[rival], case)
         for rival in contestants

@@ -173,7 +173,7 @@ def _strip_by_strip(
     """Applies convolution, ReLU and a dense layer to two rows of outputs at a time.
 
     The features of a strip stay in the cache of a CPU until the product has read them,
-    which saves a sixth of the time. Training needs the features of all rows later.
+    which saves a fifth of the time. Training needs the features of all rows later.
     """
     given = images, conv["kernel"], conv["bias"], dense["kernel"], dense["bias"]
     images, kernel, conv_bias, weights, bias = nn.dtypes.promote_dtype(*map(widen, given))
