@@ -129,7 +129,7 @@ def turn(ask: Callable[..., Any], *, smoke: bool, **request: Any) -> float:
 
 
 def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Times several functions, which take turns.
+    """Times several functions, which take turns with a pause before each.
 
     The first round compiles and is not counted.
 
@@ -139,6 +139,7 @@ def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, way in ways.items():
+            time.sleep(_PAUSE)
             seconds[name].append(seconds_of(way))
     return {name: np.array(times[1:]) for name, times in seconds.items()}
 

@@ -35,6 +35,7 @@ SIDE_BY_SIDE = [
     ((2, 4), 1),
     ((2, 2), 3),
     ((8, 9), 1),
+    ((16, 1), 1),  # some rows of the kernel meet no row of the image
 ]
 
 

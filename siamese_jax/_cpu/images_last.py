@@ -3,7 +3,8 @@
 With the batch axis last, memory copies are contiguous, and every matrix product, also in
 the gradient, has a layout that the CPU's bfloat16 units accept. Without strides the columns
 of the images are moved before the product and the rows of the result after it, which moves
-less than patches would. Half precision is summed in float32.
+less than patches would. Rows of zeros above and below an image are never multiplied. Half
+precision is summed in float32.
 
 >>> x, kernel = jnp.ones((1, 2, 2, 5)), jnp.ones((3, 3, 1, 2))
 >>> print(convolve(x, kernel).shape, convolve(x, kernel)[0, 0, 0, 0])
@@ -21,6 +22,8 @@ from jaxtyping import Array, Float
 
 from siamese_jax._cpu.maps import alike
 from siamese_jax._cpu.patches import materialized, shifted
+
+_Pads = Sequence[tuple[int, int]]  # zeros before and after the rows, and the columns
 
 
 def convolve(
@@ -48,7 +51,7 @@ def _convolve_forward(stride: int, x: Array, kernel: Array) -> tuple[Array, Any]
     pads = _same_pads(stride, x, kernel)
     if stride == 1:
         columns = _moved_columns(pads, kernel, x)
-        return _sum_over_rows(columns, kernel), (None, kernel, columns)
+        return _sum_over_rows(pads, columns, kernel), (None, kernel, columns)
     patches, shape = _long_patches(stride, pads, kernel, x)
     y = _product(kernel.reshape(len(kernel), -1), patches, 0)
     return y.astype(x.dtype).reshape(len(kernel), *shape), (x, kernel, patches)
@@ -60,8 +63,10 @@ def _convolve_backward(stride: int, kept: Any, gradient: Array) -> tuple[Array, 
         # the same convolution with the flipped kernel and swapped padding
         pads = _same_pads(1, gradient, kernel)
         turned = jnp.swapaxes(kernel[:, ::-1, ::-1], 0, 3)
-        back = _moved_columns([pad[::-1] for pad in pads], turned, gradient)
-        return _sum_over_rows(back, turned), _kernel_gradient(moved, kernel, gradient)
+        turned_pads = [pad[::-1] for pad in pads]
+        back = _moved_columns(turned_pads, turned, gradient)
+        x_gradient = _sum_over_rows(turned_pads, back, turned)
+        return x_gradient, _kernel_gradient(pads, moved, kernel, gradient)
     pads = _same_pads(stride, x, kernel)
     flat = gradient.reshape(len(kernel), -1)
     kernel_gradient = _product(flat, moved, 1).reshape(kernel.shape).astype(kernel.dtype)
@@ -73,29 +78,24 @@ def _convolve_backward(stride: int, kept: Any, gradient: Array) -> tuple[Array, 
 _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
-def _sum_over_rows(columns: Array, kernel: Array) -> Array:
-    """y[r] = sum_i (K_i A)[r + i], with the kernel's rows K_i and the moved columns A."""
+def _sum_over_rows(pads: _Pads, columns: Array, kernel: Array) -> Array:
+    """y[r] = sum_i (K_i A)[r + i - pad], with kernel rows K_i and the moved columns A."""
     features, height = kernel.shape[:2]
-    rows_kernel_gradient = jnp.swapaxes(kernel, 0, 1).reshape(height * features, -1)
-    products = _product(
-        rows_kernel_gradient, columns.reshape(rows_kernel_gradient.shape[1], -1), 0
-    )
+    rows_of_kernel = jnp.swapaxes(kernel, 0, 1).reshape(height * features, -1)
+    products = _product(rows_of_kernel, columns.reshape(rows_of_kernel.shape[1], -1), 0)
     products = products.reshape(height, features, *columns.shape[1:])
-    rows = columns.shape[1] - height + 1
-    moved = [products[i, :, i : i + rows] for i in range(height)]
+    moved = [_moved_rows(products[i], i - pads[0][0]) for i in range(height)]
     return sum(moved[1:], moved[0]).astype(columns.dtype)
 
 
-def _kernel_gradient(columns: Array, kernel: Array, gradient: Array) -> Array:
-    """K_i' = sum_r g[r] A[r + i], with gradients g and the moved columns A."""
+def _kernel_gradient(pads: _Pads, columns: Array, kernel: Array, gradient: Array) -> Array:
+    """K_i' = sum_r g[r - i + pad] A[r], with gradients g and the moved columns A."""
     features, height, width, channels = kernel.shape
-    last = height - 1
 
     def move(g: Array) -> Array:
-        g = materialized(jnp.pad(g, ((0, 0), (last, last), (0, 0), (0, 0))))
-        firsts = range(last, -1, -1)
-        moved = [g[:, i : i + columns.shape[1]] for i in firsts]
-        return materialized(jnp.concatenate(moved, axis=0))
+        g = materialized(g)
+        moved = [_moved_rows(g, pads[0][0] - i) for i in range(height)]
+        return jnp.concatenate(moved, axis=0)
 
     rows = _by_words(move, gradient).reshape(height * features, -1)
     found = _product(rows, columns.reshape(width * channels, -1), 1)
@@ -103,32 +103,39 @@ def _kernel_gradient(columns: Array, kernel: Array, gradient: Array) -> Array:
     return jnp.swapaxes(found, 0, 1).astype(kernel.dtype)
 
 
-def _same_pads(stride: int, x: Array, kernel: Array) -> list[tuple[int, int]]:
+def _moved_rows(x: Array, shift: int) -> Array:
+    """Returns x[:, r + shift] in row r, and zeros where there is no such row."""
+    before, after = (min(max(0, s), x.shape[1]) for s in (-shift, shift))
+    kept = x[:, after : x.shape[1] - before]
+    return jnp.pad(kept, ((0, 0), (before, after), (0, 0), (0, 0)))
+
+
+def _same_pads(stride: int, x: Array, kernel: Array) -> _Pads:
     return lax.padtype_to_pads(x.shape[1:3], kernel.shape[1:3], (stride, stride), "SAME")
 
 
-def _moved_columns(pads: Sequence[tuple[int, int]], kernel: Array, x: Array) -> Array:
+def _moved_columns(pads: _Pads, kernel: Array, x: Array) -> Array:
     """Returns what each column of a kernel meets, [width * channels, rows, columns, n]."""
     width = kernel.shape[2]
 
     def move(x: Array) -> Array:
-        x = materialized(jnp.pad(x, ((0, 0), *pads, (0, 0))))
+        x = materialized(jnp.pad(x, ((0, 0), (0, 0), pads[1], (0, 0))))
         columns = x.shape[2] - width + 1
         moved = [x[:, :, j : j + columns] for j in range(width)]
-        return materialized(jnp.concatenate(moved, axis=0))
+        return jnp.concatenate(moved, axis=0)
 
     return _by_words(move, x)
 
 
 def _long_patches(
-    stride: int, pads: Sequence[tuple[int, int]], kernel: Array, x: Array
+    stride: int, pads: _Pads, kernel: Array, x: Array
 ) -> tuple[Array, tuple[Any, ...]]:
     """Returns patches [height * width * channels, outputs], and the outputs' shape."""
 
     def patches(x: Array) -> Array:
         x = materialized(jnp.pad(x, ((0, 0), *pads, (0, 0))))
         moved = shifted(x, kernel.shape[1:3], (stride, stride), (1, 1))
-        return materialized(jnp.concatenate(moved, axis=0))
+        return jnp.concatenate(moved, axis=0)
 
     moved = _by_words(patches, x)
     return moved.reshape(len(moved), -1), moved.shape[1:]
