@@ -6,9 +6,10 @@ Run:     python -m experiments omniglot_koch                               (acce
          python -m experiments omniglot_koch --size half --pixels ink-255
              --learning-rate 0.0002 --patience 40                          (CPU)
 Expect:  random_20_way_accuracy .722 +- .009 by the second command, in an hour on two idle
-         CPU cores with AVX-512. At full size no run has been made to the end yet. The
-         tutorial's notebook shows .672, .728, .776 and .82 after 2,000, 4,000, 6,000 and
-         20,000 steps, on 250 tasks each, and .868 at its highest. Its text says .852
+         CPU cores with AVX-512. At full size no run has been made to the end yet: .609,
+         .727 and .722 (+- .021) after 2,000, 4,000 and 6,000 steps. The tutorial's notebook
+         shows .672, .728, .776 (+- .05) there, .82 after 20,000 steps, and .868 at its
+         highest. Its text says .852
 Quick:   python -m experiments omniglot_koch --size half --num-steps 200 --workdir runs/q
 Watch:   python -m experiments model_so_far --run RUN --model best_so_far
 
