@@ -121,7 +121,7 @@ def measure(
             trainer.net.compile()
         ways[rival] = partial(train_torch, trainer)
     num_images = num_steps * config.num_classes * config.num_images
-    seconds = results.take_turns(ways, rounds)
+    seconds = results.take_turns(ways, rounds, smoke=smoke)
     speed = {name: num_images / times for name, times in seconds.items()}
     return [
         {

@@ -38,7 +38,7 @@ PACKAGES = (
 )
 
 # Threads of one contestant wait actively for a while after its answer, and those of the
-# next have to wake up. So there is a pause before each turn, which has several calls.
+# next have to wake up. So there is a pause before each turn.
 _PAUSE, _LEAST = 0.5, 0.5  # seconds
 
 
@@ -124,11 +124,13 @@ def mean_seconds(run_fn: Callable[[], float], *, least: float) -> float:
 
 def turn(ask: Callable[..., Any], *, smoke: bool, **request: Any) -> float:
     """Pauses, and asks the process of a contestant for the mean seconds of its turn."""
-    time.sleep(0 if smoke else _PAUSE)
+    _pause(smoke=smoke)
     return ask(**request, least=0 if smoke else _LEAST)["seconds"]
 
 
-def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
+def take_turns(
+    ways: Mapping[str, Callable[[], Any]], rounds: int, *, smoke: bool
+) -> dict[str, np.ndarray]:
     """Times several functions, which take turns with a pause before each.
 
     The first round compiles and is not counted.
@@ -139,9 +141,13 @@ def take_turns(ways: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, 
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds + 1):
         for name, way in ways.items():
-            time.sleep(_PAUSE)
+            _pause(smoke=smoke)
             seconds[name].append(seconds_of(way))
     return {name: np.array(times[1:]) for name, times in seconds.items()}
+
+
+def _pause(*, smoke: bool) -> None:
+    time.sleep(0 if smoke else _PAUSE)
 
 
 # Tables ---------------------------------------------------------------------------------

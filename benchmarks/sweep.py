@@ -42,7 +42,7 @@ def measure(system: str, num_seeds: int, *, rounds: int, smoke: bool) -> dict[st
         "single": lambda: jax.block_until_ready([single(key, state, data) for key in keys]),
     }
     num_pairs = num_seeds * case.num_steps * case.batch_size
-    seconds = results.take_turns(ways, rounds)
+    seconds = results.take_turns(ways, rounds, smoke=smoke)
     speed = {name: num_pairs / times for name, times in seconds.items()}
     return {
         "system": system,
