@@ -7,14 +7,12 @@
 A loss that is not of `siamese_jax.losses` is taken to be row-wise.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from siamese_jax import losses
 from siamese_jax._checks import whole_matrix_words
-from siamese_jax.losses._direction import check_direction
-from siamese_jax.losses.softmax import symmetric_loss
+from siamese_jax.losses._direction import Plain, check_direction, plain
 
 ENTRY_WISE = frozenset(
     {
@@ -56,41 +54,6 @@ WHOLE_MATRIX = frozenset(
         losses.lifted_structure_loss,
     }
 )
-
-
-class Plain(NamedTuple):
-    """A loss without `functools.partial` and `both_directions` around it.
-
-    Attributes:
-      fn: The loss of one direction.
-      both: Whether rows and columns are anchors.
-      options: Options that are already given.
-    """
-
-    fn: Callable[..., Any]
-    both: bool
-    options: dict[str, Any]
-
-
-def plain(loss_fn: Callable[..., Any]) -> Plain:
-    """Takes `functools.partial` and `both_directions` off a loss.
-
-    >>> taken = plain(losses.both_directions(functools.partial(
-    ...     losses.info_nce_loss, temperature=0.5)))
-    >>> print(taken.fn.__name__, taken.both, taken.options)
-    info_nce_loss True {'temperature': 0.5}
-    """
-    both = False
-    options: dict[str, Any] = {}
-    while isinstance(loss_fn, functools.partial):
-        options = loss_fn.keywords | options
-        if loss_fn.func is symmetric_loss:
-            both, loss_fn = True, loss_fn.args[0]
-        elif loss_fn.args:
-            break
-        else:
-            loss_fn = loss_fn.func
-    return Plain(loss_fn, both, options)
 
 
 def taken_apart(loss_fn: Callable[..., Any], matrix_fn: Callable[..., Any]) -> Plain:

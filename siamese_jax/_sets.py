@@ -12,9 +12,10 @@ from jaxtyping import Array
 from siamese_jax._checks import check_at_least, check_floating, check_rank
 from siamese_jax._labels import traced_labels
 from siamese_jax._numerics import widen
-from siamese_jax._reach import Plain, refuse_whole_matrix
+from siamese_jax._reach import refuse_whole_matrix
 from siamese_jax._tiles import RelationFn, Rows, Whole, cut
 from siamese_jax._totals import check_reduction
+from siamese_jax.losses._direction import Plain
 from siamese_jax.reductions import ReduceFn, mean, mean_and_count
 from siamese_jax.relations import Items, between
 

@@ -142,7 +142,7 @@ MAY_IMPORT = {
     "_totals": CORE,
     "_folds": {*CORE, "losses", "miners", "_reach", "_totals"},
     "_tiles": {*CORE, "losses", "_reach", "_totals", "_folds"},
-    "_sets": {*CORE, "_reach", "_tiles", "_totals"},
+    "_sets": {*CORE, "losses", "_reach", "_tiles", "_totals"},
     "tiling": {*CORE, "_reach", "_totals", "_folds", "_sets", "_tiles"},
     "_ring": {*CORE, "_folds", "_tiles"},
     "sharding": {

@@ -256,6 +256,19 @@ def test_a_checkpoint_cut_short_is_named_and_the_one_before_it_still_serves(tmp_
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_reading_a_run_leaves_a_checkpoint_that_is_being_written(tmp_path):
+    config = RunConfig(tmp_path, num_steps=4, steps_per_call=2, checkpoint_every=2)
+    loop.start(config)
+    toy_run(config)
+    writing = tmp_path / "checkpoints" / "6.orbax-checkpoint-tmp"
+    writing.mkdir()
+    like = initial_state(toy_system(), jax.random.key(0))
+    assert int(checkpoints.load_state(tmp_path, like).step) == 4
+    assert writing.exists()
+    toy_run(dataclasses.replace(config, num_steps=8))  # nobody else writes any more
+    assert not writing.exists()
+
+
 def test_a_directory_without_a_checkpoint_is_named(tmp_path):
     like = initial_state(toy_system(), jax.random.key(0))
     with pytest.raises(UserError, match="holds no checkpoint"):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from siamese_jax import _folds, losses
-from siamese_jax._reach import plain
 from siamese_jax._totals import reduce_totals, totals
+from siamese_jax.losses._direction import plain
 from siamese_jax.reductions import mean, mean_and_count, mean_of_active, sum_terms
 
 NUM_ROWS, CUTS = 6, [0, 2, 3, 7, 11]

@@ -10,7 +10,8 @@ import pytest
 
 from siamese_jax import losses, reductions, tiling
 from siamese_jax._numerics import Margin, Scalar
-from siamese_jax._reach import ENTRY_WISE, ROW_WISE, WHOLE_MATRIX, plain
+from siamese_jax._reach import ENTRY_WISE, ROW_WISE, WHOLE_MATRIX
+from siamese_jax.losses._direction import plain
 from siamese_jax.relations import Items
 from tests.cases import CASES, Kind, Reach
 from tests.contract import as_for_a_user

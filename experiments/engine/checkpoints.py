@@ -25,8 +25,15 @@ CHECKSUMS = "checksums.json"
 
 
 @contextlib.contextmanager
-def open_checkpoints(workdir: pathlib.Path) -> Iterator["ocp.CheckpointManager"]:
+def open_checkpoints(
+    workdir: pathlib.Path, *, read_only: bool = False
+) -> Iterator["ocp.CheckpointManager"]:
     """The checkpoints of a run, of which the last two are kept.
+
+    Args:
+      workdir: The folder of the run.
+      read_only: Leaves the folder as it is, so that another process may save in it
+        meanwhile. Otherwise half-written checkpoints of a killed process are deleted.
 
     Raises:
       UserError: If a file of the last checkpoint is damaged or missing.
@@ -41,7 +48,8 @@ def open_checkpoints(workdir: pathlib.Path) -> Iterator["ocp.CheckpointManager"]
         max_to_keep=2,
         create=False,
         enable_async_checkpointing=False,
-        cleanup_tmp_directories=True,
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
         multiprocessing_options=_this_process(),
     )
     with ocp.CheckpointManager(folder, options=options) as manager:
@@ -75,12 +83,14 @@ def restore(checkpoints: "ocp.CheckpointManager", state: TrainState) -> TrainSta
 def load_state(workdir: pathlib.Path, state: TrainState) -> TrainState:
     """The last checkpoint in the folder of a run, for a state shaped like `state`.
 
+    The run may be training meanwhile.
+
     Raises:
       UserError: If there is no checkpoint, or it cannot be read.
     """
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir} holds no checkpoint")
-    with open_checkpoints(workdir) as checkpoints:
+    with open_checkpoints(workdir, read_only=True) as checkpoints:
         if checkpoints.latest_step() is None:
             raise UserError(f"{workdir} holds no complete checkpoint")
         return restore(checkpoints, state)

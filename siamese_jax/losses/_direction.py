@@ -1,12 +1,48 @@
-"""Refuses distances for a loss of similarities, and the reverse, among own functions."""
+"""Takes a loss apart, and refuses distances for a loss of similarities, and the reverse."""
 
 import functools
 import inspect
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from siamese_jax.losses.softmax import symmetric_loss
+
+
+class Plain(NamedTuple):
+    """A loss without `functools.partial` and `both_directions` around it.
+
+    Attributes:
+      fn: The loss of one direction.
+      both: Whether rows and columns are anchors.
+      options: Options that are already given.
+    """
+
+    fn: Callable[..., Any]
+    both: bool
+    options: dict[str, Any]
+
+
+def plain(loss_fn: Callable[..., Any]) -> Plain:
+    """Takes `functools.partial` and `both_directions` off a loss.
+
+    >>> from siamese_jax import losses
+    >>> taken = plain(losses.both_directions(functools.partial(
+    ...     losses.info_nce_loss, temperature=0.5)))
+    >>> print(taken.fn.__name__, taken.both, taken.options)
+    info_nce_loss True {'temperature': 0.5}
+    """
+    both = False
+    options: dict[str, Any] = {}
+    while isinstance(loss_fn, functools.partial):
+        options = loss_fn.keywords | options
+        if loss_fn.func is symmetric_loss:
+            both, loss_fn = True, loss_fn.args[0]
+        elif loss_fn.args:
+            break
+        else:
+            loss_fn = loss_fn.func
+    return Plain(loss_fn, both, options)
 
 
 def check_direction(loss_fn: Callable[..., Any], matrix_fn: Callable[..., Any]) -> None:
@@ -24,7 +60,7 @@ def check_direction(loss_fn: Callable[..., Any], matrix_fn: Callable[..., Any]) 
     ...     print(error)
     contrastive_loss takes distances; cosine_similarity_matrix makes similarities
     """
-    loss_fn, matrix_fn = _without_options(loss_fn), _without_options(matrix_fn)
+    loss_fn, matrix_fn = plain(loss_fn).fn, plain(matrix_fn).fn
     if not (_is_own(loss_fn, "losses") and _is_own(matrix_fn, "distances")):
         return
     taken = next(iter(inspect.signature(loss_fn).parameters))
@@ -33,13 +69,6 @@ def check_direction(loss_fn: Callable[..., Any], matrix_fn: Callable[..., Any]) 
         raise ValueError(
             f"{loss_fn.__name__} takes {taken}; {matrix_fn.__name__} makes {made}"
         )
-
-
-def _without_options(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Takes `functools.partial` and `both_directions` off a function."""
-    while isinstance(fn, functools.partial):
-        fn = fn.args[0] if fn.func is symmetric_loss else fn.func
-    return fn
 
 
 def _is_own(fn: Callable[..., Any], module: str) -> bool:
