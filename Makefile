@@ -30,7 +30,7 @@ docs: .venv/documentation  ## The documentation site, docs/_build/html/index.htm
 
 # The newest JAX beside it, with a newer Python:
 # make bench PYTHON=python3.13 BENCH=.venv/bench-newest RESULTS=benchmarks/results/newest
-bench: $(BENCH)/installed  ## Measure the speed beside Keras and PyTorch, and write all tables of benchmarks/README.md.
+bench: $(BENCH)/installed  ## Measure the speed beside Keras and PyTorch, and write the tables of benchmarks/README.md.
 	for name in train_step inference record_step sweep retrieval start_up time_to_accuracy; do \
 		$(BENCH)/bin/python -m benchmarks.$$name --json $(RESULTS)/$$name.json \
 			|| exit 1; \

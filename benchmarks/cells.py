@@ -4,6 +4,7 @@ A cell of a table is a command that prints what it has found as lines of JSON. W
 printed before it is stopped is a result too, and so is the limit that stopped it.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -54,6 +55,13 @@ def peak_gb(pid: int | str = "self") -> float:
     return 0.0
 
 
+def reset_peak() -> float:
+    """Lets the peak of this process begin anew, where the system can, and returns it."""
+    with contextlib.suppress(OSError):
+        pathlib.Path("/proc/self/clear_refs").write_text("5")
+    return peak_gb()
+
+
 def _own_peak_gb() -> float:
     """Without /proc: of this process alone, and in bytes on macOS."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -71,8 +79,10 @@ def measure_apart(
     """
     command = [sys.executable, "-m", module, *arguments]
     command += ["--processor-time"] * processor_time
+    # Threads that wait actively would count as computing.
+    environment = os.environ | ({"OMP_NUM_THREADS": "1"} if processor_time else {})
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     began = time.monotonic()
     peak, reason = 0.0, None

@@ -119,10 +119,10 @@ def make_ours(
         first = initial_state(still, key)
         if pathlib.Path(path).exists():  # another form of ours has written its weights
             with np.load(path) as flat:
-                weights = jax.tree.map(jnp.asarray, _nested(flat))
+                weights = jax.tree.map(jnp.asarray, nested_weights(flat))
             first = training.init_state(weights, still.optimizer)
         else:
-            np.savez(path, **_flat(first.params))  # type: ignore[arg-type]
+            np.savez(path, **flat_weights(first.params))  # type: ignore[arg-type]
         train = jax.jit(partial(train_steps, still), static_argnums=3)
         in_order = jax.tree.map(jnp.asarray, pairs)
         _, metrics = train(key, first, in_order, case.num_compared_steps)
@@ -145,12 +145,13 @@ def _flattened_twin(apply_fn: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
-def _flat(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
+def flat_weights(params: Any, prefix: str = "") -> dict[str, np.ndarray]:
+    """Returns the arrays of a tree of dictionaries, by their paths "name/name"."""
     if not isinstance(params, dict):
         return {prefix: np.asarray(params)}
     flat: dict[str, np.ndarray] = {}
     for name, below in params.items():
-        flat |= _flat(below, f"{prefix}/{name}" if prefix else name)
+        flat |= flat_weights(below, f"{prefix}/{name}" if prefix else name)
     return flat
 
 
@@ -181,7 +182,7 @@ def make_keras(system: str, case: Case, pairs: Pairs) -> Contestant:
         options = {**case.options, **case.without_dropout}
         reference = keras_reference.build(system, **options)
         with np.load(path) as flat:
-            keras_reference.set_weights(reference, _nested(flat))
+            keras_reference.set_weights(reference, nested_weights(flat))
         found = []
         for first in range(0, case.num_compared_steps * case.batch_size, case.batch_size):
             rows = slice(first, first + case.batch_size)
@@ -192,7 +193,8 @@ def make_keras(system: str, case: Case, pairs: Pairs) -> Contestant:
     return Contestant(run, losses, _keras_device())
 
 
-def _nested(flat: Any) -> dict[str, Any]:
+def nested_weights(flat: Any) -> dict[str, Any]:
+    """Returns the tree of dictionaries that `flat_weights` was given."""
     nested: dict[str, Any] = {}
     for path in flat:
         *above, name = path.split("/")
@@ -260,7 +262,7 @@ def make_torch(system: str, case: Case, pairs: Pairs, *, compiled: bool) -> Cont
     def losses(path: str) -> list[float]:
         reference, step = make(**{**case.options, **case.without_dropout})
         with np.load(path) as flat:
-            torch_reference.set_weights(reference, _nested(flat))
+            torch_reference.set_weights(reference, nested_weights(flat))
         return [float(step(number)) for number in range(case.num_compared_steps)]
 
     run = partial(results.seconds_of, train)

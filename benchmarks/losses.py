@@ -4,9 +4,10 @@
         [--limit-seconds 120] [--processor-time] [--json OUT]
 
 Each loss and its gradient with respect to the embeddings are computed from the same random
-embeddings and labels (P x K, K = 4). Each measurement runs in a process of its own, which
-is stopped at a limit of time or of memory; "over 8 GB" is a result too. The two libraries
-take turns. Their values are compared, where both define the same number.
+embeddings of length 1, labels (P x K, K = 4) and proxies. Each measurement runs in a
+process of its own, which is stopped at a limit of time or of memory; "over 8 GB" is a
+result too. The two libraries take turns. Their values are compared, where both define the
+same number: those of `SmoothAPLoss` and `PNPLoss` differ on purpose.
 
 On a machine that does other work too, `taskset -c 0 python -m benchmarks.losses
 --processor-time` measures the time that one core computes, instead of the time that passes.
@@ -49,8 +50,7 @@ NAMES = (
 _SETTINGS = {"RankedListLoss": {"margin": 0.4, "Tn": 10}}
 _OF_PROXIES = {"ArcFaceLoss", "CosFaceLoss", "SphereFaceLoss", "NormalizedSoftmaxLoss"}
 _OF_PROXIES |= {"ProxyNCALoss", "ProxyAnchorLoss", "SoftTripleLoss"}
-# Random weights are made by the other library, or its value is another on purpose.
-_NOT_COMPARED = _OF_PROXIES | {"MarginLoss", "PNPLoss", "SmoothAPLoss", "HistogramLoss"}
+_NOT_COMPARED = {"PNPLoss", "SmoothAPLoss"}
 
 
 def make_inputs(num_rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -59,7 +59,9 @@ def make_inputs(num_rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels = np.arange(num_rows) // EXAMPLES_PER_CLASS
     proxies = rng.normal(size=(labels.max() + 1, DIM)).astype(np.float32)
     noise = rng.normal(size=(num_rows, DIM)).astype(np.float32)
-    return proxies[labels] + noise, labels, proxies
+    embeddings = proxies[labels] + noise
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return embeddings, labels, proxies
 
 
 # The three libraries --------------------------------------------------------------------
@@ -70,7 +72,7 @@ def make_ours(name: str, num_rows: int) -> Callable[[], float]:
     import jax
     import jax.numpy as jnp
 
-    from siamese_jax import distances, losses, relations
+    from siamese_jax import distances, losses, miners, relations
     from siamese_jax.reductions import mean_of_active
 
     embeddings, labels, proxies = map(jnp.asarray, make_inputs(num_rows))
@@ -89,6 +91,18 @@ def make_ours(name: str, num_rows: int) -> Callable[[], float]:
     def of_proxies(loss_fn: Callable[..., Any], weights: jax.Array, **options: Any) -> Any:
         return lambda x: loss_fn(x, labels, weights, **options)
 
+    def margin(d: jax.Array, same: jax.Array, *, where: jax.Array) -> jax.Array:
+        positive, negative = miners.sides(d, same, where)
+        # the other library counts a pair once for each of its triplets
+        num_positive, num_negative = (
+            jnp.sum(side, axis=1, keepdims=True, dtype=d.dtype)
+            for side in (positive, negative)
+        )
+        weights = jnp.where(positive, num_negative, num_positive)
+        return losses.margin_loss(
+            d, same, where=where, weights=weights, reduce_fn=mean_of_active
+        )
+
     d, s = distances.euclidean_distance_matrix, distances.dot_similarity_matrix
     squared = distances.squared_euclidean_distance_matrix
     active = {"reduce_fn": mean_of_active}
@@ -96,7 +110,7 @@ def make_ours(name: str, num_rows: int) -> Callable[[], float]:
     losses_by_name: dict[str, Callable[[jax.Array], jax.Array]] = {
         "ContrastiveLoss": of(losses.contrastive_loss, d, **apart),
         "TripletMarginLoss": of(losses.all_triplets_loss, d, margin=0.05, active_only=True),
-        "MarginLoss": of(losses.margin_loss, d, **active),
+        "MarginLoss": of(margin, d),
         "ThresholdConsistentMarginLoss": of(losses.threshold_consistent_margin_loss, s),
         "SupConLoss": of(losses.supervised_contrastive_loss, s),
         "NTXentLoss": of(losses.info_nce_loss, s, temperature=0.07),
@@ -146,6 +160,8 @@ def make_theirs(name: str, num_rows: int) -> Callable[[], float]:
     if name in _OF_PROXIES:
         settings |= {"num_classes": len(proxies), "embedding_size": DIM}
     loss_fn = getattr(losses, name)(**settings)
+    if name in _OF_PROXIES:
+        copy_proxies(loss_fn, torch.tensor(proxies))
     x, y = torch.tensor(embeddings), torch.tensor(labels)
 
     def run() -> float:
@@ -160,16 +176,27 @@ def make_theirs(name: str, num_rows: int) -> Callable[[], float]:
     return run
 
 
+def copy_proxies(loss_fn: Any, proxies: Any) -> None:
+    """Sets the proxies of a loss of the other library, equal ones for all of a class."""
+    if hasattr(loss_fn, "proxies"):
+        loss_fn.proxies.data = proxies
+    elif hasattr(loss_fn, "fc"):
+        loss_fn.fc.data = proxies.repeat_interleave(10, dim=0).T.contiguous()
+    else:
+        loss_fn.W.data = proxies.T.contiguous()
+
+
 # One measurement in its own process -----------------------------------------------------
 
 
 def measure(
     name: str, library: str, num_rows: int, clock: Callable[[], float]
 ) -> dict[str, Any]:
-    """Seconds of one call, and the memory that it needs beyond the inputs, in GB."""
+    """Seconds of one call, and the memory that it needs beyond what is in use, in GB."""
     run = (make_ours if library == "ours" else make_theirs)(name, num_rows)
-    before = cells.peak_gb()
     run()  # compiles
+    before = cells.reset_peak()
+    run()
     memory_gb = cells.peak_gb() - before
     value, seconds = cells.time_calls(run, clock)
     return {"value": value, "seconds": seconds, "memory_gb": memory_gb}
@@ -241,7 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ]
             print(f"| {' | '.join(texts)} |", flush=True)
     if options.json:
-        results.write(options.json, {"machine": results.machine(), "rows": rows})
+        about = {"command": results.command("losses", arguments)}
+        results.write(options.json, {**about, "machine": results.machine(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for dtype in options.dtypes
         for row in measure(preset, dtype, rivals, **size)
     ]
-    results.report("record_step", rows, options.json, skipped)
+    results.report("record_step", rows, options.json, arguments, skipped)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import json
 import pathlib
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ FOLDER = ROOT / "benchmarks" / "results"
 README = ROOT / "benchmarks" / "README.md"
 PACKAGES = (
     "jax",
+    "jaxlib",
     "flax",
     "optax",
     "numpy",
@@ -70,10 +72,28 @@ def commit() -> str | None:
     return None
 
 
+def command(name: str, arguments: Sequence[str] | None = None) -> str:
+    """Returns the command line of a benchmark, without the file for its results.
+
+    Args:
+      name: Name of the benchmark.
+      arguments: Its flags. None means those of this process.
+    """
+    words = iter(sys.argv[1:] if arguments is None else arguments)
+    kept = []
+    for word in words:
+        if word == "--json":
+            next(words, None)
+        elif not word.startswith("--json="):
+            kept.append(word)
+    return " ".join(["python -m", f"benchmarks.{name}", *kept])
+
+
 def report(
     name: str,
     rows: Sequence[Mapping[str, Any]],
     path: pathlib.Path | None,
+    arguments: Sequence[str] | None,
     skipped: Mapping[str, str] | None = None,
 ) -> None:
     """Prints the table of a benchmark and writes its rows as JSON.
@@ -82,13 +102,15 @@ def report(
       name: Name of the benchmark, a key of `COLUMNS`.
       rows: Rows of the table.
       path: File to write, or None to only print.
+      arguments: Flags of the benchmark, as in `command`.
       skipped: Why each rival in it was skipped.
     """
     skipped = skipped or {}
     for what, why in skipped.items():
         print(f"skipped: {what}: {why}")
     print(table(rows, COLUMNS[name]))
-    write(path, {"rows": list(rows), "skipped": skipped, "machine": machine()})
+    about = {"command": command(name, arguments), "machine": machine()}
+    write(path, {"rows": list(rows), "skipped": skipped, **about})
 
 
 def write(path: pathlib.Path | None, found: Mapping[str, Any]) -> None:
@@ -182,7 +204,7 @@ def _described_table(name: str, path: pathlib.Path) -> str:
     versions = ", ".join(f"{key} {value}" for key, value in where["versions"].items())
     skipped = "".join(f" Skipped: {key}: {why}." for key, why in found["skipped"].items())
     return (
-        f"`{COMMANDS[name]}`: {where['processor']}; "
+        f"`{found['command']}`: {where['processor']}; "
         f"Python {where['python']}, {versions}; commit {where['commit']}.{skipped}\n\n"
         f"{table(found['rows'], COLUMNS[name])}"
     )
@@ -202,23 +224,13 @@ def write_tables(text: str) -> str:
             raise ValueError(f"{README} must have the lines {first} and {last}")
         head, rest = text.split(first, 1)
         before, rest = rest.split(last, 1)
-        unmeasured = before.strip() or f"Not measured yet: `{COMMANDS[name]}`."
+        unmeasured = before.strip() or f"Not measured yet: `{command(name, ())}`."
         text = f"{head}{first}\n{section(name) or unmeasured}\n{last}{rest}"
     return text
 
 
 _RATIO = "{ratio:.2f} ({ratio_min:.2f} to {ratio_max:.2f})"
 
-COMMANDS = {
-    "train_step": "python -m benchmarks.train_step",
-    "time_to_accuracy": "python -m benchmarks.time_to_accuracy",
-    "inference": "python -m benchmarks.inference",
-    "record_step": "python -m benchmarks.record_step",
-    "sweep": "python -m benchmarks.sweep",
-    "retrieval": "python -m benchmarks.retrieval",
-    "start_up": "python -m benchmarks.start_up",
-    "scale": "python -m benchmarks.scale",
-}
 COLUMNS = {
     "train_step": {
         "system": "{system}",

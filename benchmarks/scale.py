@@ -283,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 row = measure_row(name, num_rows, row, options)
                 rows.append(row)
     finally:  # what is measured is kept, also after Ctrl-C
-        results.report("scale", rows, options.json)
+        results.report("scale", rows, options.json, arguments)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1; got {options.rounds}")
-    results.report("start_up", measure(options.rounds), options.json)
+    results.report("start_up", measure(options.rounds), options.json, arguments)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--num-seeds and --rounds must be at least 1; got {found}")
     run = partial(measure, rounds=options.rounds, smoke=options.smoke)
     rows = [run(system, options.num_seeds) for system in options.systems]
-    results.report("sweep", rows, options.json)
+    results.report("sweep", rows, options.json, arguments)
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epochs = options.tuned_epochs if name == "tuned" else options.epochs
         found = curve(name, options.dataset, epochs)
         rows += make_rows(name, found, options.accuracies)
-    results.report("time_to_accuracy", rows, options.json, skipped)
+    results.report("time_to_accuracy", rows, options.json, arguments, skipped)
 
 
 if __name__ == "__main__":

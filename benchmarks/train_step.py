@@ -111,7 +111,7 @@ def started(name: str, *module: str, checkout: pathlib.Path | None = None) -> It
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         **os.environ,
-        "PYTHONPATH": str(root),
+        "PYTHONPATH": os.pathsep.join([str(root), *_python_path()]),
     }
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -141,6 +141,10 @@ def started(name: str, *module: str, checkout: pathlib.Path | None = None) -> It
         finally:
             process.kill()
             process.communicate()
+
+
+def _python_path() -> list[str]:
+    return [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
 
 
 # Measuring ------------------------------------------------------------------------------
@@ -344,6 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    found["command"] = results.command("train_step", arguments)
     results.write(options.json, found)
 
 

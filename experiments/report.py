@@ -144,7 +144,7 @@ def training_section(workdir: pathlib.Path, names: Sequence[str] = ("loss",)) ->
 def curves(
     workdir: pathlib.Path, names: Sequence[str] = ("loss",), *, log: str = "metrics.jsonl"
 ) -> "Figure":
-    """Plots metrics of a log over the steps, with a running mean.
+    """Plots metrics of a log over the steps, with a running mean; 0 is always in view.
 
     Args:
       workdir: The folder of the run.
@@ -162,9 +162,8 @@ def curves(
         axes.plot(steps, values, color=PALE, linewidth=0.6)
         axes.plot(steps[window - 1 :], means, color=INK)
         finite = np.append(values[np.isfinite(values)], 0)
-        axes.set(
-            xlabel="step", title=name, ylim=(0, float(np.quantile(finite, 0.99)) * 1.05)
-        )
+        low, high = 1.05 * np.quantile(finite, (0.01, 0.99))
+        axes.set(xlabel="step", title=name, ylim=(min(0.0, low), max(0.0, high)))
         without_frame(axes)
     return figure
 

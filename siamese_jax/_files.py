@@ -1,10 +1,13 @@
 """Checks of output paths, and files that are written whole or not at all."""
 
+import contextlib
+import hashlib
 import json
 import math
 import os
 import pathlib
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 from siamese_jax.errors import UserError
 
@@ -62,11 +65,24 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@contextlib.contextmanager
+def open_whole(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """Opens a file for bytes; a killed process leaves the old file or the new one."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        yield file
+    part.replace(path)
+
+
 def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a text file so that a killed process leaves the old file or the new one."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    with open_whole(path) as file:
+        file.write(text.encode())
+
+
+def checksum(content: bytes) -> str:
+    """Returns the SHA-256 of a file's content, in hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:

@@ -1,15 +1,16 @@
 """Labels as people have them: arrays, lists, names, and numbers read as floats."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Shaped
+from jaxtyping import Array, Integer, Shaped
 
 from siamese_jax._checks import check_integer, check_rank
 
+NamedItems = TypeVar("NamedItems")  # `Items` of a module that imports this one
 Labels = Sequence[Any] | Shaped[np.ndarray, "..."] | Shaped[Array, "..."]
 
 
@@ -51,7 +52,7 @@ def host_labels(name: str, labels: Labels) -> Shaped[np.ndarray, " n"]:
     return array
 
 
-def traced_labels(name: str, labels: Labels) -> Int[Array, " n"]:
+def traced_labels(name: str, labels: Labels) -> Integer[Array, " n"]:
     """Returns labels as an array of integers, which may be traced.
 
     Raises:
@@ -77,14 +78,40 @@ def traced_labels(name: str, labels: Labels) -> Int[Array, " n"]:
         )
     if not np.issubdtype(array.dtype, np.integer):
         raise TypeError(f"{name} must be an integer array; got dtype {array.dtype}")
-    found = jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
-    limits = jnp.iinfo(found.dtype)
-    if array.size and not limits.min <= array.min() <= array.max() <= limits.max:
+    return fitting(name, array)
+
+
+def fitting(name: str, array: Any) -> Shaped[Array, "..."]:
+    """Returns an array of JAX, without wrapping whole numbers that do not fit its integers.
+
+    Raises:
+      ValueError: If an integer does not fit.
+
+    >>> print(fitting("ids", np.array([5, 7])))
+    [5 7]
+    """
+    if isinstance(array, jax.Array):
+        return array
+    given = np.asarray(array)
+    if given.dtype.kind not in "iu":
+        return jnp.asarray(array)
+    found = jax.dtypes.canonicalize_dtype(given.dtype)
+    limits = jnp.iinfo(found)
+    if given.size and not limits.min <= given.min() <= given.max() <= limits.max:
         raise ValueError(
-            f"{name} must fit {found.dtype}; got numbers from {array.min()} to "
-            f"{array.max()}: number them by samplers.class_index"
+            f"{name} must fit {found}; got numbers from {given.min()} to "
+            f"{given.max()}: number them by samplers.class_index"
         )
-    return found
+    return jnp.asarray(given, found)
+
+
+def fitting_items(name: str, items: NamedItems) -> NamedItems:
+    """Returns `Items` with arrays of JAX, as `fitting` makes them."""
+
+    def of_leaf(path: Any, leaf: Any) -> Array:
+        return fitting(f"{name}{jax.tree_util.keystr(path)}", leaf)
+
+    return jax.tree_util.tree_map_with_path(of_leaf, items)
 
 
 def _scalar(name: str, label: Any) -> Any:

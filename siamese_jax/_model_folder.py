@@ -5,7 +5,6 @@ The format is described in `siamese_jax.model`.
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -13,7 +12,7 @@ import pathlib
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +23,8 @@ from jaxtyping import Array, PyTree
 
 import siamese_jax
 from siamese_jax._extras import import_extra
+from siamese_jax._files import checksum
+from siamese_jax._numerics import widen
 from siamese_jax.errors import UserError
 from siamese_jax.images import ImageFile, Preparation
 from siamese_jax.verification import Calibration
@@ -70,7 +71,7 @@ def write_folder(folder: ImageFile, content: Content) -> None:
         "calibration": content.calibration and dataclasses.asdict(content.calibration),
         "details": content.details,
         **facts,
-        "sha256": {name: _checksum(data) for name, data in files.items()},
+        "sha256": {name: checksum(data) for name, data in files.items()},
         "versions": {
             "siamese_jax": siamese_jax.__version__,
             "jax": jax.__version__,
@@ -135,7 +136,7 @@ def _export(named: FlatParams, content: Content) -> tuple[dict[str, bytes], dict
         return jax.tree.unflatten(structure, [named[name] for name in names])
 
     def embed_fn(named: FlatParams, images: Array) -> Array:
-        return content.embed_fn(tree(named), images)
+        return widen(content.embed_fn(tree(named), images))  # as files have embeddings
 
     def matrix_fn(named: FlatParams, x: Array, y: Array) -> Array:
         return content.matrix_fn(tree(named), x, y)
@@ -172,10 +173,6 @@ def _export(named: FlatParams, content: Content) -> tuple[dict[str, bytes], dict
     return {name: bytes(one.serialize()) for name, one in exported.items()}, facts
 
 
-def _checksum(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
 def _without_nan(value: Any) -> Any:
     """The same for JSON, which has no NaN and no infinity: they become null."""
     match value:
@@ -207,8 +204,8 @@ def read_folder(folder: ImageFile) -> Content:
     safetensors = import_extra("safetensors.numpy")
     import_extra("flatbuffers")
     with _blaming(folder / FACTS):
-        preparation = _preparation(facts["preparation"])
-        calibration = facts["calibration"] and Calibration(**facts["calibration"])
+        preparation = _preparation(facts["preparation"], facts["image_shape"])
+        calibration = _calibration(facts["calibration"])
         details, used = dict(facts["details"]), set(facts["distance_parameters"])
         checksums = {name: facts["sha256"][name] for name in DATA}
     data = {name: _read(folder / name, sha) for name, sha in checksums.items()}
@@ -244,19 +241,42 @@ def _read_facts(folder: pathlib.Path) -> dict[str, Any]:
     return facts
 
 
-def _read(path: pathlib.Path, checksum: str) -> bytes:
+def _read(path: pathlib.Path, sha256: str) -> bytes:
     if not path.is_file():
         raise UserError(f"{path} is missing")
     data = path.read_bytes()
-    if _checksum(data) != checksum:
+    if checksum(data) != sha256:
         raise UserError(
             f"{path} is damaged: it is not the file that was written with the model"
         )
     return data
 
 
-def _preparation(fields: dict[str, Any]) -> Preparation:
-    return Preparation(**{**fields, "size": tuple(fields["size"])})
+def _preparation(fields: dict[str, Any], image_shape: list[int]) -> Preparation:
+    preparation = Preparation(**{**fields, "size": tuple(fields["size"])})
+    if image_shape != list(preparation.image_shape):
+        raise ValueError(
+            f"image_shape must be that of the preparation, {preparation.image_shape}; got "
+            f"{image_shape}"
+        )
+    return preparation
+
+
+def _calibration(fields: dict[str, Any] | None) -> Calibration | None:
+    if fields is None:
+        return None
+    for name, kind in get_type_hints(Calibration).items():
+        if not _is_of_kind(fields[name], kind):
+            raise TypeError(f"{name} must be {kind}; got {fields[name]!r}")
+    return Calibration(**fields)
+
+
+def _is_of_kind(value: Any, kind: Any) -> bool:
+    """Tells whether a value of JSON is of the type of a field."""
+    if get_origin(kind) is list:
+        parts = kind.__args__
+        return isinstance(value, list) and all(_is_of_kind(x, *parts) for x in value)
+    return isinstance(value, int | float if kind is float else kind)
 
 
 @contextlib.contextmanager

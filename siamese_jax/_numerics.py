@@ -53,6 +53,17 @@ def safe_abs(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(x == 0, 0, jnp.abs(x))
 
 
+def centred(x: Float[Array, "*shape"], axis: int) -> Float[Array, "*shape"]:
+    """Subtracts the mean along an axis, so that constant numbers become exactly 0.
+
+    The first entry is subtracted before the mean. Otherwise constant numbers would keep the
+    rounding error of their mean, which has a direction too.
+    """
+    first = lax.stop_gradient(lax.slice_in_dim(x, 0, min(1, x.shape[axis]), axis=axis))
+    moved = x - first
+    return moved - jnp.mean(moved, axis=axis, keepdims=True)
+
+
 def add_angle(cosine: Float[Array, "*shape"], angle: Margin) -> Float[Array, "*shape"]:
     """cos(arccos(c) + angle) = c cos(angle) - sqrt(1 - c^2) sin(angle), in radians.
 

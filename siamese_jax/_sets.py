@@ -10,13 +10,14 @@ import numpy as np
 from jaxtyping import Array
 
 from siamese_jax._checks import check_at_least, check_floating, check_rank
-from siamese_jax._labels import traced_labels
+from siamese_jax._labels import fitting_items, traced_labels
 from siamese_jax._numerics import widen
 from siamese_jax._reach import refuse_whole_matrix
 from siamese_jax._tiles import RelationFn, Rows, Whole, cut
 from siamese_jax._totals import check_reduction
 from siamese_jax.losses._direction import Plain
-from siamese_jax.reductions import ReduceFn, mean, mean_and_count
+from siamese_jax.losses.softmax import check_both
+from siamese_jax.reductions import ReduceFn, mean
 from siamese_jax.relations import Items, between
 
 Sets = tuple[tuple[Array, Items], tuple[Array, Items]]
@@ -30,10 +31,12 @@ def read_options(
     if options.get("weights") is None:
         options.pop("weights", None)
     refuse_whole_matrix(taken.fn, options)
+    if "where" in options:
+        raise ValueError("where must not be given: it is made of the items, by relation_fn")
     reduce_fn = options.pop("reduce_fn", _default_reduction(taken.fn))
     check_reduction(reduce_fn)
     if taken.both:
-        _check_both(reduce_fn, options)
+        check_both(reduce_fn, options)
     arrays = {name: jnp.asarray(x) for name, x in options.items() if _is_array(x)}
     return reduce_fn, arrays, {k: x for k, x in options.items() if k not in arrays}
 
@@ -47,14 +50,6 @@ def _default_reduction(loss_fn: Callable[..., Any]) -> ReduceFn | None:
     if parameter is None or parameter.default is inspect.Parameter.empty:
         return mean
     return parameter.default
-
-
-def _check_both(reduce_fn: ReduceFn | None, options: dict[str, Any]) -> None:
-    if reduce_fn is None or reduce_fn is mean_and_count:
-        name = getattr(reduce_fn, "__name__", None)
-        raise ValueError(f"reduce_fn must return a number; got {name} for both_directions")
-    if "weights" in options:
-        raise ValueError("both_directions takes no weights; weights must be None")
 
 
 def two_sets(
@@ -90,7 +85,7 @@ def _one_set(
         labels = traced_labels(f"{items_name}.labels", labels)
     elif isinstance(labels, list):
         labels = jnp.asarray(labels)
-    items = jax.tree.map(jnp.asarray, items._replace(labels=labels))
+    items = fitting_items(items_name, items._replace(labels=labels))
     for leaf in jax.tree.leaves(items):
         if leaf.shape[:1] != (len(embeddings),):
             raise ValueError(

@@ -16,7 +16,6 @@ DIR is a folder that `siamese_jax.model.save_model` has written.
 `siamese-jax COMMAND --help` explains a command and its flags.
 """
 
-import hashlib
 import inspect
 import io
 import math
@@ -29,7 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from siamese_jax._evaluate_command import evaluate
 from siamese_jax._extras import import_extra
 from siamese_jax._files import check_output as check_output
-from siamese_jax._files import write_json
+from siamese_jax._files import checksum, open_whole, write_json
 from siamese_jax._names import print_any_name, shown
 from siamese_jax.errors import UserError
 
@@ -84,10 +83,10 @@ def verify(
 
     Prints the distance of the two images, the threshold up to which two images
     are called the same, and the probability that they are, which is at least
-    one half exactly then. The threshold and the probability come from the pairs
-    of images that the model was calibrated on, and assume that same and
-    different are as frequent as there. A calibration on fewer than 20 classes
-    comes with a warning.
+    0.5 if and only if they are called the same. The threshold and the
+    probability come from the pairs of images that the model was calibrated on,
+    and assume that same and different are as frequent as there. A calibration
+    on fewer than 20 classes comes with a warning.
 
     Args:
       a: An image file.
@@ -239,8 +238,8 @@ def embed(
 
     from siamese_jax.images import list_images
 
-    list_file = out.with_suffix(".json")
     check_output("--out", out, endings=(".npy",))
+    list_file = out.with_suffix(".json")
     check_output("--out", list_file)
     files = list_images(images)
     if not files:
@@ -248,10 +247,8 @@ def embed(
     _check_files("images", files)
     _print_remarks(images, files)
     vectors = np.asarray(_load(model).embed(files), np.float32)
-    part = out.with_name(f"{out.name}.part")
-    with part.open("wb") as file:
+    with open_whole(out) as file:
         np.save(file, vectors)
-    part.replace(out)
     write_json(list_file, {"files": [shown(str(file)) for file in files]})
     print(f"{out}: {vectors.shape[0]} embeddings of {vectors.shape[1]} numbers")
     print(f"{list_file}: their image files")
@@ -365,12 +362,9 @@ def _are_copies(
 ) -> list[bool]:
     """Whether each query is a file of the gallery or has the same bytes as one."""
     sizes = {file.stat().st_size for file in queries}
-    known = {_checksum(file) for file in gallery if file.stat().st_size in sizes}
-    return [_checksum(file) in known for file in queries]
-
-
-def _checksum(file: pathlib.Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    alike = [file for file in gallery if file.stat().st_size in sizes]
+    known = {checksum(file.read_bytes()) for file in alike}
+    return [checksum(file.read_bytes()) in known for file in queries]
 
 
 def _warn(words: str) -> None:

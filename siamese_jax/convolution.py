@@ -23,11 +23,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from siamese_jax._checks import check_at_least
 from siamese_jax._cpu import fourier, patches, pooling
 
 
@@ -40,8 +42,10 @@ def convolution(
 ) -> Float[Array, "_ out_height out_width _"]:
     """Computes `lax.conv_general_dilated` of NHWC images and HWIO kernels.
 
-    Equal to `lax.conv_general_dilated` up to rounding. The way depends on static shapes
-    alone, never on the number of images, which may be symbolic. Half precision is summed in
+    Equal to `lax.conv_general_dilated` for finite numbers, up to rounding. On a CPU the
+    error of an output is relative to the largest sum near it, and NaN or infinity in an
+    image may spread to outputs that do not see it. The way depends on static shapes alone,
+    never on the number of images, which may be symbolic. Half precision is summed in
     float32.
 
     Args:
@@ -50,6 +54,11 @@ def convolution(
       window_strides: Rows and columns from one output to the next.
       padding: "SAME", "SAME_LOWER", "VALID", or the padding before and after each axis.
       **options: The other options of `lax.conv_general_dilated`.
+
+    Raises:
+      ValueError: If `lax.conv_general_dilated` refuses the shapes or options, or a stride
+        or dilation is below 1.
+      TypeError: If it refuses the dtypes, or does not know an option.
 
     >>> images, kernel = jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 1, 1))
     >>> print(convolution(images, kernel, (1, 1), "VALID")[0, :, :, 0])
@@ -65,6 +74,9 @@ def convolution(
         return by_lax(lhs, rhs)
     strides = tuple(map(int, window_strides))
     dilation = tuple(map(int, options.get("rhs_dilation") or (1, 1)))
+    check_at_least("window_strides", min(strides, default=1), 1)
+    check_at_least("rhs_dilation", min(dilation, default=1), 1)
+    jax.eval_shape(by_lax, lhs, rhs)  # for its refusals, also where only on_cpu is traced
     extent = [(rhs.shape[i] - 1) * dilation[i] + 1 for i in range(2)]
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], extent, strides, padding)

@@ -62,7 +62,8 @@ def embedding_health(
       embeddings: Embeddings, as the loss is given them.
       same: True where two are of one class.
       where: True for the pairs that are compared, as `relations.within` gives them. An
-        embedding that is in no pair, such as padding, counts in none of the figures.
+        embedding that is in no pair, such as padding, counts in none of the figures. If
+        none is in a pair, all figures are NaN.
 
     Raises:
       ValueError: If a shape is wrong.
@@ -91,9 +92,11 @@ def embedding_health(
     unit = normalize(x)
     squared = squared_euclidean_distance_matrix(unit, unit)
     positive = same & where
+    spread = jnp.sqrt(variance / jnp.where(size == 0, 1, size))
+    counts = jnp.any(counted)
     return Health(
-        spread=jnp.sqrt(variance / jnp.where(size == 0, 1, size)),
-        effective_rank=_effective_rank(centred),
+        spread=jnp.where(counts, spread, jnp.nan),
+        effective_rank=jnp.where(counts, _effective_rank(centred), jnp.nan),
         alignment=jnp.sum(jnp.where(positive, squared, 0)) / jnp.sum(positive),
         uniformity=jnp.log(
             jnp.sum(jnp.where(where, jnp.exp(-2 * squared), 0)) / jnp.sum(where)
@@ -143,7 +146,7 @@ def warning(
     """
     spread, rank = (float(np.asarray(x)) for x in (health.spread, health.effective_rank))
     if not (np.isfinite(spread) and np.isfinite(rank)):
-        return "the embeddings are not finite"
+        return "no embedding counts, or one is not finite"
     if spread < min_spread:
         return f"the embeddings have collapsed to a point: their spread is {spread:.4f}"
     if rank < min_rank:

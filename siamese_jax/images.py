@@ -33,6 +33,7 @@ Reading files, changing sizes and turning colour into grey need Pillow, which
 `pip install 'siamese_jax[cli]'` installs.
 """
 
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -97,8 +98,9 @@ class Preparation:
       background: What shows through transparent images, from 0, black, to 255, white.
 
     Raises:
-      ValueError: If the size is not two numbers of at least 1, the resampling is unknown,
-        or the background is not in 0 to 255.
+      ValueError: If the size is not two whole numbers of at least 1, the resampling is
+        unknown, or the background is not a whole number in 0 to 255.
+      TypeError: If `color` or `invert` is not boolean.
 
     >>> Preparation(size=(28, 28)).image_shape
     (28, 28, 1)
@@ -111,17 +113,25 @@ class Preparation:
     background: int = 255
 
     def __post_init__(self) -> None:
-        if len(self.size) != 2 or min(self.size) < 1:
+        sides = self.size if isinstance(self.size, tuple | list) else ()
+        if len(sides) != 2 or not all(_is_whole(side) and side >= 1 for side in sides):
             raise ValueError(
-                f"size must be a height and a width of at least 1; got {self.size}"
+                "size must be a height and a width, whole numbers of at least 1; got "
+                f"{self.size!r}"
             )
+        for name in ("color", "invert"):
+            value = getattr(self, name)
+            if not isinstance(value, bool | np.bool_):
+                raise TypeError(f"{name} must be boolean; got {value!r}")
         if self.resampling not in get_args(Resampling):
             raise ValueError(
                 f"resampling must be one of {', '.join(get_args(Resampling))}; "
                 f"got {self.resampling}"
             )
-        if not 0 <= self.background <= 255:
-            raise ValueError(f"background must be in 0 to 255; got {self.background}")
+        if not _is_whole(self.background) or not 0 <= self.background <= 255:
+            raise ValueError(
+                f"background must be in 0 to 255, a whole number; got {self.background!r}"
+            )
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -180,6 +190,21 @@ def check_images(name: str, images: np.ndarray) -> None:
         )
 
 
+def check_files(files: Any) -> None:
+    """Raises TypeError for one name in the place of a list, whose letters are no names.
+
+    >>> check_files("a.png")
+    Traceback (most recent call last):
+    TypeError: a list of files is wanted; got one name, 'a.png'
+    """
+    if isinstance(files, str | os.PathLike):
+        raise TypeError(f"a list of files is wanted; got one name, {os.fspath(files)!r}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 # Files ----------------------------------------------------------------------------------
 
 
@@ -220,8 +245,10 @@ def read_prepared(
 
     Raises:
       ValueError: If there is no file.
+      TypeError: If `files` is one name, not a list of names.
       UserError: If a file cannot be read; see `read_image`.
     """
+    check_files(files)
     if not len(files):
         raise ValueError("files must have at least one file; got none")
     color, background = preparation.color, preparation.background
@@ -297,11 +324,13 @@ def list_images(paths: Sequence[ImageFile]) -> list[pathlib.Path]:
     """Replaces each folder in a list by the image files in it and in its sub-folders.
 
     Raises:
+      TypeError: If `paths` is one name, not a list of names.
       UserError: If a folder has no image.
 
     >>> [file.name for file in list_images(["a.png", ".DS_Store", "b.jpg"])]
     ['a.png', 'b.jpg']
     """
+    check_files(paths)
     files: list[pathlib.Path] = []
     for path in map(pathlib.Path, paths):
         if is_litter(path.name):
@@ -322,9 +351,13 @@ def class_names(files: Sequence[ImageFile]) -> list[str]:
 
     Names that are one text get one spelling, that of the first of them.
 
+    Raises:
+      TypeError: If `files` is one name, not a list of names.
+
     >>> class_names(["Jos\u00e9/0.png", "Jose\u0301/1.png"]) == ["Jos\u00e9"] * 2
     True
     """
+    check_files(files)
     return names_of_folders(files)
 
 

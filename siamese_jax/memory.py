@@ -49,6 +49,7 @@ References:
   algorithm 1.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -66,7 +67,7 @@ from siamese_jax._checks import (
     check_scalar,
     check_shape,
 )
-from siamese_jax._labels import traced_labels
+from siamese_jax._labels import fitting, traced_labels
 from siamese_jax._numerics import Scalar, widen
 from siamese_jax.relations import Items
 
@@ -251,7 +252,7 @@ def momentum_update(target: PyTree, source: PyTree, momentum: Scalar) -> PyTree:
         mean = momentum * widen(old) + (1 - momentum) * widen(new)
         return lax.stop_gradient(mean).astype(old.dtype)
 
-    return jax.tree.map(average, target, source)
+    return jax.tree.map(average, *jax.tree.map(jnp.asarray, (target, source)))
 
 
 # Checks and devices ---------------------------------------------------------------------
@@ -298,7 +299,8 @@ def _checked_items(name: str, items: Items) -> tuple[PyTree, Array, Array | None
     labels = items.labels
     if isinstance(labels, list):
         labels = traced_labels(f"{name}.labels", labels)
-    return jax.tree.map(jnp.asarray, labels), jnp.asarray(items.ids), items.valid
+    labels = jax.tree.map(partial(fitting, f"{name}.labels"), labels)
+    return labels, fitting(f"{name}.ids", items.ids), items.valid
 
 
 def _gathered(tree: PyTree, axis_name: str) -> PyTree:

@@ -51,7 +51,6 @@ by the steps that `preparation` lists::
 """
 
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -74,6 +73,7 @@ from siamese_jax.identification import Identification
 from siamese_jax.images import (
     ImageFile,
     Preparation,
+    check_files,
     check_images,
     prepare,
     read_prepared,
@@ -205,16 +205,16 @@ class Model:
         """Decides whether two images, given as arrays or as files, are of one class.
 
         Raises:
-          ValueError: If the shape of an image is wrong, or `matrix_fn` gives similarities.
+          ValueError: If the shape of an image is wrong.
           TypeError: If an image is not uint8.
-          UserError: If a file cannot be read, the model has no calibration, or the distance
-            is not finite.
+          UserError: If a file cannot be read, the model has no calibration, `matrix_fn`
+            gives similarities, or the distance is not finite.
         """
         calibration = self._calibration()
         rows = (x[None] if isinstance(x, np.ndarray | Array) else [x] for x in (a, b))
         images = np.concatenate([self._prepared(row) for row in rows])
         embeddings = self.embed_prepared(images)
-        check_distance_fn("matrix_fn", self.distances, embeddings)
+        self._check_distances(embeddings)
         x, y = embeddings[:, None]
         distance = float(_finite(self.pair_distances(x, y))[0])
         return Verification(
@@ -255,17 +255,23 @@ class Model:
 
         Raises:
           ValueError: If there is not one label for each image of the gallery, there are
-            fewer than two classes, the rate is not between 0 and 1, or `matrix_fn` gives
-            similarities.
-          TypeError: If images are not uint8.
-          UserError: If a file cannot be read, the model has no calibration, or a distance
-            is not finite.
+            fewer than two classes, the rate is not between 0 and 1, or the shape of the
+            images is wrong.
+          TypeError: If images are neither uint8 nor a list of files.
+          UserError: If a file cannot be read, the model has no calibration, `matrix_fn`
+            gives similarities, or a distance is not finite.
         """
         calibration = self._calibration()
         labels = host_labels("labels", labels)
-        known = self.embed(gallery)
-        check_distance_fn("matrix_fn", self.distances, known)
-        distances = _finite(self.distances(self.embed(queries), known))
+        _check_gallery(gallery, labels)
+        if false_accept_rate is not None and not 0 < false_accept_rate < 1:
+            raise ValueError(
+                f"false_accept_rate must be in (0, 1); got {false_accept_rate}"
+            )
+        prepared = [self._prepared(images) for images in (gallery, queries)]
+        known, asked = map(self.embed_prepared, prepared)
+        self._check_distances(known)
+        distances = _finite(self.distances(asked, known))
         nearest = identification.nearest_classes(distances, labels)
         between = _finite(self.distances(known, known))
         smallest_rate = min(
@@ -289,9 +295,14 @@ class Model:
     def _prepared(self, images: Images) -> np.ndarray:
         if isinstance(images, np.ndarray | Array):
             return prepare(np.asarray(images), self.preparation)
-        if isinstance(images, str | os.PathLike):
-            raise TypeError(f"images must be an array or a list of files; got {images!r}")
         return read_prepared(images, self.preparation)
+
+    def _check_distances(self, embeddings: Array) -> None:
+        """Raises UserError if `matrix_fn` gives similarities."""
+        try:
+            check_distance_fn("matrix_fn", self.distances, embeddings)
+        except ValueError as error:
+            raise UserError(f"the model cannot decide what is same: {error}") from error
 
     def _calibration(self) -> Calibration:
         if self.calibration is None:
@@ -368,6 +379,9 @@ def _diagonal(
     matrix_fn: Callable[[PyTree, Array, Array], Array], params: PyTree, x: Array, y: Array
 ) -> Array:
     """Distances of rows, as the diagonals of small blocks of the matrix."""
+    if not len(x):  # an exported function takes no empty matrix
+        one = jax.ShapeDtypeStruct((1, x.shape[1]), x.dtype)
+        return jnp.zeros(0, jax.eval_shape(matrix_fn, params, one, one).dtype)
     size = min(_PAIRS_AT_ONCE, len(x))
     num_blocks = -(-len(x) // size)
     rows = jnp.minimum(jnp.arange(num_blocks * size), len(x) - 1).reshape(-1, size)
@@ -380,6 +394,20 @@ def _diagonal(
 
 def _pixels(params: PyTree, images: Array) -> Array:
     return images.reshape(images.shape[0], math.prod(images.shape[1:]))
+
+
+def _check_gallery(gallery: Images, labels: np.ndarray) -> None:
+    if not isinstance(gallery, np.ndarray | Array):
+        check_files(gallery)
+    if labels.shape != (len(gallery),):
+        raise ValueError(
+            f"labels must have one class for each of the {len(gallery)} images of gallery; "
+            f"got shape {labels.shape}"
+        )
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        found = "none" if not len(classes) else f"one, {classes[0]!s}"
+        raise ValueError(f"labels of gallery must have two classes or more; got {found}")
 
 
 def _finite(distances: Array) -> np.ndarray:

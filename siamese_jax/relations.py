@@ -87,7 +87,11 @@ def equal_labels(rows: Labels, columns: Labels) -> Bool[Array, "n m"]:
     [[False], [True]]
     """
     rows, columns = (traced_labels("labels", labels) for labels in (rows, columns))
-    return rows[:, None] == columns[None, :]
+    same = rows[:, None] == columns[None, :]
+    for side in (rows[:, None], columns[None, :]):
+        if rows.dtype != columns.dtype and jnp.issubdtype(side.dtype, jnp.signedinteger):
+            same &= side >= 0  # else -1 would be the largest number without a sign
+    return same
 
 
 def shared_label(

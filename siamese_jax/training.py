@@ -145,7 +145,7 @@ def with_compute_dtype(apply_fn: ApplyFn, dtype: DTypeLike) -> ApplyFn:
 
     Floating-point parameters and inputs are cast to `dtype`, and the embeddings back to the
     type of the parameters. Distances, losses, gradients and updates therefore keep the type
-    of the parameters.
+    of the parameters. Without floating-point parameters the embeddings are float32.
 
     Args:
       apply_fn: `apply_fn(params, x, *extras, **options) -> embeddings`. Only `params` and
@@ -157,13 +157,15 @@ def with_compute_dtype(apply_fn: ApplyFn, dtype: DTypeLike) -> ApplyFn:
     1.0
     """
 
+    def is_floating(x: Array) -> bool:
+        return jnp.issubdtype(x.dtype, jnp.floating)
+
     def cast(tree: PyTree, wanted: DTypeLike) -> PyTree:
-        return jax.tree.map(
-            lambda x: x.astype(wanted) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
-        )
+        return jax.tree.map(lambda x: x.astype(wanted) if is_floating(x) else x, tree)
 
     def apply(params: PyTree, x: PyTree, *extras: PyTree, **options: Any) -> PyTree:
-        wide = jnp.result_type(*jax.tree.leaves(params))
+        floats = list(filter(is_floating, jax.tree.leaves(params)))
+        wide = jnp.result_type(*floats or [jnp.float32])
         outputs = apply_fn(cast(params, dtype), cast(x, dtype), *extras, **options)
         return cast(outputs, wide)
 
@@ -196,8 +198,8 @@ def train_step(
 
     Raises:
       ValueError: If `loss_fn` returns a metric named "loss", or statistics of another
-        structure or shape than it was given, or if the optimizer, which is named, fails or
-        returns updates of another shape than the parameters.
+        structure, shape or dtype than it was given, or if the optimizer, which is named,
+        fails or returns updates of another shape than the parameters.
       TypeError: If `loss_fn` does not return `(loss, (statistics, metrics))`, or `state` is
         no `TrainState`.
 
@@ -224,11 +226,11 @@ def train_step(
         return found, gradients
 
     (loss, (statistics, metrics)), gradients = evaluate(state.params)
-    found, wanted = _shapes(statistics), _shapes(state.statistics)
+    found, wanted = _types(statistics), _types(state.statistics)
     if found != wanted:
         raise ValueError(
-            f"loss_fn must return statistics shaped as they were, {wanted}; got {found} "
-            "(does twin need has_statistics=True?)"
+            f"loss_fn must return statistics of the types that they had, {wanted}; got "
+            f"{found} (does twin need has_statistics=True?)"
         )
     if "loss" in metrics:
         raise ValueError('loss_fn must not name a metric "loss": the step adds it')
@@ -429,6 +431,11 @@ def _without_sharing(state: TrainState) -> TrainState:
 
 def _shapes(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.shape, tree)
+
+
+def _types(tree: PyTree) -> PyTree:
+    """Dtypes and shapes, such as float32[3, 4]."""
+    return jax.tree.map(lambda x: f"{jnp.result_type(x)}{list(jnp.shape(x))}", tree)
 
 
 def _averaged(loss_fn: LossFn, axis_name: str) -> LossFn:

@@ -178,7 +178,9 @@ MAY_IMPORT = {
     "images": {
         *("errors", "_extras", "_labels", "_names", "_image_file", "_image_folder"),
     },
-    "_model_folder": {"errors", "_extras", "images", "verification"},
+    "_model_folder": {
+        *("errors", "_extras", "_files", "_numerics", "images", "verification"),
+    },
     "_match_picture": {"errors", "_extras", "_names", "images", "identification"},
     "model": {
         *("errors", "_checks", "_extras", "_labels", "_model_folder", "images"),

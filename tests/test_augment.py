@@ -262,6 +262,23 @@ def test_a_pixel_at_whole_coordinates_is_copied_exactly():
     np.testing.assert_array_equal(augment.warp(image, coordinates, fill=-1.0), image)
 
 
+def test_half_precision_maps_lose_no_pixels():
+    height, width = 300, 301  # bfloat16 has no odd number beyond 256
+    still = jnp.eye(2, 3, dtype=jnp.bfloat16)
+    coordinates = augment.affine_coordinates(still, (height, width))
+    assert coordinates.dtype == jnp.float32
+    np.testing.assert_array_equal(
+        coordinates, jnp.stack(jnp.mgrid[:height, :width], axis=-1)
+    )
+    image = images((height, width, 1))
+    found = augment.affine_transform(image, still)
+    np.testing.assert_array_equal(found, image)
+    half = image.astype(jnp.bfloat16)
+    np.testing.assert_array_equal(augment.affine_transform(half, still), half)
+    beyond = jnp.array([[[3, width + 1]]], jnp.bfloat16)
+    assert augment.warp(image, beyond, fill=-1.0) == -1
+
+
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_the_dtype_of_the_image_is_kept(dtype):
     key, image = jax.random.key(0), images((9, 7, 1)).astype(dtype)

@@ -202,10 +202,16 @@ def test_inference_in_small(tmp_path, capsys):
     assert capsys.readouterr().out.count("| mnist_mlp |") == 3
 
 
-def test_our_inference_computes_what_the_rival_does():
+def test_our_inference_computes_what_the_rival_does(tmp_path):
     case = cases.get_case("mnist_mlp", smoke=True)
     images = inference.make_images("mnist_mlp", smoke=True)
-    ours = inference.make_ours("mnist_mlp", case, 4, 4)
+    weights = tmp_path / "weights.npz"
+    ours = inference.make_ours("mnist_mlp", case, 4, 4, weights)
+    with jax.numpy_rank_promotion("allow"):  # Keras adds biases [m] to [n, m]
+        theirs = inference.make_rival("keras-jax", "mnist_mlp", case, 4, 4, weights)
+        found = {task: theirs[task](images) for task in ours}
+    for task, fn in ours.items():
+        np.testing.assert_allclose(found[task], fn(images), rtol=1e-4, atol=1e-5)
     embeddings = np.asarray(ours["embed"](images))
     a, b = np.split(embeddings, 2)
     np.testing.assert_allclose(
@@ -213,6 +219,22 @@ def test_our_inference_computes_what_the_rival_does():
     )
     away = np.linalg.norm(embeddings[:, None] - embeddings[None, :4], axis=-1)
     np.testing.assert_array_equal(ours["identify"](images), np.argmin(away, axis=1))
+
+
+def test_embeddings_of_a_rival_that_differ_are_refused():
+    def answering(embeddings):
+        return lambda **_: {"embeddings": embeddings}
+
+    asked = {"ours": answering([[1.0, 2.0]]), "torch": answering([[1.0, 2.001]])}
+    with pytest.raises(train_step.BenchmarkError, match="of torch differ from ours by 0"):
+        inference.prepare("mnist_mlp", asked, smoke=True)
+    inference.prepare("mnist_mlp", asked | {"torch": asked["ours"]}, smoke=True)
+
+
+def test_a_command_is_shown_without_the_file_of_its_results():
+    flags = ["--rounds", "3", "--json", "a.json", "--json=b.json", "--smoke"]
+    wanted = "python -m benchmarks.sweep --rounds 3 --smoke"
+    assert results.command("sweep", flags) == wanted
 
 
 def test_a_sweep_in_small(tmp_path):
@@ -251,13 +273,13 @@ def test_an_accuracy_counts_from_the_first_epoch_that_reaches_it():
 def test_tables_go_between_their_comments(monkeypatch, tmp_path):
     monkeypatch.setattr(results, "FOLDER", tmp_path)
     rows = [{"what": "import jax", "seconds": 0.5}]
-    results.report("start_up", rows, tmp_path / "start_up.json")
+    results.report("start_up", rows, tmp_path / "start_up.json", [])
     text = "".join(f"# {n}\n<!-- {n} -->\n<!-- end of {n} -->\n" for n in results.COLUMNS)
     once = results.write_tables(text)
     assert "| import jax | 0.50 |\n<!-- end of start_up -->" in once
     assert "Not measured yet: `python -m benchmarks.sweep`." in once
     assert results.write_tables(once) == once
-    results.report("start_up", rows, tmp_path / "newest" / "start_up.json")
+    results.report("start_up", rows, tmp_path / "newest" / "start_up.json", [])
     twice = results.write_tables(once)
     assert twice.count("| import jax | 0.50 |\n") == 2
     assert twice.count(f"start_up`: {machine.description()}; Python ") == 2

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from siamese_jax import cli
+from siamese_jax.distances import cosine_similarity_matrix
 from siamese_jax.encoders import MnistMlp
 from siamese_jax.images import Preparation, load_folder
 from siamese_jax.model import Model, load_model, save_model
@@ -414,6 +415,9 @@ def test_verify_names_what_is_wrong(folder, stripes, tmp_path, capsys):
     text.write_text("no image")
     fails(capsys, "text.png cannot be read", "verify", "--model", folder, a, text)
     fails(capsys, "is no model folder", "verify", "--model", tmp_path, a, a)
+    cosines = {"matrix_fn": lambda _, x, y: cosine_similarity_matrix(x, y)}
+    save_model(tmp_path / "cos", dataclasses.replace(load_model(folder), **cosines))
+    fails(capsys, "must give distances", "verify", "--model", tmp_path / "cos", a, a)
     out = tmp_path / "nowhere" / "answer.json"
     flags = ("verify", "--model", tmp_path, a, a, "--json")
     fails(capsys, "--json: the folder", *flags, out)  # before the model is looked at
@@ -454,6 +458,7 @@ def test_identify_names_what_is_wrong(folder, new_classes, tmp_path, capsys):
 def test_embed_names_what_is_wrong(folder, stripes, tmp_path, capsys):
     flags = ("embed", "--model", folder, "--out")
     fails(capsys, "must end in .npy", *flags, tmp_path / "E.txt", stripes)
+    fails(capsys, "must end in .npy", *flags, ".", stripes)
     fails(capsys, "at least one image file or folder", *flags, tmp_path / "E.npy")
     wrong = (tmp_path / "E.npy", stripes / "nowhere.png")
     fails(capsys, "nowhere.png is not a file", *flags, *wrong)

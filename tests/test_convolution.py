@@ -223,6 +223,25 @@ def test_options_that_say_nothing_leave_it_plain(tilings, options):
     assert_same(found, wanted, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "of_images", "options", "error"),
+    [
+        ((3, 3, 2, 4), jnp.float32, {"window_strides": (2, 2)}, ValueError),
+        ((3, 3, 1, 4), jnp.bfloat16, {}, TypeError),
+        ((3, 3, 1, 4), jnp.float32, {"lhs_dilatation": (2, 2)}, TypeError),
+        ((3, 3, 1, 4), jnp.float32, {"window_strides": (1,)}, ValueError),
+    ],
+)
+def test_what_lax_refuses_is_refused_without_jit_too(kernel, of_images, options, error):
+    args = jnp.ones((1, 5, 5, 1), of_images), jnp.ones(kernel)
+    options = {"window_strides": (1, 1), "padding": "VALID"} | options
+    ours = partial(CONV, **options)
+    of_lax = partial(lax.conv_general_dilated, dimension_numbers=NHWC, **options)
+    for fn in (ours, jax.jit(ours), of_lax):
+        with pytest.raises(error):
+            fn(*args)
+
+
 # Rounding -------------------------------------------------------------------------------
 
 

@@ -121,15 +121,49 @@ def test_second_derivatives(way):
         assert_close(ahead, exact)
 
 
-@pytest.mark.parametrize("way", ["patches", "Fourier"])
-def test_forward_derivatives_of_convolutions(way):
+@EACH
+@pytest.mark.parametrize("num", [1, 3])  # twice as many at once: one by one or joined
+def test_forward_derivatives(way, num):
     fn, of_lax = functions(way)
     with jax.enable_x64(True):
         x, k = normal(*WAYS[way], dtype=jnp.float64)
+        x = jnp.concatenate([x, 2 * x, -x][:num])
         found, wanted = (
             jax.jvp(jax.vmap(f, (0, None)), (x, k), (x[::-1], 2 * k)) for f in (fn, of_lax)
         )
         assert_close(found, wanted)
+
+
+def test_pooling_has_derivatives_of_every_order_and_direction():
+    pooled, of_lax = partial(convolution.max_pool, window=2), partial(pool_by_lax, window=2)
+    with jax.enable_x64(True):
+        x, change = normal((2, 3, 5, 4, 2), (2, 3, 5, 4, 2), dtype=jnp.float64)
+        for over in (lambda f: f, jax.vmap):
+            given = (x, change) if over is jax.vmap else (x[0], change[0])
+            found, wanted = (
+                jax.jvp(over(f), given[:1], given[1:]) for f in (pooled, of_lax)
+            )
+            assert_close(found, wanted)
+            _, ahead = jax.linearize(over(pooled), given[0])
+            assert_close(ahead(given[1]), wanted[1])
+            assert_close(
+                jax.linear_transpose(ahead, given[0])(wanted[1])[0],
+                jax.vjp(over(of_lax), given[0])[1](wanted[1])[0],
+            )
+        second = [
+            jax.jit(jax.hessian(lambda x, f=f: jnp.sum(jnp.sin(f(x)))))(x[0, :1])
+            for f in (pooled, of_lax)
+        ]
+        assert_close(*second)
+        assert second[0].any()
+
+
+def test_no_entries_are_mapped_to_nothing():
+    pooled = partial(convolution.max_pool, window=2)
+    for num in (0, 3):
+        found, back = jax.vjp(jax.vmap(pooled), jnp.ones((0, num, 6, 4, 2)))
+        assert found.shape == (0, num, 3, 2, 2)
+        assert back(found)[0].shape == (0, num, 6, 4, 2)
 
 
 def products(fn, *args):

@@ -57,6 +57,29 @@ def test_a_head_finds_what_tells_classes_apart(tmp_path, capsys):
     assert (config.workdir / "report.html").exists()
 
 
+@pytest.mark.slow
+def test_a_run_does_not_go_on_with_other_labels(tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    config = write_arrays(tmp_path)
+    labels = np.load(config.labels)
+    with monkeypatch.context() as patch:
+        patch.setattr(embedding_head.loop, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            embedding_head.main(config)
+    for other, words in (
+        (np.roll(labels, 1), r"others \(\d+ of 96 rows have another label\); choose"),
+        (labels[1:], r"others \(95 rows instead of 96\)"),
+    ):
+        np.save(config.labels, other)
+        with pytest.raises(UserError, match=words):
+            embedding_head.main(config)
+    np.save(config.labels, labels)
+    embedding_head.main(config)
+    np.testing.assert_array_equal(np.load(config.workdir / "labels.npy"), labels)
+
+
 def test_the_first_classes_are_for_training():
     labels = np.array([7, 3, 5, 3, 9, 7, 1])
     half = embedding_head.first_classes(embedding_head.Config(), labels)

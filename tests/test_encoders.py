@@ -110,8 +110,7 @@ def test_dropout_only_when_training():
     encoder = encoders.MnistMlp(dropout=0.5, dim=16)
     images = jnp.ones((2, 4, 4, 1))
     variables = encoder.init(jax.random.key(0), images)
-    still = [encoder.apply(variables, images) for _ in range(2)]
-    np.testing.assert_array_equal(*still)
+    np.testing.assert_array_equal(*(encoder.apply(variables, images) for _ in range(2)))
     train = jax.jit(
         lambda key: encoder.apply(variables, images, train=True, rngs={"dropout": key})
     )
@@ -290,6 +289,9 @@ def test_dropout_of_nothing_and_of_everything():
     value, gradient = jax.value_and_grad(lambda x: drop(1.0, KEY, x).sum())(x)
     assert value == 0
     np.testing.assert_array_equal(gradient, jnp.zeros_like(x))
+    for rate in (1.5, -0.5):
+        with pytest.raises(ValueError, match=rf"rate must be in \[0, 1\]; got {rate}"):
+            drop(rate, KEY, x)
 
 
 def hashed(number, words):

@@ -20,11 +20,11 @@ import pytest
 
 from experiments.__main__ import list_experiments
 from experiments.__main__ import main as run_experiment
-from experiments.engine import checkpoints, logs, loop
+from experiments.engine import checkpoints, logs, loop, precision
 from experiments.engine import config as settings
 from experiments.engine.config import RunConfig, setting, stream
 from experiments.engine.system import System, initial_state
-from experiments.systems import glyphs, mnist_mlp
+from experiments.systems import glyphs, mnist_mlp, mnist_towers
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
 from siamese_jax.model import Model
@@ -345,6 +345,20 @@ def test_a_finished_run_over_folds_or_variants_refuses_other_settings(tmp_path):
     with pytest.raises(UserError, match="num_steps: 2 there, 1 asked"):
         loop.start(RunConfig(tmp_path, num_steps=1))
     assert not loop.start(RunConfig(tmp_path, num_steps=2))
+
+
+def test_an_unfinished_run_over_folds_or_variants_is_found_in_its_parts(tmp_path):
+    variants = mnist_towers.Config(workdir=tmp_path, compute_dtype="bfloat16")
+    assert loop.start(variants)
+    loop.prepare_folder(mnist_towers.of_variant(variants, "a"))
+    assert loop.start(mnist_mlp.Config(workdir=tmp_path))  # there is no step yet
+    assert loop.start(variants)
+    (tmp_path / "a" / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match="experiment: mnist_towers there, mnist_mlp asked"):
+        loop.start(mnist_mlp.Config(workdir=tmp_path))
+    auto = dataclasses.replace(variants, compute_dtype="auto")
+    assert precision.settled(auto).compute_dtype == "bfloat16"
+    assert loop.start(variants)
 
 
 # Settings ---------------------------------------------------------------------------------

@@ -91,6 +91,23 @@ def test_every_method_is_evaluated_on_the_same_tasks(tmp_path, monkeypatch):
         ensembles.main(dataclasses.replace(config, num_episodes=1))
 
 
+def test_equal_distances_are_answered_by_chance():
+    characters = drawings("validation")
+    equal = jnp.ones((len(characters.images), 2))
+    config = ensembles.Config((), num_episodes=2_000, num_ways=5)
+    found = ensembles.transductive(config, characters, equal)
+    assert found["accuracy"] == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_model_whose_embeddings_are_not_finite_is_refused(tmp_path, monkeypatch):
+    characters = drawings("validation")
+    monkeypatch.setattr(within_alphabet, "choose_alphabets", lambda words: characters)
+    model = Model(jnp.nan, flat, Preparation((15, 15)))
+    monkeypatch.setattr(ensembles, "load_model", lambda folder: model)
+    with pytest.raises(UserError, match=r"--models: .* embeddings that are not finite"):
+        ensembles.main(ensembles.Config((tmp_path,), num_episodes=50, num_ways=5))
+
+
 def test_models_of_different_sizes_are_refused(monkeypatch):
     sizes = iter([15, 16])
 

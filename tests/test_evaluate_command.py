@@ -304,7 +304,8 @@ def test_images_come_in_the_order_of_rows(tmp_path):
     (tmp_path / "list.txt").write_text("b/0.png\na/1.png\n")
     content = {"files": [str(tmp_path / "b/0.png"), str(tmp_path / "a/1.png")]}
     (tmp_path / "E.json").write_text(json.dumps(content))
-    for name in ("list.txt", "E.json"):
+    (tmp_path / "F.JSON").write_text(json.dumps(content))
+    for name in ("list.txt", "E.json", "F.JSON"):
         image_of = read_images("--images", tmp_path / name, 2)
         assert [image_of(row)[0, 0, 0] for row in (0, 1)] == [0, 10]
         assert read_labels("--labels", tmp_path / name) == ["b", "a"]

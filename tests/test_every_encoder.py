@@ -10,7 +10,7 @@ from jaxtyping import config as jaxtyping_config
 
 from siamese_jax import encoders
 from siamese_jax.siamese import from_flax, twin
-from tests.test_encoders import KEY
+from tests.test_encoders import KEY, count, shapes
 
 pytestmark = pytest.mark.slow
 
@@ -78,6 +78,20 @@ def test_training_gives_embeddings_and_statistics(module, size):
 
 
 @EVERY
+def test_derivatives_may_go_forward(module, size):
+    images, params, statistics = images_and_variables(module, 2, size)
+
+    def embed(params):
+        return from_flax(module).apply(params, images, statistics=statistics)
+
+    def sum_of_changes(params):
+        embeddings, changes = jax.jvp(embed, (params,), (params,))
+        return jnp.sum(embeddings * changes)
+
+    jax.eval_shape(jax.grad(sum_of_changes), params)
+
+
+@EVERY
 def test_on_accelerators_it_is_the_plain_network(module, size):
     """No transposes, no grouped convolutions, and a pair takes those of one batch."""
     init, apply = from_flax(module)
@@ -126,6 +140,13 @@ def test_parameters_have_the_names_and_layout_of_flax(module, size):
         assert name in ("kernel", "bias", "scale")
         if layer.startswith("Conv") and name == "kernel":
             assert leaf.shape[0] == leaf.shape[1] <= leaf.shape[3] + 1
+
+
+def test_the_width_of_the_perceptron_is_not_its_dimension():
+    variables = shapes(encoders.MnistMlp(dim=5, width=7), jnp.zeros((1, 2, 3, 1)))
+    assert count(variables) == 6 * 7 + 7 + 7 * 7 + 7 + 7 * 5 + 5
+    variables = shapes(encoders.MnistMlp(dim=5), jnp.zeros((1, 2, 3, 1)))
+    assert count(variables) == 6 * 128 + 128 + 128 * 128 + 128 + 128 * 5 + 5
 
 
 # Strips of rows ------------------------------------------------------------------------
@@ -223,6 +244,18 @@ def test_images_that_are_too_small_are_refused_by_name(module, least, monkeypatc
         traced(2, height, width, 1, dtype=jnp.uint8)
 
 
+def test_images_of_another_size_than_the_initial_ones_are_refused():
+    encoder = encoders.MnistConv(4)
+    variables = encoder.init(KEY, jnp.zeros((1, 6, 6, 1)))
+    for shape, words in (
+        ((2, 8, 8, 1), "got 8 x 8 with 1"),
+        ((2, 6, 6, 3), "got 6 x 6 with 3"),
+    ):
+        for apply in (encoder.apply, jax.jit(encoder.apply)):
+            with pytest.raises(ValueError, match=f"of the size and channels .* {words}"):
+                apply(variables, jnp.zeros(shape))
+
+
 def test_standardized_images_hide_light_and_contrast():
     net = encoders.Standardized(encoders.ConvNet((4,), 3))
     images, params, statistics = images_and_variables(net, 3, (8, 8))
@@ -230,6 +263,19 @@ def test_standardized_images_hide_light_and_contrast():
     found, other = (apply(x) for x in (images, 0.5 * images + 0.3))
     np.testing.assert_allclose(found, other, atol=0.02)
     assert np.abs(found).max() > 0.1
+
+
+def test_a_blank_image_is_standardized_with_a_gradient():
+    net = encoders.Standardized(encoders.ConvNet((4,), 3))
+    images, params, statistics = images_and_variables(net, 3, (8, 8))
+    images = images.at[0].set(0.5)
+
+    def loss(x):
+        return jnp.sum(from_flax(net).apply(params, x, statistics=statistics) ** 2)
+
+    gradient = jax.jit(jax.grad(loss))(images)
+    assert np.isfinite(gradient).all()
+    assert np.abs(gradient).max(axis=(1, 2, 3))[1:].min() > 0
 
 
 def test_oriented_gradients_by_hand():

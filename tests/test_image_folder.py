@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments.cli import same_run
 from experiments.datasets.yardsticks import YARDSTICKS
-from experiments.engine import supcon
+from experiments.engine import loop, supcon
 from experiments.systems import image_folder
 from siamese_jax import cli
 from siamese_jax.errors import UserError
@@ -98,6 +99,48 @@ def test_a_run_says_how_its_model_is_used(finished, tmp_path, capsys):
     image_folder.main(config)
     command = f"siamese-jax identify --model {config.workdir / 'model'} --gallery"
     assert command in capsys.readouterr().out
+
+
+def test_a_run_does_not_go_on_with_other_classes(finished, tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    short = {"num_steps": 2, "steps_per_call": 2, "checkpoint_every": 2}
+    folder = write_stripes(tmp_path / "images", names=NAMES, num=5)
+    file = tmp_path / "test.txt"
+    file.write_text("class1\nclass2\n")
+    changes = {"workdir": tmp_path / "run", "data_dir": folder, "test_classes": file}
+    config = dataclasses.replace(finished, **changes, **short)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            image_folder.main(config)
+    before = (config.workdir / "classes.json").read_text()
+    file.write_text("class1\nclass3\n")
+    words = r"run was started with.* in test: class3; gone in test: class2\); choose anoth"
+    with pytest.raises(UserError, match=words):
+        image_folder.main(config)
+    file.write_text("class1\nclass2\n")
+    write_stripes(folder, names=["one more"], num=5)
+    with pytest.raises(UserError, match=r"others \(new in .*one more"):
+        image_folder.main(config)
+    assert (config.workdir / "classes.json").read_text() == before
+    shutil.rmtree(folder / "one more")
+    image_folder.main(config)
+    assert (config.workdir / "results.json").exists()
+
+
+def test_a_run_with_smaller_batches_keeps_the_folder_of_its_flags(
+    stripes, tmp_path, monkeypatch
+):
+    asked = image_folder.Config(data_dir=stripes, image_size=(16, 16), num_images=9)
+    monkeypatch.chdir(tmp_path)
+    started = []
+    monkeypatch.setattr(loop, "start", started.append)
+    image_folder.main(asked)
+    (config,) = started
+    assert config.num_images == 5
+    assert same_run(asked, []) == ["--workdir", str(config.directory)]
 
 
 def test_colour_images_of_any_sizes_and_oriented_gradients(tmp_path):

@@ -1,6 +1,7 @@
 """Tests of reading image files and folders, and of error messages about wrong files."""
 
 import os
+import pathlib
 
 import jax
 import numpy as np
@@ -216,6 +217,18 @@ def test_folders_in_a_list_stand_for_all_their_images(tmp_path):
         images.list_images([tmp_path / "empty"])
 
 
+@pytest.mark.parametrize("name", ["ab.png", pathlib.Path("ab.png")])
+def test_one_name_is_not_a_list_of_its_letters(name, monkeypatch):
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)  # as for a user
+    for read in (
+        images.list_images,
+        images.class_names,
+        lambda files: images.read_prepared(files, Preparation((4, 5))),
+    ):
+        with pytest.raises(TypeError, match="list of files is wanted; got one name, 'ab"):
+            read(name)
+
+
 # Preparation ----------------------------------------------------------------------------
 
 
@@ -294,8 +307,16 @@ def test_a_preparation_that_makes_no_sense_is_refused(monkeypatch):
         Preparation((0, 5))
     with pytest.raises(ValueError, match=r"size must be .* got \(5, 5, 1\)"):
         Preparation((5, 5, 1))
+    for size in (28, (2.5, 2), "28", (True, 5)):
+        with pytest.raises(ValueError, match="size must be a height and a width, whole"):
+            Preparation(size)
     with pytest.raises(ValueError, match="resampling must be one of lanczos, every-"):
         Preparation((5, 5), resampling="nearest")
+    for background in (256, 0.5):
+        with pytest.raises(ValueError, match=f"whole number; got {background}"):
+            Preparation((5, 5), background=background)
+    with pytest.raises(TypeError, match="invert must be boolean; got 'no'"):
+        Preparation((5, 5), invert="no")
 
 
 def test_what_is_no_image_is_refused():

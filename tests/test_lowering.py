@@ -190,7 +190,7 @@ def res_net(x, train):
 
 
 PLAIN = {
-    "MnistMlp": (encoders.MnistMlp(0.0, 8), mlp, (8, 8)),
+    "MnistMlp": (encoders.MnistMlp(0.0, 8, 8), mlp, (8, 8)),
     "MnistTower": (encoders.MnistTower(8), lambda x, train: dense(8, flat(x)), (8, 8)),
     "MnistConv": (encoders.MnistConv(8), mnist_conv, (8, 8)),
     "OrlConv": (encoders.OrlConv(1, (0.0, 0.0, 0.0), 4), orl_conv, (20, 16)),

@@ -9,7 +9,7 @@ import pytest
 from jaxtyping import config as jaxtyping_config
 from PIL import Image
 
-from siamese_jax.distances import manhattan_distance_matrix
+from siamese_jax.distances import cosine_similarity_matrix, manhattan_distance_matrix
 from siamese_jax.encoders import MnistMlp
 from siamese_jax.errors import UserError
 from siamese_jax.images import Preparation
@@ -66,7 +66,7 @@ def test_images_are_arrays_of_numpy_or_jax_or_files(tmp_path, monkeypatch):
     monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)  # as for a user
     with pytest.raises(TypeError, match="images must be uint8; got float32"):
         model.embed(jnp.zeros((2, 9, 7, 1)))
-    with pytest.raises(TypeError, match=r"an array or a list of files; got 'a\.png'"):
+    with pytest.raises(TypeError, match=r"a list of files is wanted; got one .* 'a\.png'"):
         model.embed("a.png")
     with pytest.raises(TypeError, match="must be the name of a file; got ndarray"):
         model.embed(list(images))
@@ -140,6 +140,11 @@ def test_distances_of_rows_are_those_of_the_matrix(monkeypatch):
         model.pair_distances(x, y[:3])
 
 
+def test_no_rows_have_no_distances():
+    found = make_model().pair_distances(*jnp.zeros((2, 0, 128)))
+    assert (found.shape, found.dtype) == ((0,), jnp.float32)
+
+
 def test_pixels_are_compared_by_their_euclidean_distance():
     model, images = pixel_model(Preparation(SIZE)), random_images(3)
     flat = images.reshape(3, -1) / 255
@@ -204,6 +209,26 @@ def test_identify_answers_with_the_nearest_class_or_none():
         model.identify(values, list("aabc"), queries, false_accept_rate=1.0)
 
 
+def test_what_identify_cannot_answer_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)  # as for a user
+
+    def embed_fn(params, images):
+        raise AssertionError("images are embedded")
+
+    model = make_model(embed_fn=embed_fn)
+    four, ab = random_images(4), list("aabb")
+    for gallery, labels, queries, rate, error, words in (
+        (four, ab, four, 0.0, ValueError, r"false_accept_rate must be in \(0, 1\)"),
+        (four, list("abc"), four, 0.5, ValueError, "each of the 4 images of gallery; got"),
+        (four, list("aaaa"), four, 0.5, ValueError, "of gallery must have two classes"),
+        ("a.png", list("aabbc"), four, 0.5, TypeError, "a list of files is wanted"),
+        (four, ab, "a.png", 0.5, TypeError, "a list of files is wanted"),
+        (four, ab, [], 0.5, ValueError, "at least one file; got none"),
+    ):
+        with pytest.raises(error, match=words):
+            model.identify(gallery, labels, queries, false_accept_rate=rate)
+
+
 def test_identify_accepts_nothing_where_too_little_is_known():
     values, queries = one_pixel_images(0, 100, 250), one_pixel_images(0, 90)
     found = one_pixel_model([0.5, 0.6]).identify(values, list("abc"), queries)
@@ -258,6 +283,11 @@ def test_a_model_that_cannot_decide_says_so():
         dataclasses.replace(model, details=details).verify(*images)
     with pytest.raises(UserError, match="has no calibration"):
         model.identify(images, ["a", "b"], images)
+    cosines = make_model(matrix_fn=lambda params, x, y: cosine_similarity_matrix(x, y))
+    with pytest.raises(UserError, match="decide what is same: matrix_fn must give dist"):
+        cosines.verify(*images)
+    with pytest.raises(UserError, match="decide what is same: matrix_fn must give dist"):
+        cosines.identify(images, ["a", "b"], images)
     diverged = make_model(matrix_fn=lambda params, x, y: x @ y.T * jnp.nan)
     with pytest.raises(UserError, match="a distance is nan"):
         diverged.verify(*images)

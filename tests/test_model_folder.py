@@ -135,6 +135,22 @@ def test_an_encoder_that_returns_no_vectors_is_refused(tmp_path):
         save_model(tmp_path / "model", model)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_embeddings_in_half_precision_are_float32_in_a_folder(dtype, tmp_path):
+    def embed_fn(params, images):
+        return images.reshape(images.shape[0], 48).astype(dtype)
+
+    model = Model((), embed_fn, Preparation(SIZE))
+    save_model(tmp_path / "model", model)
+    loaded, images = load_model(tmp_path / "model"), random_images(3)
+    x = loaded.embed(images)
+    assert x.dtype == jnp.float32
+    np.testing.assert_array_equal(x, model.embed(images).astype(jnp.float32))
+    matrix = loaded.distances(np.asarray(x), x)
+    np.testing.assert_allclose(matrix, model.distances(x, x), rtol=1e-6)
+    assert loaded.pair_distances(x[:0], x[:0]).shape == (0,)
+
+
 def test_convolutions_are_exported_for_any_number_of_images(tmp_path):
     encoder = MnistConv()
     params = encoder.init(jax.random.key(0), jnp.zeros((1, 28, 28, 1)))
@@ -330,8 +346,28 @@ def test_damaged_facts_are_named(copied):
     fails(json.dumps(facts | {"preparation": facts["preparation"] | {"tilt": 3}}))
     fails(json.dumps(facts | {"preparation": facts["preparation"] | {"size": [0, 3]}}))
     fails(json.dumps(facts | {"calibration": {"threshold": 1.0}}))
-    without = facts["calibration"] | {"threshold": None}
-    fails(json.dumps(facts | {"calibration": without}))
+    for name, value in (
+        ("threshold", None),
+        ("num_classes", "30"),
+        ("num_different", 3.5),
+        ("pairs", 3),
+        ("ranks", [1, 2, "3"]),
+        ("thresholds", 0.5),
+    ):
+        fails(json.dumps(facts | {"calibration": facts["calibration"] | {name: value}}))
+    fails(json.dumps(facts | {"calibration": {}}))
+    for name, value in (
+        ("size", [2.0, 2.0]),
+        ("size", [3, 3]),
+        ("size", 8),
+        ("color", True),
+        ("color", "no"),
+        ("invert", 1),
+        ("background", 0.5),
+    ):
+        fails(json.dumps(facts | {"preparation": facts["preparation"] | {name: value}}))
+    fails(json.dumps(facts | {"image_shape": [*SIZE, 3]}))
+    fails(json.dumps({k: value for k, value in facts.items() if k != "image_shape"}))
 
 
 def run_python(code, **options):

@@ -40,6 +40,7 @@ def test_koch_is_evaluated_as_it_goes_and_the_best_state_becomes_the_model(
     metrics = json.loads((small_koch.workdir / "results.json").read_text())["metrics"]
     assert {
         "random_20_way_accuracy",
+        "random_20_way_accuracy_test",
         "within_alphabet_accuracy",
         "within_alphabet_accuracy_test",
         "pair_accuracy",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 from functools import partial
 
 import jax
@@ -210,7 +211,7 @@ def test_the_split_of_vinyals_has_no_test_alphabets_to_leave_out(small):
 def test_a_preset_fills_in_what_is_not_given(preset):
     config = omniglot_supcon.Config(preset=preset)
     filled = omniglot_supcon.with_preset(config)
-    for name, value in omniglot_supcon.PRESETS[preset].settings.items():
+    for name, value in omniglot_supcon.PRESETS[preset].items():
         assert getattr(filled, name) == value
     assert filled.widths
     assert filled.num_blocks
@@ -218,6 +219,28 @@ def test_a_preset_fills_in_what_is_not_given(preset):
     changed = dataclasses.replace(config, num_steps=7, widths=(8,))
     given = omniglot_supcon.with_preset(changed)
     assert (given.num_steps, given.widths) == (7, (8,))
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, True),
+        ({"preset": "long", "seed": 3, "compute_dtype": "float32", "devices": 1}, True),
+        ({"num_steps": 1_500, "runs": pathlib.Path("all_runs.zip")}, True),
+        ({"num_steps": 20}, False),
+        ({"whiten": False}, False),
+        ({"train_on": "small1"}, False),
+        ({"train_on": "vinyals"}, False),
+    ],
+)
+def test_a_figure_is_expected_of_the_settings_that_gave_it(
+    changes, wanted, monkeypatch, capsys
+):
+    monkeypatch.setattr(omniglot_supcon.loop, "start", lambda config: False)
+    monkeypatch.setattr(precision, "measured_seconds", lambda: (1.0, 1.0))
+    omniglot_supcon.main(omniglot_supcon.Config(**changes))
+    said = "expected within_alphabet_accuracy" in capsys.readouterr().out
+    assert said == wanted
 
 
 # Batches --------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_figures_of_unseen_persons_are_means_over_folds(finished):
     folds = [metrics_of(finished.workdir / f"fold{fold}") for fold in (0, 3)]
     for name in ("pair_eer", "one_shot_accuracy", "pair_eer_pixels"):
         assert metrics[name] == pytest.approx(np.mean([fold[name] for fold in folds]))
-    deviation = np.std([fold["pair_eer"] for fold in folds])
+    deviation = np.std([fold["pair_eer"] for fold in folds], ddof=1)
     assert metrics["pair_eer_deviation"] == pytest.approx(deviation)
     for fold in (0, 3):
         check_fold(finished.workdir / f"fold{fold}")
@@ -115,6 +115,7 @@ def test_the_other_encoders_on_unseen_persons(tmp_path, faces):
     small = {"encoder": "conv", "widths": (4, 4), "dim": 4}
     orl_hog.main(hog(tmp_path / "conv", faces, folds=(3,), **small))
     check_fold(tmp_path / "conv" / "fold3")
+    assert metrics_of(tmp_path / "conv")["pair_eer_deviation"] is None  # of one fold
     settings = {"protocol": "unseen-persons", "stride": 3, "folds": (3,)}
     orl_tutorial.main(tutorial(tmp_path / "tutorial", faces, **settings))
     check_fold(tmp_path / "tutorial" / "fold3")

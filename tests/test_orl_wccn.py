@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.engine import loop
+from experiments.engine.config import RunConfig
 from experiments.evaluations import gallery_figures, unseen_faces
 from experiments.systems import orl_wccn
 from experiments.systems.orl_wccn import Choice
@@ -270,6 +272,23 @@ def test_results_of_other_settings_are_kept(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="run holds a run with other settings"):
         orl_wccn.main(five)
     assert results.read_text() == "precious"
+
+
+def test_a_run_of_another_system_that_has_begun_is_kept(folder, tmp_path):
+    loop.start(RunConfig(tmp_path, num_steps=2))
+    before = (tmp_path / "config.json").read_text()
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match="experiment: experiment there, orl_wccn asked"):
+        orl_wccn.main(orl_wccn.Config(folder / "orl", workdir=tmp_path))
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_one_fold_has_no_deviation():
+    folds = [{"pair_eer": 0.25}, {"pair_eer": 0.75}]
+    shares = [dict.fromkeys(orl_wccn.RATES, np.zeros((3, 3)))] * 2
+    found = orl_wccn.mean_metrics(folds, shares)
+    assert found["pair_eer_deviation"] == pytest.approx(np.sqrt(0.125))
+    assert orl_wccn.mean_metrics(folds[:1], shares[:1])["pair_eer_deviation"] is None
 
 
 def test_a_choice_needs_ten_persons():

@@ -63,6 +63,20 @@ def test_a_page_holds_all_figures_and_pictures_and_nothing_from_elsewhere(tmp_pa
     assert not re.search("https?:", page)
 
 
+def test_curves_below_0_are_the_right_way_up_and_in_view(tmp_path):
+    lines = [
+        json.dumps(
+            {"step": step, "bias": -10 + step / 20, "loss": 1 / step, "both": number}
+        )
+        for step, number in enumerate(np.linspace(-2, 4, 100), 1)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    bias, loss, both = report.curves(tmp_path, ("bias", "loss", "both")).axes
+    assert bias.get_ylim() == (pytest.approx(-10.4, abs=0.1), 0)
+    assert loss.get_ylim() == (0, pytest.approx(0.78, abs=0.3))
+    assert both.get_ylim() == pytest.approx((-2.1, 4.2), abs=0.2)
+
+
 @pytest.mark.slow
 def test_any_name_can_be_drawn(tmp_path):
     (tmp_path / "config.json").write_text("{}")

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import math
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -183,6 +184,17 @@ def test_a_short_name_stays_as_it_is():
 def test_seeds_give_keys_at_both_ends():
     for seed in (0, settings.LARGEST_SEED):
         assert settings.stream(RunConfig(seed=seed), "train").shape == ()
+
+
+# Commands in the docstrings -------------------------------------------------------------
+
+
+def test_quick_commands_have_folders_of_their_own():
+    for name, config_type in CONFIGS.items():
+        text = sys.modules[config_type.__module__].__doc__
+        _, _, quick = text.partition("\nQuick:")
+        for folder in re.findall(r"--workdir (runs/\S+)", quick.partition("\n\n")[0]):
+            assert folder == f"runs/quick_{name}"
 
 
 # Files that are run by their path -------------------------------------------------------

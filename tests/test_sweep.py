@@ -226,6 +226,16 @@ def test_numbers_of_the_step_can_differ_and_others_are_refused_by_name(name, tmp
         check((shape,))
 
 
+@pytest.mark.parametrize("setting", ["num_ways", "num_episodes", "num_pairs"])
+def test_numbers_of_the_evaluation_alone_are_refused_before_training(setting, tmp_path):
+    config, data = small_run("glyphs", tmp_path)
+    configs = [dataclasses.replace(config, **{setting: number}) for number in (5, 200)]
+    runs = Runs(glyphs.build, configs, ("seed", setting))
+    words = f"--{setting.replace('_', '-')} cannot differ .* training does not depend on it"
+    with pytest.raises(UserError, match=words):
+        check_can_be_traced(runs, stack_data([data] * 2))
+
+
 def test_runs_with_batch_statistics_end_as_the_single_run(tmp_path):
     config, data = small_run("glyphs", tmp_path / "alone")
     configs = [

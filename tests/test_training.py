@@ -358,6 +358,24 @@ def test_a_metric_named_loss_is_refused():
         )
 
 
+@pytest.mark.parametrize(
+    "statistics", [jnp.zeros(2), jnp.zeros(3, jnp.bfloat16), jnp.zeros(3, int), ()]
+)
+def test_statistics_of_another_type_are_refused(statistics):
+    state = training.init_state(jnp.ones(()), OPTIMIZER, statistics=jnp.ones(3))
+    functions = {
+        "loss_fn": lambda params, *_: (params, (statistics, {})),
+        "optimizer": OPTIMIZER,
+    }
+    words = r"statistics of the types that they had, float32\[3\]; got "
+    with pytest.raises(ValueError, match=words):
+        training.train_step(KEY, state, None, **functions)
+    with pytest.raises(ValueError, match=words):
+        training.train_steps(
+            KEY, state, None, num_steps=2, batch_fn=lambda *_: None, **functions
+        )
+
+
 def test_a_function_that_loses_rows_is_refused():
     with pytest.raises(ValueError, match="fn must return 2 rows for 2 rows"):
         batching.map_batches(lambda x: x[:1], jnp.arange(6), batch_size=2)
@@ -383,6 +401,14 @@ def test_mixed_precision_computes_in_half_and_keeps_the_parameters_type():
     gradient = jax.grad(lambda p: jnp.sum(mixed(p, x, jnp.zeros(2, jnp.uint32))[0]))(params)
     assert gradient["w"].dtype == jnp.float32
     assert jnp.all(gradient["w"] != 0)
+
+
+def test_mixed_precision_without_parameters_gives_float32():
+    for params in ((), {"places": jnp.arange(3)}):
+        mixed = training.with_compute_dtype(lambda params, x: 2 * x, jnp.bfloat16)
+        embeddings = mixed(params, jnp.ones(2))
+        assert embeddings.dtype == jnp.float32
+        assert embeddings.tolist() == [2.0, 2.0]
 
 
 def test_mixed_precision_passes_keywords_on():

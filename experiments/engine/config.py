@@ -72,7 +72,7 @@ def setting(
     below: float | None = None,
     only_when: Mapping[str, Any] | None = None,
 ) -> Any:
-    """A field of a Config with the numbers that it may have, or that few runs use.
+    """A field with the range of its numbers and the conditions under which a run uses it.
 
     Every field that holds numbers declares its range. The range of a tuple is that of each
     of its numbers. Setting a field in a run that would ignore it is an error.
@@ -317,9 +317,13 @@ def as_json(config: Any) -> dict[str, Any]:
 
 
 def is_started(directory: pathlib.Path) -> bool:
-    """Whether the folder holds the settings of a run that has made steps or has ended."""
-    written = any((directory / n).exists() for n in ("metrics.jsonl", "results.json"))
-    return written and (directory / "config.json").exists()
+    """Whether the folder holds the settings of a run that has made steps or has ended.
+
+    A run over folds or variants makes its steps in folders inside its own.
+    """
+    written = ("metrics.jsonl", "*/metrics.jsonl", "results.json")
+    began = any(any(directory.glob(pattern)) for pattern in written)
+    return began and (directory / "config.json").exists()
 
 
 def flag_of(name: str) -> str:

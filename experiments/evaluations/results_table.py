@@ -6,8 +6,8 @@ Every folder below the given ones that holds a results.json is one run, or a swe
 Runs with the same command and different seeds are one row for each figure: the mean over
 the seeds, their standard deviation, and the number of seeds. Of several runs with one
 command and one seed the last one by the name of its folder counts. For a single seed the
-table shows half the width of the figure's own 95 % interval, where the run has measured
-one.
+table shows the figure's own 95 % interval, where the run has measured one: half its width,
+or its two ends where the figure is not in the middle.
 
 The table stands between two comments in RESULTS.md. The rest of the page is left as it is.
 """
@@ -29,7 +29,17 @@ PAGE = pathlib.Path(__file__).parent.parent / "RESULTS.md"
 
 # The figures of each system that the table shows.
 FIGURES = {
+    "embedding_head": (
+        "recall_at_1",
+        "recall_at_1_before",
+        "map_at_r",
+        "map_at_r_before",
+    ),
     "glyphs": ("one_shot_accuracy", "one_shot_accuracy_pixels", "pair_eer"),
+    "letter_names": tuple(
+        f"{test}_image_to_name_recall_at_1"
+        for test in ("new_faces", "new_letters", "new_alphabets")
+    ),
     "mnist_mlp": ("pair_accuracy", "pair_accuracy_at_chosen_threshold", "pair_eer"),
     "mnist_conv": ("pair_accuracy", "pair_eer"),
     "mnist_towers": tuple(f"towers_{variant}_pair_accuracy" for variant in "abc"),
@@ -47,7 +57,11 @@ FIGURES = {
         "one_shot_accuracy_pixels",
     ),
     "orl_wccn": ("pair_eer", "one_shot_accuracy", "let_in_at_0.01", "let_in_at_0.05"),
-    "omniglot_koch": ("random_20_way_accuracy", "within_alphabet_accuracy"),
+    "omniglot_koch": (
+        "random_20_way_accuracy",
+        "random_20_way_accuracy_test",
+        "within_alphabet_accuracy",
+    ),
     "omniglot_supcon": (
         "within_alphabet_accuracy",
         "within_alphabet_accuracy_test",
@@ -108,7 +122,8 @@ def make_rows(results: Sequence[Results]) -> list[list[str]]:
         runs = list(by_seed.values())
         name = command.split()[3]
         seconds = np.mean([one["seconds"] for one in runs])
-        shown = [key for key in FIGURES.get(name, ()) if key in runs[0]["metrics"]]
+        known = set.intersection(*({*one["metrics"]} for one in runs))
+        shown = [key for key in FIGURES.get(name, ()) if key in known]
         for figure in shown or list(runs[0]["metrics"])[:3]:
             value, spread = summarize([one["metrics"] for one in runs], figure)
             rows.append(
@@ -132,14 +147,17 @@ def summarize(metrics: Sequence[dict[str, Any]], figure: str) -> tuple[str, str]
     ('0.6000', '0.1414')
     >>> summarize([{"a": 0.5, "a_interval": 0.01}], "a")
     ('0.5000', '0.0100 (95 %)')
+    >>> summarize([{"a": 0.5, "a_low": 0.25, "a_high": 0.625}], "a")
+    ('0.5000', '0.2500 to 0.6250 (95 %)')
     """
     values = [one[figure] for one in metrics]
     if any(value is None for value in values):
         return "undefined", ""
     if len(values) > 1:
         return f"{np.mean(values):.4f}", f"{np.std(values, ddof=1):.4f}"
-    interval = metrics[0].get(f"{figure}_interval")
-    return f"{values[0]:.4f}", "" if interval is None else f"{interval:.4f} (95 %)"
+    interval = [metrics[0].get(f"{figure}_{of}") for of in ("interval", "low", "high")]
+    words = " to ".join(f"{number:.4f}" for number in interval if number is not None)
+    return f"{values[0]:.4f}", f"{words} (95 %)" if words else ""
 
 
 def make_table(results: Sequence[Results]) -> str:

@@ -12,15 +12,17 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from experiments import report
-from experiments.cli import write_whole
+from experiments.cli import read_json, write_whole
 from experiments.datasets.sources import ImageSource
 from experiments.engine import loop
-from experiments.engine.config import RunConfig
+from experiments.engine.config import RunConfig, is_started
 from experiments.engine.data import ClassData, class_data
 from experiments.engine.loop import Trained
 from experiments.engine.system import System
 from experiments.evaluations import few_shot
 from experiments.evaluations.pair_metrics import PairDistances, roc_curve, threshold_of
+from siamese_jax._names import enumerated
+from siamese_jax.errors import UserError
 from siamese_jax.images import LabelledImages, Preparation, prepare
 from siamese_jax.model import Model, pixel_model
 
@@ -76,10 +78,11 @@ def run(
       names: The classes of each part.
       noun: What a class is, in the plural, such as "persons".
       title: The heading of the report.
+
+    Raises:
+      UserError: As `keep_names`.
     """
-    by_part = {part: array.tolist() for part, array in names._asdict().items()}
-    path = config.directory / f"{noun}.json"
-    write_whole(path, json.dumps(by_part, indent=2) + "\n")
+    keep_names(config, names, noun)
     trained = loop.train(config, system, data)
     validation, test = select_fn(names.validation), select_fn(names.test)
     model = system.model(trained.state)
@@ -90,6 +93,36 @@ def run(
     print(*lines, sep="\n")
     report.write_report(config.directory, title, evaluated.metrics, sections, remarks=lines)
     return trained, evaluated
+
+
+def keep_names(config: RunConfig, names: ClassSplit, noun: str) -> None:
+    """Writes the names of the classes of each part to RUN/{noun}.json.
+
+    Args:
+      config: The settings of the run.
+      names: The classes of each part.
+      noun: What a class is, in the plural.
+
+    Raises:
+      UserError: If the run has made steps with other classes in a part. If it went on, it
+        would be tested on classes that it was trained on.
+    """
+    path = config.directory / f"{noun}.json"
+    asked = {part: array.tolist() for part, array in names._asdict().items()}
+    found = read_json(path) if is_started(config.directory) and path.exists() else asked
+    changes = []
+    for part in asked:
+        now, before = {*asked[part]}, {*found.get(part, [])}
+        for change, those in (("new", now - before), ("gone", before - now)):
+            if those:
+                words = enumerated([str(name) for name in sorted(those)])
+                changes.append(f"{change} in {part}: {words}")
+    if changes:
+        raise UserError(
+            f"{path} has the {noun} that the run was started with, and now there are "
+            f"others ({'; '.join(changes)}); choose another --workdir, or restore the data"
+        )
+    write_whole(path, json.dumps(asked, indent=2) + "\n")
 
 
 def prepared_data(dataset: LabelledImages, preparation: Preparation) -> ClassData:

@@ -89,6 +89,17 @@ def split_folds(folds: Sequence[int], labels: np.ndarray) -> dict[int, ClassSpli
 # Runs -----------------------------------------------------------------------------------
 
 
+def deviation(figures: Sequence[float]) -> float | None:
+    """The standard deviation of a figure over folds, or None for a single fold.
+
+    Its divisor is the number of folds minus one.
+
+    >>> print(deviation([0.0, 0.5, 1.0]), deviation([0.25]))
+    0.5 None
+    """
+    return float(np.std(figures, ddof=1)) if len(figures) > 1 else None
+
+
 def run_folds(
     config: FaceConfig,
     system: System,
@@ -120,13 +131,13 @@ def run_folds(
         )
         runs.append(one)
     figures = [evaluated.metrics for _, evaluated in runs]
-    metrics = {
+    metrics: dict[str, float | None] = {
         name: float(np.mean([fold[name] for fold in figures]))
         for name in figures[0]
         if not name.endswith(("_low", "_high"))  # of the classes of one fold
     }
     for name in ("pair_eer", "one_shot_accuracy"):
-        metrics[f"{name}_deviation"] = float(np.std([fold[name] for fold in figures]))
+        metrics[f"{name}_deviation"] = deviation([fold[name] for fold in figures])
     seconds = sum(trained.seconds for trained, _ in runs)
     loop.finish(config, metrics, runs[-1][0]._replace(seconds=seconds), None)
     curves = {

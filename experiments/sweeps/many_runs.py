@@ -199,10 +199,11 @@ def compile_steps(
 
 
 def check_can_be_traced(runs: Runs, data: RunData) -> None:
-    """Refuses settings that differ between the runs but decide what their program is.
+    """Refuses settings that are not numbers in the program of the first state and a step.
 
     Raises:
-      UserError: If a step cannot be traced with a setting whose number is not known.
+      UserError: If they cannot be traced with a setting whose number is not known, or none
+        of their operations takes the number.
     """
     numbers = {name: array[0] for name, array in runs.numbers().items()}
     own = {position: jnp.asarray(array[0]) for position, array in data.own.items()}
@@ -216,9 +217,9 @@ def check_can_be_traced(runs: Runs, data: RunData) -> None:
     for name, number in numbers.items():
         known = {other: x for other, x in everything.items() if other != name}
         try:
-            jax.eval_shape(
-                lambda x, name=name, known=known: step(known | {name: x}), number
-            )
+            traced = jax.make_jaxpr(
+                lambda x, name=name, known=known: step(known | {name: x})
+            )(number)
         except UserError:
             raise
         except Exception as error:  # an unknown number is refused in many ways
@@ -227,6 +228,12 @@ def check_can_be_traced(runs: Runs, data: RunData) -> None:
                 f"the program of a step depends on it ({type(error).__name__}). Give one "
                 "value"
             ) from error
+        taken = [one for operation in traced.eqns for one in operation.invars]
+        if not any(one is traced.jaxpr.invars[0] for one in taken):
+            raise UserError(
+                f"{flag_of(name)} cannot differ between the runs of a sweep: their "
+                "training does not depend on it. Give one value"
+            )
 
 
 # Training -------------------------------------------------------------------------------

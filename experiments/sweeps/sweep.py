@@ -3,7 +3,7 @@
 Run:     python -m experiments sweep mnist_mlp --seeds 0:32 --margin 0.5,1.0
          python -m experiments sweep glyphs --seeds 0,1,2 --temperature 0.05,0.1,0.2
 Quick:   python -m experiments sweep mnist_mlp --dataset digits --num-steps 900
-             --seeds 0:4 --margin 0.5,1.0 --workdir runs/q
+             --seeds 0:4 --margin 0.5,1.0 --workdir runs/quick_sweep
 
 The name of the system comes first: glyphs, mnist_conv, mnist_mlp or orl_tutorial. Its flags
 follow, which `python -m experiments sweep NAME --help` lists. A flag that takes one number
@@ -13,7 +13,8 @@ for all runs.
 
 A setting can differ between the runs if it is a number in the program of a step, such as a
 margin, a temperature, a learning rate or a weight decay. What decides the program itself,
-such as a batch size, has one value, and a sweep says so.
+such as a batch size, has one value, and so has what the training does not use, such as the
+number of test tasks. A sweep refuses several values of these before it trains.
 
 Every run starts, draws its batches and ends as the single run with the same flags does,
 apart from rounding. The runs are spread over as many devices as divide their number.

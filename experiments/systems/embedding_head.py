@@ -30,6 +30,9 @@ The function of the second command measures oriented gradients, and needs no dow
 arguments: --loss contrastive --loss-options margin=0.5. Losses of distances or similarities
 are taken over all pairs of a batch. Losses with proxies learn one proxy for each class.
 
+A run keeps the labels in RUN/labels.npy. If it was stopped, it goes on with these, and
+refuses others.
+
 The embeddings that the head makes have length 1. RUN/embeddings.npy has them for all rows,
 and RUN/head.npz the parameters, for which this is the whole linear head in NumPy:
 
@@ -53,7 +56,7 @@ from experiments.datasets import sources
 from experiments.datasets.sources import ImageSource
 from experiments.datasets.yardsticks import ClassSplitName, open_yardstick
 from experiments.engine import backbones, loop, named_losses, optimizers
-from experiments.engine.config import RunConfig, as_json, setting
+from experiments.engine.config import RunConfig, as_json, is_started, setting
 from experiments.engine.health import EMBEDDED, Embedded
 from experiments.engine.init_from import named_arrays
 from experiments.engine.precision import settled
@@ -294,6 +297,29 @@ def first_classes(config: Config, labels: np.ndarray) -> np.ndarray:
     return np.isin(labels, names[:num_train])
 
 
+def keep_labels(config: Config, labels: np.ndarray) -> None:
+    """Writes the labels of all rows to RUN/labels.npy.
+
+    Raises:
+      UserError: If the run has made steps with other labels. If it went on, it would be
+        tested on rows that it was trained on.
+    """
+    path = config.directory / "labels.npy"
+    if not (is_started(config.directory) and path.exists()):
+        np.save(path, labels)
+        return
+    found = np.load(path)
+    if len(found) != len(labels):
+        change = f"{len(labels)} rows instead of {len(found)}"
+    else:
+        change = f"{np.sum(found != labels)} of {len(labels)} rows have another label"
+    if not np.array_equal(found, labels):
+        raise UserError(
+            f"{path} has the labels that the run was started with, and now there are "
+            f"others ({change}); choose another --workdir, or restore the labels"
+        )
+
+
 def has_these_settings(config: Config) -> bool:
     """Whether the folder of the run was last used with the same settings."""
     path = config.directory / "config.json"
@@ -379,6 +405,7 @@ def main(config: Config) -> None:
     goes_on = has_these_settings(config)
     if not loop.start(config):
         return
+    keep_labels(config, rows.labels)
     features = find_features(config, rows, goes_on=goes_on)
     system = build(config, features.shape[1], num_classes)
     data = training_data(features[rows.is_train], labels)

@@ -5,7 +5,7 @@ Source:  this project's own. The loss is the supervised contrastive loss of Khos
 Run:     python -m experiments glyphs --workdir runs/glyphs
 Expect:  one_shot_accuracy .801 +- .010 over three seeds (pixels: .154), in one minute of
          training and half a minute of evaluation on two CPU cores
-Quick:   python -m experiments glyphs --num-steps 40 --workdir runs/quick
+Quick:   python -m experiments glyphs --num-steps 40 --workdir runs/quick_glyphs
 
 Nothing is downloaded: letters are drawn from the fonts that come with matplotlib. Each
 letter is a class, and each face of the font gives one example of it. Every drawing is

@@ -11,7 +11,8 @@ threshold is chosen and probabilities are calibrated on it. The encoder is train
 other classes. (`--test-classes FILE` names the test classes instead.) On the test classes,
 which it has never seen, it is tested at "same or different?" and at one-shot recognition
 with one image of each class in the gallery, beside the baseline of pixels. The names of the
-classes of each part are in RUN/classes.json.
+classes of each part are in RUN/classes.json. A run that was stopped goes on with these, and
+refuses others.
 
 Every format that Pillow reads by itself is read, as a viewer shows it: turned as the camera
 says, transparent parts white (or of the grey `--background`). Files that are passed over
@@ -287,6 +288,8 @@ def main(config: Config) -> None:
     config = settled(config)
     source = find_images(config) if config.stream else sources.in_memory(load(config))
     names = choose_classes(config, source.labels)
+    # the folder has the name of what was asked for, as in the command that goes on
+    config = dataclasses.replace(config, workdir=config.directory)
     config = supcon.fit_batch(config, select_classes(source, names.train).labels)
     if not loop.start(config):
         return

@@ -7,7 +7,7 @@ Expect:  recall_at_1 from drawing to name and from name to drawing: new_faces .3
          of 972 letters (chance .001), new_letters .706 and .832 of 107 (chance .009),
          new_alphabets .014 and .009 of 107 (chance .009); one seed, 150 s of processor
          time for the training
-Quick:   python -m experiments letter_names --num-steps 40 --workdir runs/quick
+Quick:   python -m experiments letter_names --num-steps 40 --workdir runs/quick_letter_names
 
 Nothing is downloaded: letters are drawn from the fonts that come with matplotlib, and their
 names, such as "GREEK SMALL LETTER ALPHA WITH TONOS", come with Python. One tower, a

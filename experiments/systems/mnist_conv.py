@@ -6,7 +6,8 @@ Run:     python -m experiments mnist_conv
          python -m experiments mnist_conv --form literal
 Expect:  pair_accuracy .988 (one seed) after 41 minutes of training on two busy CPU cores;
          the literal form stays at chance, .49 after one epoch (--num-steps 847)
-Quick:   python -m experiments mnist_conv --dataset digits --num-steps 300 --workdir runs/q
+Quick:   python -m experiments mnist_conv --dataset digits --num-steps 300
+             --workdir runs/quick_mnist_conv
 
 The tutorial trains with binary cross-entropy on the raw distance, with target 1 for same
 pairs. It therefore reads the distance as the probability of "same". This has three faults:

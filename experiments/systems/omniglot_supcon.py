@@ -6,7 +6,8 @@ Run:     python -m experiments omniglot_supcon --preset short
 Expect:  within_alphabet_accuracy .873 +- .002 (one seed), and .892 +- .001 with --preset
          long (three seeds), on 100,000 tasks. With --no-whiten --made none: .863 +- .003,
          --preset long .879 +- .001 (three seeds, bfloat16), --preset record .885 (one seed)
-Quick:   python -m experiments omniglot_supcon --num-steps 20 --workdir runs/q
+Quick:   python -m experiments omniglot_supcon --num-steps 20
+             --workdir runs/quick_omniglot_supcon
 
 The experiment needs Omniglot (`python -m experiments tfds omniglot`).
 
@@ -47,7 +48,7 @@ import dataclasses
 import pathlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -60,8 +61,9 @@ from experiments.datasets import omniglot
 from experiments.datasets.lake_archive import LakeRun, read_runs
 from experiments.datasets.omniglot import Characters
 from experiments.engine import loop, optimizers, supcon
-from experiments.engine.config import ComputeDtype, RunConfig, setting
+from experiments.engine.config import ComputeDtype, RunConfig, as_json, setting
 from experiments.engine.data import ClassData
+from experiments.engine.folders import other_settings
 from experiments.engine.precision import settled
 from experiments.engine.supcon import LabelledBatch
 from experiments.engine.system import System
@@ -74,30 +76,18 @@ from siamese_jax.model import Model
 from siamese_jax.siamese import from_flax
 from siamese_jax.training import TrainState
 
-
-class Preset(NamedTuple):
-    """A set of settings.
-
-    Attributes:
-      expected: The within_alphabet_accuracy of one or more runs.
-      settings: Values of fields of `Config`.
-    """
-
-    expected: str
-    settings: dict[str, Any]
-
-
 _SMALL = {"widths": (128, 256), "num_blocks": 1}
 _LARGE = {"widths": (192, 384), "num_blocks": 2}
-PRESETS = {
-    "short": Preset(".873", {"num_steps": 1_500} | _SMALL),
-    "long": Preset(".892", {"num_steps": 6_500} | _SMALL),
-    "record": Preset(
-        ".885 without whitening and made characters", {"num_steps": 10_000} | _LARGE
-    ),
+PRESETS: dict[str, dict[str, Any]] = {
+    "short": {"num_steps": 1_500} | _SMALL,
+    "long": {"num_steps": 6_500} | _SMALL,
+    "record": {"num_steps": 10_000} | _LARGE,
 }
-
-
+EXPECTED = {  # within_alphabet_accuracy
+    "short": ".873",
+    "long": ".892",
+    "record": ".885 without whitening and made characters",
+}
 WAYS = ("stretch", "bend", "splice", "gap", "copy")  # to make a character of another
 
 
@@ -109,7 +99,8 @@ class Config(RunConfig):
       preset: Values for `num_steps`, `widths` and `num_blocks`.
       num_steps: Number of training steps.
       train_on: The background alphabets, one of the two smaller sets of them, or 1,200
-        random characters of all alphabets, as in Vinyals et al. 2016.
+        random characters of all alphabets, as in Vinyals et al. 2016. The model of the
+        latter is calibrated on the characters that it is tested on.
       runs: The archive all_runs.zip of Lake et al., to be evaluated too.
       evaluate_test: Whether the test alphabets are evaluated. False while settings are
         chosen.
@@ -208,9 +199,16 @@ class Config(RunConfig):
 
 def with_preset(config: Config) -> Config:
     """The settings with the preset's values where none are given."""
-    values = PRESETS[config.preset].settings
-    missing = {name: value for name, value in values.items() if not getattr(config, name)}
+    values = PRESETS[config.preset].items()
+    missing = {name: value for name, value in values if not getattr(config, name)}
     return dataclasses.replace(config, workdir=config.directory, **missing)
+
+
+def is_of_preset(config: Config) -> bool:
+    """Whether nothing that changes the accuracy differs from the preset but the seed."""
+    configs = (config, Config(preset=config.preset))
+    different = other_settings(*(as_json(with_preset(each)) for each in configs))
+    return {*different} <= {"seed", "compute_dtype", "runs"}
 
 
 # Training -------------------------------------------------------------------------------
@@ -453,8 +451,9 @@ def evaluate(
 
 def main(config: Config) -> None:
     """Trains, evaluates and reports."""
-    expected = PRESETS[config.preset].expected
-    print(f"{config.preset}: expected within_alphabet_accuracy {expected}")
+    if is_of_preset(config):
+        expected = EXPECTED[config.preset]
+        print(f"{config.preset}: expected within_alphabet_accuracy {expected}")
     config = settled(with_preset(config))
     if not loop.start(config):
         return

@@ -5,7 +5,8 @@ Source:  this project's own: the oriented gradients of Dalal and Triggs 2005 in 
 Run:     python -m experiments orl_hog --data-dir orl_faces
 Expect:  pair_eer .065, one_shot_accuracy .945, means of five folds over 34 persons (pixels
          .122 and .863; one seed); a minute of training on two CPU cores
-Quick:   python -m experiments orl_hog --data-dir orl_faces --folds 0 --workdir runs/q
+Quick:   python -m experiments orl_hog --data-dir orl_faces --folds 0
+             --workdir runs/quick_orl_hog
 
 ORL (AT&T) has 40 persons with ten PGM images each, in one folder for each person. The
 figures above are of 34 of the 40 persons. Every second pixel is taken.

@@ -7,7 +7,8 @@ Expect:  pair_eer .048 (pixels .118), one_shot_accuracy .969 (pixels .866), mean
          folds over 34 persons; validation_pair_eer .036. Strangers let in: .005 where .01
          is asked (95 % interval 0 to .014), .045 where .05 is (.003 to .121). Two to four
          minutes on two CPU cores
-Quick:   python -m experiments orl_wccn --data-dir orl_faces --folds 0 --workdir runs/q
+Quick:   python -m experiments orl_wccn --data-dir orl_faces --folds 0
+             --workdir runs/quick_orl_wccn
 
 ORL (AT&T) has 40 persons with ten PGM images each, in one folder for each person. The
 figures above are of 34 of the 40 persons.
@@ -58,6 +59,7 @@ from experiments.engine.config import (
     check_config,
     command,
     directory_of,
+    is_started,
     setting,
 )
 from experiments.engine.folders import check_settings, write_settings
@@ -350,10 +352,13 @@ def load_parts(config: Config) -> dict[str, Part]:
 
 def mean_metrics(
     metrics: Sequence[dict[str, float]], shares: Sequence[dict[float, np.ndarray]]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Means over the folds, and the shares of strangers let in with their intervals."""
-    means = {name: float(np.mean([one[name] for one in metrics])) for name in metrics[0]}
-    means["pair_eer_deviation"] = float(np.std([one["pair_eer"] for one in metrics]))
+    means: dict[str, float | None] = {
+        name: float(np.mean([one[name] for one in metrics])) for name in metrics[0]
+    }
+    errors = [one["pair_eer"] for one in metrics]
+    means["pair_eer_deviation"] = unseen_faces.deviation(errors)
     for rate in RATES:
         name, ends = f"let_in_at_{rate:g}", ("", "_low", "_high")
         figures = gallery_figures.mean_let_in([found[rate] for found in shares])
@@ -388,10 +393,10 @@ def prepare_folder(config: Config) -> pathlib.Path:
     """Writes the settings to the folder of the results, and returns it.
 
     Raises:
-      UserError: If it holds results of other settings.
+      UserError: If it holds results of other settings, or another run that has begun.
     """
     directory, asked = directory_of(config), as_json(config)
-    if (directory / "results.json").exists():
+    if is_started(directory) or (directory / "results.json").exists():
         path = directory / "config.json"
         check_settings(directory, read_json(path) if path.exists() else {}, asked)
     write_settings(directory, asked)

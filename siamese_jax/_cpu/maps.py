@@ -83,6 +83,7 @@ def elementwise(
     fn: Callable[..., tuple[Array, ...]],
     *args: Array,
     image_axes: tuple[tuple[int, ...], tuple[int, ...]] | None,
+    transposed: Callable[..., tuple[Array, ...]] | None = None,
 ) -> list[Array]:
     """Applies a function that treats images one by one; `vmap` joins a mapped axis to them.
 
@@ -91,8 +92,11 @@ def elementwise(
       *args: Arguments of fn.
       image_axes: The axis of the images in each argument and in each result, or None if
         images are not to be joined.
+      transposed: If fn has one result, which is linear in the last argument and does not
+        depend on the others smoothly, its transpose: from the others and the result's
+        cotangent to the last argument's.
     """
-    return _elementwise_p.bind(*args, fn=fn, image_axes=image_axes)
+    return _elementwise_p.bind(*args, fn=fn, image_axes=image_axes, transposed=transposed)
 
 
 def linear_by_transposition(
@@ -163,6 +167,10 @@ def _each(
     ]
     values = [jnp.stack(parts) for parts in zip(*entries, strict=True)]
     return values, [0] * len(values)
+
+
+def _of_each(fn: Callable[..., Sequence[Array]], *args: Array) -> tuple[Array, ...]:
+    return tuple(_each(fn, fn, args, [0] * len(args))[0])
 
 
 def _mapped_size(args: Sequence[Array], dims: Sequence[int | None]) -> int:
@@ -262,14 +270,12 @@ _elementwise_p.multiple_results = True
 
 
 @_elementwise_p.def_impl
-def _elementwise_value(
-    *args: Array, fn: Callable[..., Any], image_axes: Any
-) -> list[Array]:
+def _elementwise_value(*args: Array, fn: Callable[..., Any], **_: Any) -> list[Array]:
     return list(fn(*args))
 
 
 @_elementwise_p.def_abstract_eval
-def _elementwise_shape(*avals: Any, fn: Callable[..., Any], image_axes: Any) -> list[Any]:
+def _elementwise_shape(*avals: Any, fn: Callable[..., Any], **_: Any) -> list[Any]:
     return jax.make_jaxpr(fn)(*avals).out_avals
 
 
@@ -279,10 +285,32 @@ def _elementwise_jvp(
     *,
     fn: Callable[..., Any],
     image_axes: Any,
+    transposed: Callable[..., Any] | None,
 ) -> tuple[list[Array], list[Any]]:
+    if transposed is not None:
+        bind = partial(elementwise, fn, image_axes=image_axes, transposed=transposed)
+        change = ad.instantiate_zeros(tangents[-1])
+        return bind(*primals), bind(*primals[:-1], change)
     tangents = [ad.instantiate_zeros(tangent) for tangent in tangents]
     values, changes = jax.jvp(fn, tuple(primals), tuple(tangents))
     return list(values), list(changes)
+
+
+def _elementwise_transpose(
+    cotangents: Sequence[Any],
+    *args: Any,
+    fn: Callable[..., Any],
+    image_axes: Any,
+    transposed: Callable[..., Any],
+) -> list[Any]:
+    others = args[:-1]
+    axes = image_axes and (
+        (*image_axes[0][:-1], *image_axes[1]),
+        image_axes[0][-1:],
+    )
+    cotangent = ad.instantiate_zeros(cotangents[0])
+    back = elementwise(transposed, *others, cotangent, image_axes=axes, transposed=fn)
+    return [None] * len(others) + back
 
 
 def _elementwise_batched(
@@ -291,23 +319,29 @@ def _elementwise_batched(
     *,
     fn: Callable[..., Any],
     image_axes: Any,
+    transposed: Callable[..., Any] | None,
 ) -> tuple[list[Array], list[int]]:
-    if image_axes is None:
-        return _each(partial(elementwise, fn, image_axes=None), fn, args, dims)
+    bind = partial(elementwise, fn, image_axes=image_axes, transposed=transposed)
     size = _mapped_size(args, dims)
-    joined = []
+    if image_axes is None:
+        if transposed is None:
+            return _each(bind, fn, args, dims)
+        # one by one inside the map, so that its transpose is too
+        fronts = [
+            batching.bdim_at_front(x, d, size) for x, d in zip(args, dims, strict=True)
+        ]
+        forward, back = partial(_of_each, fn), partial(_of_each, transposed)
+        return elementwise(forward, *fronts, image_axes=None, transposed=back), [0]
+    num, joined = 0, []
     for x, mapped, axis in zip(args, dims, image_axes[0], strict=True):
         if mapped is None:
             x = jnp.broadcast_to(jnp.expand_dims(x, axis), _with(x.shape, axis, size))
         else:
             x = jnp.moveaxis(x, mapped, axis)
-        shape = (*x.shape[:axis], size * x.shape[axis + 1], *x.shape[axis + 2 :])
-        joined.append(x.reshape(shape))
+        num = x.shape[axis + 1]  # of images in each entry
+        joined.append(x.reshape(*x.shape[:axis], size * num, *x.shape[axis + 2 :]))
     values = []
-    for y, axis in zip(
-        elementwise(fn, *joined, image_axes=image_axes), image_axes[1], strict=True
-    ):
-        num = y.shape[axis] // size
+    for y, axis in zip(bind(*joined), image_axes[1], strict=True):
         values.append(y.reshape(*y.shape[:axis], size, num, *y.shape[axis + 1 :]))
     return values, list(image_axes[1])
 
@@ -317,6 +351,7 @@ def _with(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
 
 
 ad.primitive_jvps[_elementwise_p] = _elementwise_jvp
+ad.primitive_transposes[_elementwise_p] = _elementwise_transpose
 batching.primitive_batchers[_elementwise_p] = _elementwise_batched
 mlir.register_lowering(
     _elementwise_p, mlir.lower_fun(_elementwise_value, multiple_results=True)

@@ -5,9 +5,9 @@
 [2. 5.] [1 0]
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,9 +60,70 @@ def gradients_of_largest(place: Array, gradient: Array, num: int) -> list[Array]
     ]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def changes_of_largest(place: Array, changes: Sequence[Array]) -> Array:
+    """Returns the changes of largest values, from the changes of all arrays."""
+    change = changes[0]
+    for number, other in enumerate(changes[1:], 1):
+        change = jnp.where(place == jnp.asarray(number, place.dtype), other, change)
+    return change
+
+
+class _Comparison(NamedTuple):
+    """How arrays that are compared lie in one array.
+
+    Attributes:
+      cut: Cuts them out.
+      join: Undoes it.
+      num: Their number.
+      image_axes: The axis of the images in the array and in the largest values, or None if
+        `vmap` is not to join images.
+    """
+
+    cut: Callable[[Array], list[Array]]
+    join: Callable[[list[Array]], Array]
+    num: int
+    image_axes: tuple[int, int] | None
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _largest(comparison: _Comparison, x: Array) -> Array:
+    return _largest_and_place(comparison, x)[0]
+
+
+def _largest_and_place(comparison: _Comparison, x: Array) -> list[Array]:
+    axes = comparison.image_axes
+    return elementwise(
+        lambda x: first_largest(comparison.cut(x)),
+        x,
+        image_axes=axes and ((axes[0],), (axes[1], axes[1])),
+    )
+
+
+@_largest.defjvp
+def _largest_jvp(
+    comparison: _Comparison, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    largest, place = _largest_and_place(comparison, *primals)
+    axes = comparison.image_axes
+
+    def forward(place: Array, change: Array) -> tuple[Array]:
+        return (changes_of_largest(place, comparison.cut(change)),)
+
+    def backward(place: Array, gradient: Array) -> tuple[Array]:
+        return (comparison.join(gradients_of_largest(place, gradient, comparison.num)),)
+
+    (change,) = elementwise(
+        forward,
+        place,
+        *tangents,
+        image_axes=axes and ((axes[1], axes[0]), (axes[1],)),
+        transposed=backward,
+    )
+    return largest, change
+
+
 def largest_along(x: Array, axis: int, image_axis: int | None) -> Array:
-    """Returns the largest values along an axis, which goes.
+    """Returns the largest values along an axis, which is removed.
 
     Args:
       x: Numbers.
@@ -70,78 +131,24 @@ def largest_along(x: Array, axis: int, image_axis: int | None) -> Array:
       image_axis: The axis of the images in the result, or None if `vmap` is not to join
         images.
     """
-    return _largest_along_forward(x, axis, image_axis)[0]
-
-
-def _largest_along_forward(
-    x: Array, axis: int, image_axis: int | None
-) -> tuple[Array, tuple[Array, int]]:
     num = x.shape[axis]
 
-    def largest_and_place(x: Array) -> tuple[Array, Array]:
-        return first_largest(
-            [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(num)]
-        )
+    def cut(x: Array) -> list[Array]:
+        return [lax.index_in_dim(x, i, axis, keepdims=False) for i in range(num)]
 
-    axes = _axes(axis, image_axis)
-    largest, place = elementwise(largest_and_place, x, image_axes=axes)
-    return largest, (place, num)
+    axes = None if image_axis is None else (image_axis + (axis <= image_axis), image_axis)
+    return _largest(_Comparison(cut, partial(jnp.stack, axis=axis), num, axes), x)
 
 
-def _largest_along_backward(
-    axis: int, image_axis: int | None, residuals: tuple[Array, int], gradient: Array
-) -> tuple[Array]:
-    place, num = residuals
-
-    def to_x(place: Array, gradient: Array) -> tuple[Array]:
-        return (jnp.stack(gradients_of_largest(place, gradient, num), axis),)
-
-    axes = _axes(axis, image_axis)
-    axes = axes and axes[::-1]
-    (found,) = elementwise(to_x, place, gradient, image_axes=axes)
-    return (found,)
-
-
-def _axes(axis: int, image_axis: int | None) -> Any:
-    """Returns the axes of images before and after the comparison."""
-    if image_axis is None:
-        return None
-    return (image_axis + (axis <= image_axis),), (image_axis, image_axis)
-
-
-largest_along.defvjp(_largest_along_forward, _largest_along_backward)
-
-
-@jax.custom_vjp
 def _largest_of_blocks(blocks: Array) -> Array:
     """Returns the largest over axes 2 and 4 of [a, rows, window, columns, window, b]."""
-    return _largest_of_blocks_forward(blocks)[0]
-
-
-def _largest_of_blocks_forward(blocks: Array) -> tuple[Array, tuple[Array, int]]:
     window = blocks.shape[2]
 
-    def largest_and_place(blocks: Array) -> tuple[Array, Array]:
-        return first_largest(
-            [blocks[:, :, i, :, j] for i in range(window) for j in range(window)]
-        )
+    def cut(blocks: Array) -> list[Array]:
+        return [blocks[:, :, i, :, j] for i in range(window) for j in range(window)]
 
-    largest, place = elementwise(largest_and_place, blocks, image_axes=((0,), (0, 0)))
-    return largest, (place, window)
-
-
-def _largest_of_blocks_backward(
-    residuals: tuple[Array, int], gradient: Array
-) -> tuple[Array]:
-    place, window = residuals
-
-    def to_blocks(place: Array, gradient: Array) -> tuple[Array]:
-        parts = gradients_of_largest(place, gradient, window * window)
+    def join(parts: list[Array]) -> Array:
         rows = [jnp.stack(parts[i : i + window], 3) for i in range(0, len(parts), window)]
-        return (jnp.stack(rows, 2),)
+        return jnp.stack(rows, 2)
 
-    (found,) = elementwise(to_blocks, place, gradient, image_axes=((0, 0), (0,)))
-    return (found,)
-
-
-_largest_of_blocks.defvjp(_largest_of_blocks_forward, _largest_of_blocks_backward)
+    return _largest(_Comparison(cut, join, window * window, (0, 0)), blocks)

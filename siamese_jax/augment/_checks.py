@@ -5,10 +5,10 @@ from jaxtyping import Array
 from siamese_jax._checks import check_floating, check_rank
 
 
-def check_image(image: Array) -> None:
+def check_image(image: Array, *, name: str = "image") -> None:
     """Raises unless `image` is one floating-point image `[height, width, channels]`."""
-    check_floating("image", image)
-    check_rank("image", image, 3)
+    check_floating(name, image)
+    check_rank(name, image, 3)
 
 
 def check_probability(name: str, probability: float) -> None:

@@ -105,8 +105,8 @@ def random_splice(
     >>> print(jnp.unique(random_splice(jax.random.key(0), light, dark, max_offset=0.0)))
     [0. 1.]
     """
-    check_image(first)
-    check_image(second)
+    check_image(first, name="first")
+    check_image(second, name="second")
     check_same_shape("second", second, "first", first)
     distances = _distances_to_line(key, first, max_offset)
     return jnp.where(distances[:, :, None] >= 0, first, second)

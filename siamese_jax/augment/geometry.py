@@ -8,6 +8,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from siamese_jax._checks import check_at_least
+from siamese_jax._numerics import widen
 from siamese_jax.augment._checks import check_image, check_probability
 
 
@@ -132,6 +133,7 @@ def warp(
             f"coordinates must have shape (height, width, 2); got {coordinates.shape}"
         )
 
+    coordinates = widen(coordinates)
     _, _, channels = image.shape
     # Each output pixel is a weighted sum over a window of 2 x 2 pixels. With a border of
     # `fill`, every window lies inside. One gather of windows and one sum are faster on a
@@ -271,6 +273,8 @@ def affine_coordinates(
 ) -> Float[Array, "height width 2"]:
     """Returns where each output pixel p looks: `matrix[:, :2] @ p + matrix[:, 2]`.
 
+    Coordinates are float32 or wider: bfloat16 has no odd number beyond 256.
+
     Args:
       matrix: The map from output to input pixels.
       image_size: Height and width of the output, in pixels.
@@ -285,6 +289,7 @@ def affine_coordinates(
     """
     if matrix.shape != (2, 3):
         raise ValueError(f"matrix must have shape (2, 3); got {matrix.shape}")
+    matrix = widen(matrix)
     height, width = image_size
     rows = jnp.arange(height, dtype=matrix.dtype)[:, None, None]
     columns = jnp.arange(width, dtype=matrix.dtype)[None, :, None]

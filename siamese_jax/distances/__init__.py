@@ -32,10 +32,10 @@ What holds for all of them:
 
 The Euclidean and cosine matrices use a matrix product at the highest precision. Its
 expansion |a|^2 + |b|^2 - 2ab cancels for near points, so the entries where it loses more
-than about ten bits are computed again from the differences. Values are therefore as exact
-as those of the row-by-row form, equal vectors have distance 0, and the memory needed is
-that of the result. Gradients are matrix products too: that of a pair at distance d has a
-relative error of about 1e-7 |a - mean| / d.
+than about ten bits are computed again from the differences. As long as no squared length
+overflows, values are therefore as exact as those of the row-by-row form, and equal vectors
+have distance 0. The memory needed is that of the result. Gradients are matrix products too:
+that of a pair at distance d has a relative error of about 1e-7 |a - mean| / d.
 """
 
 from siamese_jax.distances.special import (

@@ -5,7 +5,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from siamese_jax._checks import check_floating, check_rank
-from siamese_jax._numerics import safe_sqrt, widen
+from siamese_jax._numerics import centred, safe_sqrt, widen
 from siamese_jax.distances.standard import (
     cosine_distance,
     cosine_distance_matrix,
@@ -22,12 +22,12 @@ def angular_distance(
     """Angle between a and b, arccos of their cosine, in radians; pi / 2 if one is zero.
 
     It is computed as 2 arctan2(|u - v|, |u + v|) of the unit vectors, which is exact for
-    small angles too. The gradient is 0 where the angle is 0 or pi.
+    angles near 0 and near pi too. The gradient is 0 where the angle is 0 or pi.
 
     >>> print(f"{angular_distance(jnp.array([2.0, 0.0]), jnp.array([0.0, 3.0])):.4f}")
     1.5708
     """
-    return _angle(cosine_distance(a, b))
+    return _angle(cosine_distance(a, b), cosine_distance(a, -b))
 
 
 def angular_distance_matrix(
@@ -40,7 +40,7 @@ def angular_distance_matrix(
     [[0.     1.5708]
      [1.5708 0.    ]]
     """
-    return _angle(cosine_distance_matrix(a, b))
+    return _angle(cosine_distance_matrix(a, b), cosine_distance_matrix(a, -b))
 
 
 def mahalanobis_distance(
@@ -156,10 +156,11 @@ def signal_to_noise_distance_matrix(
 # Implementation -------------------------------------------------------------------------
 
 
-def _angle(cosine_distances: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+def _angle(
+    to_vector: Float[Array, "*batch"], to_opposite: Float[Array, "*batch"]
+) -> Float[Array, "*batch"]:
     """From 1 - cos = |u - v|^2 / 2 and 1 + cos = |u + v|^2 / 2, without cancellation."""
-    opposite = 2 - cosine_distances
-    return 2 * jnp.arctan2(safe_sqrt(cosine_distances), safe_sqrt(opposite))
+    return 2 * jnp.arctan2(safe_sqrt(to_vector), safe_sqrt(to_opposite))
 
 
 def _mapped(name: str, x: Array, factor: Array) -> Float[Array, "*batch rank"]:
@@ -187,8 +188,7 @@ def _hyperbolic(squared: Array, room_a: Array, room_b: Array) -> Array:
 
 def _centred(name: str, x: Array) -> Float[Array, "*batch dim"]:
     check_floating(name, x)
-    x = widen(x)
-    return x - jnp.mean(x, axis=-1, keepdims=True)
+    return centred(widen(x), axis=-1)
 
 
 def _signal(a: Array) -> Float[Array, "*batch"]:

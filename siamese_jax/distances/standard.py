@@ -92,7 +92,9 @@ def lp_distance(
 def cosine_distance(
     a: Float[Array, "*batch dim"], b: Float[Array, "*batch dim"]
 ) -> Float[Array, "*batch"]:
-    """One minus the cosine of the angle between a and b, in [0, 2]; 1 if one is zero.
+    """One minus the cosine of the angle between a and b; 1 if one is zero.
+
+    It is in [0, 2] up to rounding.
 
     It is computed as half the squared distance of the unit vectors, which is the same
     number without the cancellation of 1 - cos for similar directions.

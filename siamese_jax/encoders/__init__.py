@@ -3,8 +3,10 @@
 Flax linen modules made of Flax's own layers. Images are [n, height, width, channels],
 floating-point in [0, 1], and kernels are HWIO. `train=True` turns on dropout, which needs
 the rng "dropout", and batch statistics, which are in the collection "batch_stats".
-Parameters and results are the same on every platform. `encoder.least_size` is the least
-height and width of its images; smaller ones raise ValueError when the encoder is traced.
+Parameters and results are the same on every platform. On a CPU, `ResNet` in half precision
+has reverse-mode derivatives only: no `jax.jvp`, `jax.jacfwd` or `jax.hessian`.
+`encoder.least_size` is the least height and width of its images; smaller ones raise
+ValueError when the encoder is traced.
 
 tutorials  the networks of public Keras tutorials and of Koch et al. 2015, and their heads
 residual   `ConvNet`, a small plain network, and `ResNet`, a residual one

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from siamese_jax._checks import check_at_least
 from siamese_jax.encoders._sizes import check_images
 
 
@@ -43,9 +44,13 @@ def oriented_gradients(
 
     Raises:
       ValueError: If images are not [n, height, width, channels], or have fewer rows or
-        columns than the grid, or than the 2 that make a gradient.
+        columns than the grid, or than the 2 that make a gradient, or if `cells` or
+        `num_directions` are below 1.
       TypeError: If images are not floating-point.
     """
+    if len(cells) != 2 or min(cells) < 1:
+        raise ValueError(f"cells must be rows and columns of at least 1; got {cells}")
+    check_at_least("num_directions", num_directions, 1)
     check_images("oriented_gradients", images, _least_size(cells))
     height, width = images.shape[1:3]
     rows, columns = cells

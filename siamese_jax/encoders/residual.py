@@ -10,7 +10,6 @@
 """
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,8 +18,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from siamese_jax._numerics import widen
+from siamese_jax._numerics import safe_sqrt, widen
 from siamese_jax.convolution import convolution, max_pool
+from siamese_jax.encoders._dense import flatten
 from siamese_jax.encoders._images_last import SWAP, SameConv, by_platform
 from siamese_jax.encoders._remat import block
 from siamese_jax.encoders._sizes import check_images, least_input
@@ -30,14 +30,11 @@ Embeddings = Float[Array, "n dim"]
 AxisName = Any  # a name, a tuple of names, or None
 
 
-def _flatten(x: Float[Array, "n ..."]) -> Float[Array, "n features"]:
-    return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # also for symbolic n and n = 0
-
-
 class Standardized(nn.Module):
     """A network that sees each image with mean 0 and deviation 1.
 
-    Brightness and contrast of an image then change next to nothing.
+    Brightness and contrast of an image then change next to nothing. An image of one colour
+    becomes 0.
 
     Attributes:
       net: The network.
@@ -56,7 +53,7 @@ class Standardized(nn.Module):
         check_images("Standardized", images, (1, 1))  # the network says what it needs
         axes = (1, 2, 3)
         mean = jnp.mean(images, axes, keepdims=True)
-        deviation = jnp.std(images, axes, keepdims=True)
+        deviation = safe_sqrt(jnp.var(images, axes, keepdims=True))
         return self.net((images - mean) / (deviation + 1e-3), train=train)
 
 
@@ -76,7 +73,6 @@ class ConvNet(nn.Module):
     widths: Sequence[int] = (32, 64, 64)
     dim: int = 64
     axis_name: AxisName = None
-    joint: bool = False
     remat: bool = False
 
     @property
@@ -107,7 +103,7 @@ class ConvNet(nn.Module):
         x = images
         for width in self.widths:
             x = block(self, partial(layers, width), x, remat=self.remat)
-        return nn.Dense(self.dim)(_flatten(x))
+        return nn.Dense(self.dim)(flatten(x))
 
 
 class ResNet(nn.Module):
@@ -213,7 +209,7 @@ class _ResNetLayers(nn.Module):
             for _ in range(self.num_blocks):
                 x = block(self, partial(residual, width), x, remat=self.remat)
         x = widen(normalized(max_pool(x, 2)))
-        return nn.Dense(self.dim)(_flatten(jnp.transpose(x, swap)))
+        return nn.Dense(self.dim)(flatten(jnp.transpose(x, swap)))
 
     def _make_conv(self) -> Callable[..., nn.Module]:
         """Returns a function that makes the next convolution."""

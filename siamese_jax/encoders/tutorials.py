@@ -23,7 +23,7 @@ from siamese_jax._cpu.maps import elementwise
 from siamese_jax._numerics import widen
 from siamese_jax.convolution import convolution
 from siamese_jax.distances import euclidean_distance
-from siamese_jax.encoders._dense import dot_general
+from siamese_jax.encoders._dense import dot_general, flatten
 from siamese_jax.encoders._images_last import SWAP, PooledConv, by_platform
 from siamese_jax.encoders._pooled import pooled_convolution
 from siamese_jax.encoders._remat import block
@@ -103,6 +103,9 @@ class Dropout(nn.Module):
       axis_name: Name of an axis of `pmap` or `shard_map` over which the batch is cut into
         equal shares. With it the devices lose the entries that the whole batch would lose
         on one device, if they have the same key.
+
+    Raises:
+      ValueError: If `rate` is not in [0, 1], when x is given.
     """
 
     rate: float
@@ -112,6 +115,8 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*shape"], *, train: bool) -> Float[Array, "*shape"]:
         """Applies dropout if `train`, else returns x."""
+        if not 0 <= self.rate <= 1:
+            raise ValueError(f"rate must be in [0, 1]; got {self.rate}")
         if not train or self.rate == 0:
             return x
         if self.rate == 1:
@@ -134,10 +139,6 @@ def _mixed(bits: Array) -> Array:
     return bits ^ (bits >> jnp.uint32(16))
 
 
-def _flatten(x: Float[Array, "n ..."]) -> Float[Array, "n features"]:
-    return x.reshape(x.shape[0], math.prod(x.shape[1:]))  # also for symbolic n and n = 0
-
-
 # Encoders -----------------------------------------------------------------------------
 
 
@@ -158,11 +159,19 @@ class MnistConv(nn.Module):
         conv, dense = _conv(32, 3), _dense(self.dim)
 
         def at_once(images: Images) -> Array:
-            return dense(_flatten(_joined_relu(conv(images))))
+            return dense(flatten(_joined_relu(conv(images))))
 
         if train or self.is_initializing():
             return nn.relu(at_once(images))
         params = conv.variables["params"], dense.variables["params"]
+        height, width, channels = images.shape[1:]
+        features = (height - 2) * (width - 2) * 32
+        kernels = params[0]["kernel"].shape[2], len(params[1]["kernel"])
+        if kernels != (channels, features):
+            raise ValueError(
+                "MnistConv needs images of the size and channels that it was initialised "
+                f"with; got {height} x {width} with {channels}"
+            )
         on_cpu = partial(_strip_by_strip, *params)
         return nn.relu(lax.platform_dependent(images, cpu=on_cpu, default=at_once))
 
@@ -190,7 +199,7 @@ def _strip_by_strip(
             rows, kernel, (1, 1), "VALID", dimension_numbers=dimensions
         )
         part = lax.dynamic_slice_in_dim(weights, strip * size, size)
-        return total + _flatten(nn.relu(x + conv_bias[None, None, None])) @ part
+        return total + flatten(nn.relu(x + conv_bias[None, None, None])) @ part
 
     total = jnp.zeros((images.shape[0], weights.shape[1]), images.dtype)
     total = lax.fori_loop(0, num_rows // height, add, total)
@@ -203,11 +212,13 @@ class MnistMlp(nn.Module):
     Attributes:
       dropout: Rate after each of the first two layers.
       dim: Dimension of the embedding.
+      width: Number of features of each of the first two layers.
       axis_name: See `Dropout`.
     """
 
     dropout: float = 0.5
     dim: int = 128
+    width: int = 128
     axis_name: str | None = None
 
     @property
@@ -219,11 +230,11 @@ class MnistMlp(nn.Module):
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
         check_images(type(self).__name__, images, self.least_size)
-        x = nn.relu(_dense(self.dim)(_flatten(images)))
+        x = flatten(images)
         for _ in range(2):
+            x = nn.relu(_dense(self.width)(x))
             x = Dropout(self.dropout, axis_name=self.axis_name)(x, train=train)
-            x = nn.relu(_dense(self.dim)(x))
-        return x
+        return nn.relu(_dense(self.dim)(x))
 
 
 class OrlConv(nn.Module):
@@ -285,7 +296,7 @@ class _OrlLayers(nn.Module):
         if images_last:  # [features, n], which the product takes as its transpose
             x = jnp.transpose(x, (1, 2, 0, 3))
             x = x.reshape(math.prod(x.shape[:3]), x.shape[3]).T
-        x = nn.relu(_dense(128)(_flatten(x)))
+        x = nn.relu(_dense(128)(flatten(x)))
         x = Dropout(self.dropout[2], axis_name=self.axis_name)(x, train=train)
         return nn.relu(_dense(self.dim)(x))
 
@@ -334,7 +345,7 @@ class KochConv(nn.Module):
                 bias_init=nn.initializers.zeros if depth == 0 else _normal(0.5, 0.01),
             )
             x = block(self, partial(_rectified, conv), x, remat=self.remat)
-        x = _flatten(x)
+        x = flatten(x)
         deviation = 0.01 * (9_216 / x.shape[1]) ** 0.5
         dense = nn.Dense(
             self.dim,
@@ -359,7 +370,7 @@ class MnistTower(nn.Module):
     def __call__(self, images: Images, *, train: bool = False) -> Embeddings:
         """Embeds images."""
         check_images(type(self).__name__, images, self.least_size)
-        return nn.relu(_dense(self.dim)(_flatten(images)))
+        return nn.relu(_dense(self.dim)(flatten(images)))
 
 
 # Heads --------------------------------------------------------------------------------

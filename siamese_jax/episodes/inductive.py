@@ -71,7 +71,7 @@ def classify(
     >>> print(classify(support, jnp.array([[0.9], [0.2]])))
     [1 0]
     """
-    return answers(-matrix_fn(queries, prototypes(support)))
+    return answers(prototype_logits(support, queries, matrix_fn=matrix_fn))
 
 
 def answers(logits: Float[Array, "queries ways"]) -> Int[Array, " queries"]:

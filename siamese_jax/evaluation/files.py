@@ -82,7 +82,8 @@ def _listed_files(flag: str, path: pathlib.Path) -> list[pathlib.Path]:
     """The paths in a list, those that are not there relative to the folder of the list."""
     try:
         text = path.read_text(encoding="utf-8")
-        names = json.loads(text)["files"] if path.suffix == ".json" else text.splitlines()
+        is_json = path.suffix.lower() == ".json"
+        names = json.loads(text)["files"] if is_json else text.splitlines()
         files = [pathlib.Path(name) for name in names if name]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{flag}: {path} is no list of image files ({error})") from error

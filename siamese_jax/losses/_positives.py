@@ -45,6 +45,8 @@ def num_before(
     >>> print(num_before(s, positive, (all_items,), 0.01)[0])  # one before, one beside it
     [[0.  1.5 0. ]]
     """
+    if s.shape[1] == 0:
+        return tuple(jnp.zeros_like(s) for _ in counted)
     # With these two lines all arrays of the loop vary over devices if one of them does.
     s = jnp.where(jnp.any(jnp.stack([positive, *counted]), axis=0), s, 0)
     temperatures = jnp.zeros_like(s[:, :1]) + jnp.asarray(temperature, s.dtype)
@@ -177,7 +179,7 @@ def for_each_positive(
 
     def next_positive(j: Int[Array, "n 1"]) -> Int[Array, "n 1"]:
         later = jnp.where(positive & (columns > j), columns, num_columns)
-        return jnp.min(later, axis=1, keepdims=True)
+        return jnp.min(later, axis=1, keepdims=True, initial=num_columns)
 
     def some(loop: tuple[Array, Any]) -> Array:
         return jnp.any(loop[0] < num_columns)

@@ -76,6 +76,8 @@ def _log_sums(
     exponentials where these cannot underflow, which they do not for unit vectors and an
     angle up to 65 degrees.
     """
+    if x.size == 0:
+        return x
     some = jnp.any(negative, axis=1, keepdims=True)
     highest = lax.stop_gradient(jnp.max(x))
     width = highest - lax.stop_gradient(jnp.min(x))

@@ -226,6 +226,8 @@ def large_margin_softmax_loss(
     >>> print(f"{loss:.4f}")  # log(1 + e)
     1.3133
     """
+    if not isinstance(margin, int):
+        raise TypeError(f"margin must be an integer; got {margin!r}")
     check_at_least("margin", margin, 1)
     check_scalar("scale", scale)
     check_features(embeddings, proxies)

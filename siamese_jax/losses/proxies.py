@@ -111,7 +111,8 @@ def proxy_nca_loss(
     """
     check_scalar("temperature", temperature)
     check_features(embeddings, proxies)
-    squared = squared_euclidean_distance_matrix(normalize(embeddings), normalize(proxies))
+    x, w = normalize(widen(embeddings)), normalize(widen(proxies))
+    squared = squared_euclidean_distance_matrix(x, w)
     logits = -squared / temperature
     if not negatives_only:
         return class_loss(logits, labels, where=where, weights=weights, reduce_fn=reduce_fn)

@@ -19,7 +19,13 @@ from jax import lax
 from jax.nn import relu, sigmoid
 from jaxtyping import Array, Bool, Float
 
-from siamese_jax._checks import check_at_least, check_floating, check_rank, check_scalar
+from siamese_jax._checks import (
+    check_at_least,
+    check_floating,
+    check_rank,
+    check_same_shape,
+    check_scalar,
+)
 from siamese_jax._numerics import Scalar, widen
 from siamese_jax.losses._positives import num_before
 from siamese_jax.losses.softmax import matching_loss
@@ -64,6 +70,7 @@ def nca_loss(
     """
     check_floating("distances", distances)
     check_rank("distances", distances, 2)
+    check_same_shape("same", same, "distances", distances)
     return matching_loss(
         -widen(distances),
         same,

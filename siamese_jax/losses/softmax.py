@@ -23,7 +23,8 @@ decides each pair by itself instead.
 """
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -36,9 +37,9 @@ from siamese_jax.losses.pairs import logistic_loss
 from siamese_jax.miners import Sides, sides
 from siamese_jax.reductions import (
     ReduceFn,
-    Terms,
     make_terms,
     mean,
+    mean_and_count,
     reduce_terms,
 )
 
@@ -338,7 +339,7 @@ def both_directions(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
 
     Returns:
       A function like `loss_fn`. It takes no weights, and its `reduce_fn` must return a
-      number, as all but None do.
+      number: all but None and `mean_and_count` do.
 
     Reference:
       Radford et al. Learning Transferable Visual Models. ICML 2021, figure 3.
@@ -360,14 +361,23 @@ def symmetric_loss(
     **options: Any,
 ) -> Any:
     """The loss that `both_directions` makes, with the loss of one direction."""
-    check_floating("similarities", matrix)
+    given = getattr(loss_fn, "keywords", {}) | options  # by `functools.partial`, and here
+    check_both(given.get("reduce_fn", mean), given)
+    check_floating(next(iter(inspect.signature(loss_fn).parameters)), matrix)
     matrix = widen(matrix)  # once, so that both gradients are added in float32
     turned = None if where is None else where.T
     by_rows = loss_fn(matrix, same, where=where, **options)
     by_columns = loss_fn(matrix.T, same.T, where=turned, **options)
-    if isinstance(by_rows, (Terms, tuple)):
-        raise ValueError("reduce_fn must return a number; got None for both_directions")
     return (by_rows + by_columns) / 2
+
+
+def check_both(reduce_fn: ReduceFn | None, options: Mapping[str, Any]) -> None:
+    """Raises ValueError for options that `both_directions` of a loss does not take."""
+    if reduce_fn is None or reduce_fn is mean_and_count:
+        name = getattr(reduce_fn, "__name__", None)
+        raise ValueError(f"reduce_fn must return a number; got {name} for both_directions")
+    if options.get("weights") is not None:
+        raise ValueError("both_directions takes no weights; weights must be None")
 
 
 def corrected_logits(

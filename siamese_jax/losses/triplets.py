@@ -116,8 +116,8 @@ def hard_triplet_loss(
     """
     positive, negative = sides(distances, same, where)
     distances = widen(distances)
-    farthest = jnp.max(jnp.where(positive, distances, -jnp.inf), axis=1)
-    nearest = jnp.min(jnp.where(negative, distances, jnp.inf), axis=1)
+    farthest = jnp.max(distances, axis=1, where=positive, initial=-jnp.inf)
+    nearest = jnp.min(distances, axis=1, where=negative, initial=jnp.inf)
     complete = jnp.any(positive, axis=1) & jnp.any(negative, axis=1)
     return triplet_loss(
         jnp.where(complete, farthest, 0),

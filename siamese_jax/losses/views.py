@@ -17,7 +17,7 @@ from siamese_jax._checks import (
     check_same_shape,
     check_scalar,
 )
-from siamese_jax._numerics import Scalar, safe_sqrt, widen
+from siamese_jax._numerics import Scalar, centred, safe_sqrt, widen
 from siamese_jax.distances import cosine_similarity, cosine_similarity_matrix
 from siamese_jax.losses.softmax import info_nce_loss
 from siamese_jax.reductions import ReduceFn, make_terms, mean, reduce_terms, sum_terms
@@ -88,6 +88,8 @@ def negative_cosine_loss(
     >>> print(negative_cosine_loss(jnp.ones((2, 4)), 2 * jnp.ones((2, 4))))
     -1.0
     """
+    check_floating("predictions", predictions)
+    check_floating("targets", targets)
     check_same_shape("targets", targets, "predictions", predictions)
     values = -cosine_similarity(predictions, lax.stop_gradient(targets))
     return reduce_terms(make_terms(values, None), reduce_fn)
@@ -123,7 +125,7 @@ def barlow_twins_loss(
     """
     _check_views(a, b, least=2)
     check_scalar("redundancy_weight", redundancy_weight)
-    by_feature = [_centred(widen(x)).T for x in (a, b)]
+    by_feature = [centred(widen(x), axis=0).T for x in (a, b)]
     correlations = cosine_similarity_matrix(*by_feature)
     diagonal = jnp.eye(len(correlations), dtype=bool)
     values = jnp.where(diagonal, 1 - correlations, correlations) ** 2
@@ -169,21 +171,17 @@ def vicreg_loss(
         return jnp.mean(jax.nn.relu(1 - deviation))
 
     def covariance(x: Array) -> Array:
-        centred = _centred(x)
-        products = jnp.matmul(centred.T, centred, precision=lax.Precision.HIGHEST)
+        apart = centred(x, axis=0)
+        products = jnp.matmul(apart.T, apart, precision=lax.Precision.HIGHEST)
         squares = (products / (len(x) - 1)) ** 2
-        apart = ~jnp.eye(x.shape[1], dtype=bool)
-        return jnp.sum(jnp.where(apart, squares, 0)) / x.shape[1]
+        others = ~jnp.eye(x.shape[1], dtype=bool)
+        return jnp.sum(jnp.where(others, squares, 0)) / x.shape[1]
 
     return (
         invariance_weight * jnp.mean((a - b) ** 2)
         + variance_weight * (variance(a) + variance(b)) / 2
         + covariance_weight * (covariance(a) + covariance(b))
     )
-
-
-def _centred(x: Float[Array, "n dim"]) -> Float[Array, "n dim"]:
-    return x - jnp.mean(x, axis=0, keepdims=True)
 
 
 def _check_views(a: Array, b: Array, *, least: int = 1) -> None:

@@ -33,8 +33,8 @@ distance of each, its column, and whether there is one:
 one class, `where` is True where the entry is valid, and None means that all entries are.
 Another shape than that of the matrix raises ValueError, another type of number TypeError.
 Distances are float32 if those of the matrix are of half precision. A NaN among the valid
-distances of a row makes all distances of the row NaN, and masks keep NaN entries, so that
-the loss is NaN too.
+distances of a row is never skipped: if it could have been chosen, it is chosen, and masks
+keep NaN entries, so that the loss is NaN too.
 """
 
 from siamese_jax.miners.pairs import (

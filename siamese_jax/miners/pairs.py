@@ -1,5 +1,6 @@
 """Masks of the positives and negatives of a matrix, and of those that are to count."""
 
+from fractions import Fraction
 from typing import NamedTuple
 
 import jax
@@ -101,8 +102,8 @@ def multi_similarity_mask(
     positive, negative = sides(similarities, same, where, name="similarities")
     check_broadcastable("margin", margin, similarities)
     s = widen(similarities)
-    most = jnp.max(jnp.where(negative, s, -jnp.inf), axis=1, keepdims=True)
-    least = jnp.min(jnp.where(positive, s, jnp.inf), axis=1, keepdims=True)
+    most = jnp.max(s, axis=1, keepdims=True, where=negative, initial=-jnp.inf)
+    least = jnp.min(s, axis=1, keepdims=True, where=positive, initial=jnp.inf)
     is_nan = jnp.isnan(s) & (positive | negative)
     hard = (positive & (s - margin < most)) | (negative & (s + margin > least))
     return hard | is_nan
@@ -133,7 +134,9 @@ def nearest_mask(
     """
     positive, negative = sides(distances, same, where)
     d = widen(distances)
-    return _hardest(-d, positive, num_positives) | _hardest(d, negative, num_negatives)
+    return _nearest(-d, positive, "num_positives", num_positives) | _nearest(
+        d, negative, "num_negatives", num_negatives
+    )
 
 
 def hardest_share_mask(
@@ -146,7 +149,8 @@ def hardest_share_mask(
     """The hardest share of all positives and of all negatives of a batch.
 
     Of k positive entries the ceil(share k) farthest are kept, of the negative entries the
-    nearest. Entries as far as the last one that is kept are kept too.
+    nearest. Entries as far as the last one that is kept are kept too. The share is taken as
+    the nearest fraction of at most 10,000 parts.
 
     Reference:
       Yuan, Yang, Zhang. Hard-Aware Deeply Cascaded Embedding. ICCV 2017, section 3.3.
@@ -159,10 +163,14 @@ def hardest_share_mask(
     if not 0 < share <= 1:
         raise ValueError(f"share must be in (0, 1]; got {share}")
     positive, negative = sides(distances, same, where)
+    if distances.size == 0:
+        return positive
+    taken, parts = Fraction(float(share)).limit_denominator(10_000).as_integer_ratio()
 
     def hardest(hardness: Array, mask: Array) -> Array:
         ascending = jnp.sort(jnp.where(mask, hardness, jnp.inf).ravel())
-        num = jnp.ceil(share * jnp.sum(mask)).astype(jnp.int32)
+        whole, rest = jnp.divmod(jnp.sum(mask), parts)
+        num = taken * whole + (taken * rest + parts - 1) // parts  # ceil, without rounding
         return mask & ~(hardness > ascending[jnp.maximum(num - 1, 0)])
 
     d = widen(distances)
@@ -196,7 +204,7 @@ def false_negative_mask(
     positive, negative = sides(distances, same, where)
     check_broadcastable("margin", margin, distances)
     d = widen(distances)
-    nearest = jnp.min(jnp.where(positive, d, jnp.inf), axis=1, keepdims=True)
+    nearest = jnp.min(d, axis=1, keepdims=True, where=positive, initial=jnp.inf)
     nearest = jnp.where(jnp.any(positive, axis=1, keepdims=True), nearest, -jnp.inf)
     return positive | (negative & ~(d < nearest - margin))
 
@@ -238,6 +246,8 @@ def uniform_histogram_weights(
         check_at_least(name, count, 1)
     positive, negative = sides(distances, same, where)
     d = widen(distances)
+    if d.size == 0:
+        return d
 
     def counts(key: PRNGKeyArray, mask: Array, num: int) -> Array:
         low = jnp.min(jnp.where(mask, d, jnp.inf))
@@ -259,11 +269,11 @@ def uniform_histogram_weights(
     )
 
 
-def _hardest(hardness: Array, mask: Array, num: int | None) -> Bool[Array, "n m"]:
+def _nearest(x: Array, mask: Array, name: str, num: int | None) -> Bool[Array, "n m"]:
     """The entries of each row with the smallest numbers, under a mask."""
     if num is None:
         return mask
-    check_at_least("num_positives and num_negatives", num, 1)
-    order = jnp.argsort(jnp.where(mask, hardness, jnp.inf), axis=1)
+    check_at_least(name, num, 1)
+    order = jnp.argsort(jnp.where(mask, x, jnp.inf), axis=1)
     ranks = jnp.argsort(order, axis=1)
-    return mask & ((ranks < num) | jnp.isnan(hardness))
+    return mask & ((ranks < num) | jnp.isnan(x))

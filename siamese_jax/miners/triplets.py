@@ -134,6 +134,8 @@ def angular_negatives(
     check_square("distances", distances)
     positive, negative = sides(distances, same, where)
     d = widen(distances)
+    if d.size == 0:
+        return _mined(d, jnp.zeros(d.shape, int), positive)
     squared = d**2
 
     def nearest_to_centres(row: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -196,14 +198,34 @@ def distance_weighted_negatives(
         -(clipped**2) / 4
     )
     allowed = negative & (d < max_distance)
-    logits = jnp.where(allowed, -log_density, -jnp.inf)
     exists = positive & jnp.any(allowed, axis=1, keepdims=True)
-    safe = jnp.where(jnp.any(allowed, axis=1, keepdims=True), logits, 0)
-    indices = jax.random.categorical(key, safe, axis=1, shape=(d.shape[1], d.shape[0])).T
+    indices = _drawn(key, -log_density, allowed)
     chosen = jnp.take_along_axis(d, indices, axis=1)
     has_nan = row_has_nan(distances, positive | negative)
     exists |= positive & has_nan & jnp.any(negative, axis=1, keepdims=True)
     return _mined(jnp.where(has_nan, jnp.nan, chosen), indices, exists)
+
+
+def _drawn(
+    key: PRNGKeyArray, logits: Float[Array, "n m"], allowed: Bool[Array, "n m"]
+) -> Int[Array, "n m"]:
+    """Draws m columns for each row from the softmax of its allowed logits.
+
+    The cumulative probabilities of a row are inverted, in O(n m) memory. Rounding may let
+    them stop short of an allowed column, or step at one that is not: then the allowed one
+    before it is taken. The columns of a row without allowed ones mean nothing.
+    """
+    if logits.size == 0:
+        return jnp.zeros(logits.shape, int)
+    highest = jnp.max(logits, axis=1, keepdims=True, where=allowed, initial=-jnp.inf)
+    shares = jnp.where(allowed, jnp.exp(jnp.where(allowed, logits - highest, 0)), 0)
+    cumulative = jnp.cumsum(shares, axis=1)
+    drawn = jax.random.uniform(key, shares.shape, shares.dtype) * cumulative[:, -1:]
+    search = jax.vmap(lambda row, x: jnp.searchsorted(row, x, side="right"))
+    columns = jnp.minimum(search(cumulative, drawn), shares.shape[1] - 1)
+    numbers = jnp.where(allowed, jnp.arange(shares.shape[1])[None, :], 0)
+    before = jnp.take_along_axis(lax.cummax(numbers, axis=1), columns, axis=1)
+    return jnp.maximum(before, jnp.argmax(allowed, axis=1, keepdims=True))
 
 
 def mine_triplets(
@@ -283,10 +305,14 @@ def _mined(distances: Array, indices: Array, where: Array) -> Mined:
 
 def _nearest(distances: Array, mask: Array) -> Mined:
     """The nearest entry of each row under a mask; a NaN there counts as the nearest."""
+    exists = jnp.any(mask, axis=1)
+    if distances.shape[1] == 0:
+        nothing = jnp.zeros(exists.shape)
+        return _mined(nothing, nothing.astype(int), exists)
     masked = jnp.where(mask, distances, jnp.inf)
     indices = jnp.argmin(masked, axis=1)  # that of NaN, if there is one
     chosen = jnp.min(masked, axis=1)
-    return _mined(chosen, indices, jnp.any(mask, axis=1))
+    return _mined(chosen, indices, exists)
 
 
 def _farthest(distances: Array, mask: Array) -> Mined:

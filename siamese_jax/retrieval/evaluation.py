@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from siamese_jax._checks import check_at_least, check_distance_fn
-from siamese_jax._labels import traced_labels
+from siamese_jax._labels import fitting_items, traced_labels
 from siamese_jax._numerics import row_has_nan
 from siamese_jax.batching import map_batches
 from siamese_jax.distances import euclidean_distance_matrix
@@ -142,7 +142,7 @@ def _as_arrays(name: str, items: Items, same_fn: SameFn) -> Items:
         items = items._replace(labels=traced_labels(f"{name}.labels", items.labels))
     elif isinstance(items.labels, list):
         items = items._replace(labels=jnp.asarray(items.labels))
-    return jax.tree.map(jnp.asarray, items)
+    return fitting_items(name, items)
 
 
 def _queries_at_once(num_queries: int, num_references: int) -> int:

@@ -100,7 +100,7 @@ def sample_hard_batch(
 
     A first class is random. The other P - 1 distinct classes are drawn with probabilities
     proportional to their numbers in the row of the first; where too few are positive, the
-    rest is drawn evenly.
+    rest is drawn evenly. Infinite numbers count as the largest finite one.
 
     Args:
       key: A JAX key.
@@ -133,8 +133,9 @@ def sample_hard_batch(
     first_key, noise_key, example_key = jax.random.split(key, 3)
     first = jax.random.randint(first_key, (), 0, index.num_classes)
     # Gumbel noise on log-probabilities: the largest are a draw without replacement
-    least = jnp.finfo(jnp.float32).tiny
-    scores = jnp.log(jnp.maximum(confusion[first].astype(jnp.float32), least))
+    limits = jnp.finfo(jnp.float32)
+    weights = jnp.clip(confusion[first].astype(jnp.float32), limits.tiny, limits.max)
+    scores = jnp.log(weights)
     scores += jax.random.gumbel(noise_key, scores.shape)
     scores = scores.at[first].set(jnp.inf)
     classes = lax.top_k(scores, num_classes)[1]
@@ -188,6 +189,7 @@ def class_epoch_batch(
     >>> print(jnp.sort(jnp.append(first.classes, second.classes[0])))
     [0 1 2]
     """
+    check_at_least("num_classes", num_classes, 1)
     require_classes(index, num_classes, None)
     order_key, example_key = jax.random.split(key)
     epoch = epoch_batch(order_key, step, index.num_classes, num_classes)
@@ -286,6 +288,7 @@ def _batch_of(
     repeat: bool,
 ) -> Batch:
     """K examples of each of these classes, one of every class after the other."""
+    check_at_least("num_per_class", num_per_class, 1)
     if repeat:
         order_key, key = jax.random.split(key)
         counts = index.counts[classes][:, None]

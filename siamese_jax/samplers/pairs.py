@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
-from siamese_jax._checks import check_at_least
+from siamese_jax._checks import (
+    check_at_least,
+    check_boolean,
+    check_integer,
+    check_rank,
+    check_same_shape,
+)
 from siamese_jax.samplers.index import (
     ClassIndex,
     check_index,
@@ -70,7 +76,9 @@ def sample_partners(
 
     Raises:
       ValueError: If a class has fewer than 2 examples, or there are fewer than 2 classes
-        (in a group, if `same_group`). The class or group is named.
+        (in a group, if `same_group`). The class or group is named. Or if `anchors` and
+        `same` are not of one shape `[n]`.
+      TypeError: If `anchors` are not integers, or `same` not boolean.
 
     >>> from siamese_jax.samplers import class_index
     >>> index = class_index([0, 0, 1, 1])
@@ -78,6 +86,10 @@ def sample_partners(
     >>> print(sample_partners(jax.random.key(0), index, anchors, same).tolist())
     [1, 2]
     """
+    check_integer("anchors", anchors)
+    check_rank("anchors", anchors, 1)
+    check_boolean("same", same)
+    check_same_shape("same", same, "anchors", anchors)
     require_examples(index, 2)
     positive_key, negative_key = jax.random.split(key)
     positives = _sample_positives(positive_key, index, anchors)

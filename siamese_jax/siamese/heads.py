@@ -100,7 +100,7 @@ def concatenation_logits(
     >>> print(concatenation_logits(a, b, jnp.array([1.0, 0.0, 0.0, 2.0]), 10.0))
     [17.]
     """
-    _check_head(a, b, weights, bias, (2 * a.shape[-1],))
+    _check_head(a, b, weights, bias, (2,))
     joined = jnp.concatenate([widen(a), widen(b)], axis=-1)
     highest = jax.lax.Precision.HIGHEST
     return jnp.matmul(joined, widen(weights), precision=highest) + bias
@@ -129,17 +129,21 @@ def bilinear_logits(
     >>> print(bilinear_logits(a, b, jnp.array([[0.0, 1.0], [0.0, 0.0]]), 0.5))  # 1 * 4
     [4.5]
     """
-    _check_head(a, b, weights, bias, (a.shape[-1], a.shape[-1]))
+    _check_head(a, b, weights, bias, (1, 1))
     highest = jax.lax.Precision.HIGHEST
     mapped = jnp.matmul(widen(a), widen(weights), precision=highest)
     return jnp.sum(mapped * widen(b), axis=-1) + bias
 
 
 def _check_head(
-    a: Array, b: Array, weights: Array, bias: Scalar, shape: tuple[int, ...]
+    a: Array, b: Array, weights: Array, bias: Scalar, dims: tuple[int, ...]
 ) -> None:
+    """Checks a head whose weights have so many times the dimension of a on each axis."""
     for name, array in (("a", a), ("b", b), ("weights", weights)):
         check_floating(name, array)
+    if not a.ndim:
+        raise ValueError("a must have at least 1 axis; got shape ()")
     check_same_shape("b", b, "a", a)
+    shape = tuple(num * a.shape[-1] for num in dims)
     check_shape("weights", weights, shape, "to match the dimensions of a and b")
     check_scalar("bias", bias)

@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from siamese_jax._checks import (
+    check_at_least,
     check_boolean,
     check_floating,
     check_rank,
@@ -173,6 +174,8 @@ def calibrate(
     check_boolean("same", same)
     check_same_shape("same", same, "distances", distances)
     further = _checked("different", np.zeros(0) if different is None else different)
+    if different is not None:
+        check_at_least("the number of distances in different", len(further), 1)
     _refuse_meaningless(distances, same, further, pairs)
     different = distances[~same] if different is None else further
     threshold, accuracy = _best_threshold(distances, same)

@@ -18,8 +18,8 @@ def z_norm(
 
     With the mean m and the deviation s (over N, not N - 1) of the distances of example i to
     the cohort, a distance d becomes (d - m_i) / s_i. Example i has one distance, `[n]`, or
-    a row of them, `[n, m]`. It is NaN where all distances to the cohort are equal, or one
-    is NaN or infinite.
+    a row of them, `[n, m]`. It is NaN where all distances to the cohort that are used are
+    equal, or one of them is infinite, or one of the cohort is NaN.
 
     Args:
       distances: Distances of the examples.

@@ -28,7 +28,7 @@ from siamese_jax._checks import (
     check_rank,
     check_same_shape,
 )
-from siamese_jax._labels import traced_labels
+from siamese_jax._labels import fitting_items, traced_labels
 from siamese_jax._numerics import just_below, widen
 from siamese_jax.distances import euclidean_distance_matrix
 from siamese_jax.relations import Items, Relation, between
@@ -185,9 +185,13 @@ def streamed_operating_points(
 def _checked_set(name: str, embeddings: Any, items: Items) -> tuple[Array, Items]:
     check_floating(name, embeddings)
     check_rank(name, embeddings, 2)
+    if not isinstance(items, Items):
+        raise TypeError(
+            f"the items of {name} must be Items(labels); got {type(items).__name__}"
+        )
     if isinstance(items.labels, list | tuple):
         items = items._replace(labels=traced_labels("labels", items.labels))
-    embeddings, items = jax.tree.map(jnp.asarray, (embeddings, items))
+    embeddings, items = jnp.asarray(embeddings), fitting_items("items", items)
     lengths = {len(array) for array in jax.tree.leaves(items)}
     if lengths != {len(embeddings)}:
         raise ValueError(

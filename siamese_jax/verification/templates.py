@@ -65,7 +65,7 @@ def pool_templates(
     check_floating("embeddings", embeddings)
     check_rank("embeddings", embeddings, 2)
     check_at_least("num_templates", num_templates, 1)
-    num = len(embeddings)
+    num, dim = embeddings.shape
     check_integer("templates", templates)
     check_shape("templates", templates, (num,), "one for each embedding")
     images = widen(jnp.asarray(embeddings))
@@ -80,6 +80,8 @@ def pool_templates(
     check_integer("media", media)
     check_shape("media", media, (num,), "one for each embedding")
 
+    if num == 0:
+        return jnp.full((num_templates, dim), jnp.nan, embeddings.dtype)
     templates = jnp.asarray(templates)
     unknown = jnp.any(counted & ((templates < 0) | (templates >= num_templates)))
     templates = jnp.where(counted, templates, num_templates)  # beyond all, so dropped

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from siamese_jax._checks import check_scalar
 from siamese_jax._numerics import Scalar, just_below
 from siamese_jax.verification._pairs import (
     Flags,
@@ -70,10 +71,14 @@ def decision_rates(
 
     If the threshold is NaN, so are all rates.
 
+    Raises:
+      ValueError: If the threshold is not a single number, or a shape is wrong.
+
     >>> rates = decision_rates(jnp.array([0.2, 0.9]), jnp.array([True, True]), 0.5)
     >>> print(rates)
     DecisionRates(accuracy=0.5, precision=1.0, recall=0.5)
     """
+    check_scalar("threshold", threshold)
     if isinstance(distances, np.ndarray) and not isinstance(threshold, jax.Array):
         beside = np.asarray(threshold, distances.dtype)
         check_representable("distances and threshold", np.append(distances, beside))

@@ -52,21 +52,21 @@ BENDING = augment.Elastic(scale=1.0, sigma=2.0)
 _IMAGE = jnp.zeros((4, 4, 1))
 
 
-def _image_refusals(*before, after=(), **options):
+def _image_refusals(*before, after=(), name="image", **options):
     return (
         Refusal(
             "a batch of images",
             (*before, _IMAGE[None], *after),
             options,
             ValueError,
-            "image must have 3 axes",
+            f"{name} must have 3 axes",
         ),
         Refusal(
             "the image is boolean",
             (*before, _IMAGE > 0, *after),
             options,
             TypeError,
-            "image must be a floating",
+            f"{name} must be a floating",
         ),
     )
 
@@ -139,6 +139,7 @@ AUGMENT = [
         oracle=lambda matrix, image_size: oracles.affine_coordinates(
             matrix[None], image_size
         )[0],
+        keeps_dtype=False,
         refusals=(
             Refusal(
                 "a batch of matrices",
@@ -268,13 +269,13 @@ AUGMENT = [
         lambda rng: Inputs((key(rng), image(rng), image(rng))),
         options=({"max_offset": 1.0},),
         refusals=(
-            *_image_refusals(KEY, after=(_IMAGE,)),
+            *_image_refusals(KEY, after=(_IMAGE,), name="first"),
             Refusal(
                 "a boolean second image",
                 (KEY, _IMAGE, _IMAGE > 0),
                 {},
                 TypeError,
-                "image must be a floating",
+                "second must be a floating",
             ),
             Refusal(
                 "images of two sizes",

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from siamese_jax import convolution
 from tests import oracles
-from tests.cases.case import Case, Contract, Inputs, Kind, Refusal, f32
+from tests.cases.case import Case, Inputs, Kind, Refusal, f32
 
 
 def images(rng):
@@ -26,7 +26,29 @@ CONVOLUTION = [
         oracle=lambda x, kernel, window_strides, padding: oracles.convolution(
             x, kernel, window_strides, padding
         ),
-        exempt={Contract.REFUSALS: "refuses what lax.conv_general_dilated refuses"},
+        refusals=(
+            Refusal(
+                "a stride of 0",
+                (_IMAGE, jnp.zeros((2, 2, 1, 1))),
+                {"window_strides": (0, 1)},
+                ValueError,
+                "window_strides must be at least 1; got 0",
+            ),
+            Refusal(
+                "a dilation of 0",
+                (_IMAGE, jnp.zeros((2, 2, 1, 1))),
+                {"rhs_dilation": (1, 0)},
+                ValueError,
+                "rhs_dilation must be at least 1; got 0",
+            ),
+            Refusal(
+                "a kernel of two channels",
+                (_IMAGE, jnp.zeros((2, 2, 2, 1))),
+                {},
+                ValueError,
+                "feature dimension",
+            ),
+        ),
     ),
     Case(
         "convolution.max_pool",

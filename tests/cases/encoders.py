@@ -80,6 +80,20 @@ ENCODERS = [
                 "oriented_gradients needs images of at least 3 x 2; got 3 x 1",
             ),
             Refusal(
+                "no directions",
+                (jnp.zeros((2, 8, 7, 1)),),
+                {"num_directions": 0},
+                ValueError,
+                "num_directions must be at least 1; got 0",
+            ),
+            Refusal(
+                "no rows of cells",
+                (jnp.zeros((2, 8, 7, 1)),),
+                {"cells": (0, 2)},
+                ValueError,
+                r"cells must be rows and columns of at least 1; got \(0, 2\)",
+            ),
+            Refusal(
                 "images are integers",
                 (jnp.zeros((2, 8, 7, 1), jnp.uint8),),
                 {},

@@ -165,7 +165,7 @@ EPISODES = [
                 (jnp.ones((3, 1, 2)), jnp.ones((3, 4))),
                 {},
                 ValueError,
-                "must have 4 columns",
+                r"queries must have shape .3, 2., with the columns of support",
             ),
             Refusal(
                 "queries are integers",

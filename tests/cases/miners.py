@@ -145,7 +145,7 @@ MINERS = [
     _mask(
         "nearest_mask",
         options=({"num_positives": 1, "num_negatives": 2}, {}, {"num_negatives": 1}),
-        more=(too_small(ZEROS, "num_positives", 0)._replace(words="num_positives and"),),
+        more=(too_small(ZEROS, "num_positives", 0),),
     ),
     _mask(
         "hardest_share_mask",

@@ -132,6 +132,13 @@ SIAMESE = [
                     "b must have shape",
                 ),
                 Refusal(
+                    "a is a number",
+                    (f32(1.0), f32(1.0), jnp.ones(of_two), 0.0),
+                    {},
+                    ValueError,
+                    r"a must have at least 1 axis; got shape \(\)",
+                ),
+                Refusal(
                     "weights of another dim",
                     (COINCIDING_A, COINCIDING_B, jnp.ones(3), 0.0),
                     {},
