@@ -5,11 +5,10 @@ Source:  Koch, Zemel, Salakhutdinov. Siamese Neural Networks for One-shot Image
 Run:     python -m experiments omniglot_koch                               (accelerator)
          python -m experiments omniglot_koch --size half --pixels ink-255
              --learning-rate 0.0002 --patience 40                          (CPU)
-Expect:  random_20_way_accuracy .722 +- .009 by the second command, in an hour on two idle
-         CPU cores with AVX-512. At full size no run has been made to the end yet: .609,
-         .727 and .722 (+- .021) after 2,000, 4,000 and 6,000 steps. The tutorial's notebook
-         shows .672, .728, .776 (+- .05) there, .82 after 20,000 steps, and .868 at its
-         highest. Its text says .852
+Expect:  random_20_way_accuracy .802 +- .008 by the first command, in 2.6 hours on two idle
+         CPU cores with AVX-512, and .722 +- .009 by the second, in an hour. The tutorial's
+         notebook shows .82 (+- .05) after 20,000 steps, .815 on average over the last
+         2,000, and .868 at its highest. Its text says .852
 Quick:   python -m experiments omniglot_koch --size half --num-steps 200
              --workdir runs/quick_omniglot_koch
 Watch:   python -m experiments model_so_far --run RUN --model best_so_far
