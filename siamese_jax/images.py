@@ -130,7 +130,7 @@ class Preparation:
             )
         if not _is_whole(self.background) or not 0 <= self.background <= 255:
             raise ValueError(
-                f"background must be in 0 to 255, a whole number; got {self.background!r}"
+                f"background must be a whole number in 0 to 255; got {self.background!r}"
             )
 
     @property

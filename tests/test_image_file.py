@@ -228,7 +228,9 @@ def test_the_ground_is_part_of_the_preparation(tmp_path):
     assert read_prepared([file, file], black).max() == 0
     inverted = Preparation((2, 2), background=0, invert=True)
     assert read_prepared([file], inverted).min() == 255
-    with pytest.raises(ValueError, match="background must be in 0 to 255; got 256"):
+    with pytest.raises(
+        ValueError, match="background must be a whole number in 0 to 255; got 256"
+    ):
         Preparation((2, 2), background=256)
     with pytest.raises(ValueError, match="files must have at least one file"):
         read_prepared([], white)
