@@ -313,7 +313,7 @@ def test_a_preparation_that_makes_no_sense_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="resampling must be one of lanczos, every-"):
         Preparation((5, 5), resampling="nearest")
     for background in (256, 0.5):
-        with pytest.raises(ValueError, match=f"whole number; got {background}"):
+        with pytest.raises(ValueError, match=f"whole number in 0 to 255; got {background}"):
             Preparation((5, 5), background=background)
     with pytest.raises(TypeError, match="invert must be boolean; got 'no'"):
         Preparation((5, 5), invert="no")

@@ -431,7 +431,7 @@ def test_a_model_without_a_ground_has_a_white_one(copied):
     facts["preparation"]["background"] = 256
     path.write_text(json.dumps(facts))
     with pytest.raises(
-        UserError, match=r"model.json is damaged .* background must be in 0"
+        UserError, match=r"model.json is damaged .* background must be a whole number in 0"
     ):
         load_model(copied)
 
