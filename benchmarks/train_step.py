@@ -107,11 +107,12 @@ def started(name: str, *module: str, checkout: pathlib.Path | None = None) -> It
     """
     module = module or ("benchmarks.contestants",)
     root = ROOT if checkout is None else checkout.absolute()
+    paths = str(root), os.environ.get("PYTHONPATH")
     environment = {
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(root), *_python_path()]),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -141,10 +142,6 @@ def started(name: str, *module: str, checkout: pathlib.Path | None = None) -> It
         finally:
             process.kill()
             process.communicate()
-
-
-def _python_path() -> list[str]:
-    return [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
 
 
 # Measuring ------------------------------------------------------------------------------

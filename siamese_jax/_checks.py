@@ -122,6 +122,12 @@ def check_at_least(name: str, value: float, minimum: float) -> None:
         raise ValueError(f"{name} must be at least {minimum}; got {value}")
 
 
+def check_between_0_and_1(name: str, value: float) -> None:
+    """Raises ValueError unless the Python number `value` is between 0 and 1."""
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must be in (0, 1); got {value}")
+
+
 def check_distance_fn(
     name: str,
     matrix_fn: Callable[[Array, Array], Float[Array, "n n"]],

@@ -52,6 +52,27 @@ def host_labels(name: str, labels: Labels) -> Shaped[np.ndarray, " n"]:
     return array
 
 
+def check_classes(
+    name: str, labels: Shaped[np.ndarray, "..."], num: int, words: str
+) -> None:
+    """Raises ValueError unless there is a label for each of `num` things, of two classes.
+
+    Args:
+      name: Name of the labels in the error about classes.
+      labels: What `host_labels` returns.
+      num: The number of things.
+      words: What the things are, after "one class for each of the".
+    """
+    if labels.shape != (num,):
+        raise ValueError(
+            f"labels must have one class for each of the {words}; got shape {labels.shape}"
+        )
+    classes = np.unique(labels)
+    if len(classes) < 2:
+        found = "none" if not len(classes) else f"one, {classes[0]!s}"
+        raise ValueError(f"{name} must have two classes or more; got {found}")
+
+
 def traced_labels(name: str, labels: Labels) -> Integer[Array, " n"]:
     """Returns labels as an array of integers, which may be traced.
 

@@ -28,7 +28,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from siamese_jax._labels import Labels, host_labels
+from siamese_jax._checks import check_between_0_and_1
+from siamese_jax._labels import Labels, check_classes, host_labels
 from siamese_jax._numerics import just_below
 from siamese_jax.verification import Calibration
 
@@ -177,7 +178,7 @@ def gallery_threshold(
     >>> 0.99 < gallery_threshold(distances, np.arange(19), 0.1) < 1
     True
     """
-    _check_rate(false_accept_rate)
+    check_between_0_and_1("false_accept_rate", false_accept_rate)
     labels = _check_gallery(distances, labels)
     classes, group, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     tolerated = false_accept_rate * (len(classes) + 1) - 2 + 1e-9  # as it is rounded
@@ -290,20 +291,8 @@ def _nearest_of_others(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.where(same, np.inf, distances).min(axis=1)
 
 
-def _check_rate(false_accept_rate: float) -> None:
-    if not 0 < false_accept_rate < 1:
-        raise ValueError(f"false_accept_rate must be in (0, 1); got {false_accept_rate}")
-
-
 def _check_gallery(distances: np.ndarray, labels: Labels) -> np.ndarray:
     labels = host_labels("labels", labels)
-    if distances.ndim != 2 or labels.shape != distances.shape[1:]:
-        raise ValueError(
-            f"labels must have one class for each of the columns of distances, "
-            f"{distances.shape}; got shape {labels.shape}"
-        )
-    classes = np.unique(labels)
-    if len(classes) < 2:
-        found = "none" if not len(classes) else f"one, {classes[0]!s}"
-        raise ValueError(f"labels must have two classes or more; got {found}")
+    num = distances.shape[1] if distances.ndim == 2 else -1
+    check_classes("labels", labels, num, f"columns of distances, {distances.shape}")
     return labels

@@ -63,8 +63,8 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from siamese_jax import identification
-from siamese_jax._checks import check_distance_fn
-from siamese_jax._labels import Labels, host_labels
+from siamese_jax._checks import check_between_0_and_1, check_distance_fn
+from siamese_jax._labels import Labels, check_classes, host_labels
 from siamese_jax._model_folder import Content, read_folder, write_folder
 from siamese_jax.batching import map_batches, use_devices_of
 from siamese_jax.distances import euclidean_distance_matrix
@@ -264,10 +264,8 @@ class Model:
         calibration = self._calibration()
         labels = host_labels("labels", labels)
         _check_gallery(gallery, labels)
-        if false_accept_rate is not None and not 0 < false_accept_rate < 1:
-            raise ValueError(
-                f"false_accept_rate must be in (0, 1); got {false_accept_rate}"
-            )
+        if false_accept_rate is not None:
+            check_between_0_and_1("false_accept_rate", false_accept_rate)
         prepared = [self._prepared(images) for images in (gallery, queries)]
         known, asked = map(self.embed_prepared, prepared)
         self._check_distances(known)
@@ -399,15 +397,8 @@ def _pixels(params: PyTree, images: Array) -> Array:
 def _check_gallery(gallery: Images, labels: np.ndarray) -> None:
     if not isinstance(gallery, np.ndarray | Array):
         check_files(gallery)
-    if labels.shape != (len(gallery),):
-        raise ValueError(
-            f"labels must have one class for each of the {len(gallery)} images of gallery; "
-            f"got shape {labels.shape}"
-        )
-    classes = np.unique(labels)
-    if len(classes) < 2:
-        found = "none" if not len(classes) else f"one, {classes[0]!s}"
-        raise ValueError(f"labels of gallery must have two classes or more; got {found}")
+    words = f"{len(gallery)} images of gallery"
+    check_classes("labels of gallery", labels, len(gallery), words)
 
 
 def _finite(distances: Array) -> np.ndarray:

@@ -58,6 +58,10 @@ REFUSED = {
         lambda: both(MATRIX, SAME, reduce_fn=None),
         "reduce_fn must return a number; got None for both_directions",
     ),
+    "terms of both directions": (
+        lambda: both(MATRIX, SAME, reduce_fn=lambda terms: terms),
+        "reduce_fn must return a number; got Terms for both_directions",
+    ),
     "a mask of tiles": (lambda: tiled(where=SAME), "where must not be given: it is made"),
     "several thresholds": (
         lambda: rates(jnp.array([0.1, 0.2])),

@@ -37,6 +37,7 @@ from siamese_jax.losses.pairs import logistic_loss
 from siamese_jax.miners import Sides, sides
 from siamese_jax.reductions import (
     ReduceFn,
+    Terms,
     make_terms,
     mean,
     mean_and_count,
@@ -368,6 +369,9 @@ def symmetric_loss(
     turned = None if where is None else where.T
     by_rows = loss_fn(matrix, same, where=where, **options)
     by_columns = loss_fn(matrix.T, same.T, where=turned, **options)
+    if isinstance(by_rows, (Terms, tuple)):
+        found = type(by_rows).__name__
+        raise ValueError(f"reduce_fn must return a number; got {found} for both_directions")
     return (by_rows + by_columns) / 2
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from siamese_jax._checks import check_at_least, check_integer
+from siamese_jax._checks import check_at_least, check_between_0_and_1, check_integer
 from siamese_jax.verification._pairs import Flags, Numbers, check_representable, prepare
 
 StatisticFn = Callable[..., Float[Array, "*figures"]]
@@ -71,8 +71,7 @@ def bootstrap_interval(
     """
     check_at_least("num_identities", num_identities, 2)
     check_at_least("num_samples", num_samples, 2)
-    if not 0 < level < 1:
-        raise ValueError(f"level must be in (0, 1); got {level}")
+    check_between_0_and_1("level", level)
     check_representable("distances", distances)
     prepare(distances, same, None, None)
     check_integer("identities", identities)

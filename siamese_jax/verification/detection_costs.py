@@ -14,6 +14,7 @@ from jax.nn import softplus
 from jax.scipy.special import ndtri, xlogy
 from jaxtyping import Array, Float
 
+from siamese_jax._checks import check_between_0_and_1
 from siamese_jax.verification._pairs import (
     Flags,
     Numbers,
@@ -263,8 +264,7 @@ def _pooled(
 
 def _relative_costs(p_target: float, c_miss: float, c_fa: float) -> tuple[float, float]:
     """Costs of all misses and of all false alarms, the smaller of which is 1."""
-    if not 0 < p_target < 1:
-        raise ValueError(f"p_target must be in (0, 1); got {p_target}")
+    check_between_0_and_1("p_target", p_target)
     for name, cost in (("c_miss", c_miss), ("c_fa", c_fa)):
         if not 0 < cost < math.inf:
             raise ValueError(f"{name} must be positive and finite; got {cost}")
